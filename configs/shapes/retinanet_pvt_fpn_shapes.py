@@ -1,0 +1,7 @@
+# The dense twin of retinanet_dge-pvt_fpn_shapes.py
+_base_ = [
+    '../_base_/models/retinanet_pvt_shapes.py',
+    '../_base_/datasets/shapes_detection.py',
+    '../_base_/schedules/shapes.py',
+    '../_base_/det_runtime.py',
+]

@@ -1,0 +1,24 @@
+"""mmdge: dynamic vision transformers for mmdet, mmseg and mmpretrain.
+
+Importing it registers everything under the scope ``mmdge``; configs do so
+with ``custom_imports = dict(imports=['mmdge'], allow_failed_imports=False)``.
+"""
+
+# _requirements comes first: it says in one sentence what is missing.
+from . import _requirements, ops_fallback  # noqa: F401
+from .engine import CostHook, GranularityVisHook, RoutingWarmupHook
+from .evaluation import BackboneFLOPs
+from .models import DGEPVT, Cost
+from .version import __version__
+
+ops_fallback.install()
+
+__all__ = [
+    'DGEPVT',
+    'BackboneFLOPs',
+    'Cost',
+    'CostHook',
+    'GranularityVisHook',
+    'RoutingWarmupHook',
+    '__version__',
+]

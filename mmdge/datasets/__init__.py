@@ -1,0 +1,21 @@
+"""Data sets drawn by mmdge itself; importing needs no host library."""
+
+from .shapes import (
+    CLASSES,
+    PALETTE,
+    SEM_CLASSES,
+    SEM_PALETTE,
+    Scene,
+    draw_scene,
+    write_shapes,
+)
+
+__all__ = [
+    'CLASSES',
+    'PALETTE',
+    'SEM_CLASSES',
+    'SEM_PALETTE',
+    'Scene',
+    'draw_scene',
+    'write_shapes',
+]

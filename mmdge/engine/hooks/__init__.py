@@ -1,0 +1,12 @@
+"""Hooks that know a backbone's Cost and nothing of its inside."""
+
+from .cost_hook import CostHook, find_dynamic_backbone
+from .granularity_vis_hook import GranularityVisHook
+from .routing_warmup_hook import RoutingWarmupHook
+
+__all__ = [
+    'CostHook',
+    'GranularityVisHook',
+    'RoutingWarmupHook',
+    'find_dynamic_backbone',
+]

@@ -1,0 +1,177 @@
+"""The bridge from a backbone's Cost to the host's losses and samples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from mmengine.dist import all_reduce
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.structures import BaseDataElement
+from torch import Tensor, nn
+
+from mmdge.models.backbones import DynamicBackbone
+from mmdge.models.cost import Cost
+from mmdge.registry import HOOKS
+
+
+def find_dynamic_backbone(model: nn.Module, who: str) -> DynamicBackbone:
+    """Return the one dynamic backbone of a model.
+
+    Args:
+        model (nn.Module): A host's model, wrapped for DDP or not.
+        who (str): Who asks, for the error message.
+
+    Raises:
+        ValueError: If there is none, or more than one.
+    """
+    found = [m for m in model.modules() if isinstance(m, DynamicBackbone)]
+    if len(found) != 1:
+        if is_model_wrapper(model):
+            model = model.module
+        backbone = type(getattr(model, 'backbone', model)).__name__
+        raise ValueError(
+            f'{who} needs exactly one dynamic backbone in the model, but '
+            f'found {len(found)} in {type(model).__name__} with backbone '
+            f"{backbone}. Set e.g. model.backbone.type='mmdge.DGEPVT', or "
+            f'remove {who} from the config.'
+        )
+    return found[0]
+
+
+@HOOKS.register_module()
+class CostHook(Hook):
+    """Add the budget loss to the losses, and its cost to each sample.
+
+    It uses PyTorch's forward hooks, so no detector, segmentor or classifier
+    is subclassed or patched. In ``loss`` mode the loss dict gets
+
+    - ``loss_budget``: ``loss_weight * (sum dynamic / sum dense - budget)^2``
+      over the global batch (DGE, NeurIPS 2021, section 3.3); a constant for
+      routers whose shares are set by construction;
+    - ``flops_ratio`` and ``region_spread``, for the log: the realised ratio
+      and :attr:`Cost.region_spread`, 0 for a collapsed router.
+
+    In ``predict`` mode each sample gets ``backbone_cost``: a dict of floats
+    ``dynamic``, ``dense`` (multiply-adds), ``region_spread``, and the lists
+    ``stages_dynamic``, ``stages_dense``. If one prediction takes several
+    forwards of the backbone (sliding windows), they are added up.
+
+    Args:
+        budget (float): Target ratio of dynamic to dense FLOPs, in (0, 1].
+        loss_weight (float): Defaults to 1, the paper's.
+    """
+
+    def __init__(self, budget: float, loss_weight: float = 1.0) -> None:
+        if not 0 < budget <= 1:
+            raise ValueError(
+                'budget, the target ratio of dynamic to dense FLOPs, must be '
+                f'in (0, 1], but got {budget}.'
+            )
+        self.budget = budget
+        self.loss_weight = loss_weight
+        self._handles = []
+
+    def before_run(self, runner: Any) -> None:
+        """Attach to the model; it is the same with and without DDP."""
+        model = runner.model
+        if is_model_wrapper(model):
+            model = model.module
+        self.attach(model)
+
+    def after_run(self, runner: Any) -> None:
+        """Leave the model as it was."""
+        self.detach()
+
+    def attach(self, model: nn.Module) -> None:
+        """Register on a host's model (not on its DDP wrapper)."""
+        backbone = find_dynamic_backbone(model, type(self).__name__)
+        costs: list[Cost] = []
+
+        def start(module: nn.Module, args: tuple) -> None:
+            costs.clear()
+
+        def collect(module: nn.Module, args: tuple, output: Any) -> None:
+            costs.append(backbone.cost)
+
+        def finish(module: nn.Module, args: tuple, output: Any) -> Any:
+            if not costs:
+                return None
+            cost = _of_all_forwards(costs)
+            costs.clear()
+            if isinstance(output, dict):
+                output = {**output, **self.losses(cost)}
+            elif is_samples(output):
+                write_costs(output, cost)
+            # With the loss taken, nothing may keep the graph alive.
+            backbone.cost = cost.detach()
+            return output
+
+        self.detach()
+        self._handles = [
+            model.register_forward_pre_hook(start),
+            backbone.register_forward_hook(collect),
+            model.register_forward_hook(finish),
+        ]
+
+    def detach(self) -> None:
+        """Remove the registrations."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def losses(self, cost: Cost) -> dict[str, Tensor]:
+        """The entries for the loss dict of a batch's cost."""
+        local = cost.dynamic.mean()
+        dynamic, dense = local.detach().clone(), cost.dense.mean()
+        all_reduce(dynamic, 'mean')
+        all_reduce(dense, 'mean')
+        # The value of the global batch with the gradient of this rank's
+        # part: averaged over the ranks it is the global batch's gradient.
+        ratio = (dynamic + local - local.detach()) / dense
+        loss = self.loss_weight * (ratio - self.budget) ** 2
+        return dict(
+            loss_budget=loss.float(),
+            flops_ratio=ratio.detach().float(),
+            region_spread=cost.region_spread.mean().float(),
+        )
+
+
+def is_samples(output: Any) -> bool:
+    """Whether a model's output is a list of data samples."""
+    return isinstance(output, (list, tuple)) and all(
+        isinstance(sample, BaseDataElement) for sample in output
+    )
+
+
+def write_costs(samples: list[BaseDataElement], cost: Cost) -> None:
+    """Write each image's cost into its sample, as plain numbers."""
+    rows = torch.stack([cost.dynamic, cost.dense, cost.region_spread], 1)
+    if len(rows) != len(samples):
+        raise ValueError(
+            f'the backbone saw {len(rows)} images, but the model returned '
+            f'{len(samples)} samples.'
+        )
+    stages = [
+        torch.stack([getattr(s, name) for s in cost.stages], 1).tolist()
+        for name in ('dynamic', 'dense')
+    ]
+    for sample, row, dynamic, dense in zip(
+        samples, rows.tolist(), *stages, strict=True
+    ):
+        sample.set_field(
+            dict(
+                zip(('dynamic', 'dense', 'region_spread'), row, strict=True),
+                stages_dynamic=dynamic,
+                stages_dense=dense,
+            ),
+            'backbone_cost',
+        )
+
+
+def _of_all_forwards(costs: list[Cost]) -> Cost:
+    if len(costs) == 1:
+        return costs[0]
+    stages = zip(*(cost.stages for cost in costs), strict=True)
+    return Cost.of_stages([Cost.add_up(list(parts)) for parts in stages])

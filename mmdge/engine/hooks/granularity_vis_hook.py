@@ -1,0 +1,174 @@
+"""A picture of where the queries went."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import mmcv
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from mmengine.dist import master_only
+from mmengine.hooks import Hook
+from mmengine.visualization import Visualizer
+
+from mmdge.models.cost import Cost
+from mmdge.registry import HOOKS
+
+from .cost_hook import find_dynamic_backbone, is_samples
+
+
+class StagePanel(NamedTuple):
+    """What a stage spent on an image.
+
+    Attributes:
+        title (str): Above the panel.
+        queries (np.ndarray): Queries per token at each pixel, ``(H, W)``, in
+            (0, 1], the mean over the stage's routed blocks; NaN if the stage
+            routes nothing.
+    """
+
+    title: str
+    queries: np.ndarray
+
+
+@HOOKS.register_module()
+class GranularityVisHook(Hook):
+    """Draw the queries that each region got, stage by stage, over the image.
+
+    The first images of each evaluation become one picture, a row per image,
+    given to MMEngine's visualizer (on disk: ``vis_data/vis_image`` in the
+    run's folder).
+
+    Args:
+        num_images (int): Images to draw per evaluation. Defaults to 4.
+        name (str): Of the picture. Defaults to ``'granularity'``.
+    """
+
+    priority = 'LOW'
+
+    def __init__(self, num_images: int = 4, name: str = 'granularity') -> None:
+        if num_images < 1:
+            raise ValueError(
+                f'num_images must be at least 1, but got {num_images}.'
+            )
+        self.num_images = num_images
+        self.name = name
+        self._rows = []
+
+    def _before_epoch(self, runner: Any, mode: str = 'train') -> None:
+        self._rows = []
+
+    def _after_iter(
+        self,
+        runner: Any,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Any = None,
+        mode: str = 'train',
+    ) -> None:
+        missing = self.num_images - len(self._rows)
+        if mode == 'train' or missing <= 0 or not is_samples(outputs):
+            return
+        backbone = find_dynamic_backbone(runner.model, type(self).__name__)
+        for i, sample in enumerate(outputs[:missing]):
+            height, width = sample.img_shape[:2]
+            image = mmcv.imread(sample.img_path, channel_order='rgb')
+            image = mmcv.imresize(image, (width, height))
+            self._rows.append(
+                (image, stage_panels(backbone.cost, i, (height, width)))
+            )
+
+    @master_only
+    def _after_epoch(self, runner: Any, mode: str = 'train') -> None:
+        if mode == 'train' or not self._rows:
+            return
+        visualizer = Visualizer.get_current_instance()
+        picture = draw_granularity(self._rows)
+        visualizer.add_image(self.name, picture, step=runner.iter)
+        self._rows = []
+
+
+def stage_panels(
+    cost: Cost, index: int, size: tuple[int, int]
+) -> list[StagePanel]:
+    """Panels of one image.
+
+    Args:
+        cost (Cost): Of a batch, with stages.
+        index (int): Of the image in the batch.
+        size (tuple[int, int]): Height and width of the image as the model
+            saw it, without padding.
+    """
+    panels = []
+    for number, stage in enumerate(cost.stages, 1):
+        dynamic, dense = stage.dynamic[index], stage.dense[index]
+        title = f'stage {number}: {float(dynamic / dense):.0%} of FLOPs'
+        shares = []
+        for routed in stage.maps:
+            share = routed.query_share[index].cpu().numpy()
+            for axis in (0, 1):  # regions to pixels
+                share = share.repeat(routed.region_size, axis)
+            shares.append(share[: size[0], : size[1]])
+        # Where a border narrower than a patch is cut off, maps end early.
+        queries = np.full(size, np.nan)
+        if shares:
+            mean = np.mean(shares, axis=0)
+            queries[: mean.shape[0], : mean.shape[1]] = mean
+        panels.append(StagePanel(title, queries))
+    return panels
+
+
+def draw_granularity(
+    rows: Sequence[tuple[np.ndarray, list[StagePanel]]],
+) -> np.ndarray:
+    """Draw images and their panels as one picture.
+
+    Args:
+        rows (Sequence): An RGB image ``(H, W, 3)``, uint8, and its panels,
+            for each row.
+
+    Returns:
+        np.ndarray: RGB picture, uint8.
+    """
+    num_columns = 1 + max(len(panels) for _, panels in rows)
+    norm = LogNorm(1 / 16, 1, clip=True)
+    figure = Figure(
+        figsize=(2.4 * num_columns, 2.5 * len(rows) + 0.9),
+        dpi=100,
+        layout='constrained',
+    )
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.subplots(len(rows), num_columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for line, (image, panels) in zip(axes, rows, strict=True):
+        line[0].imshow(image)
+        line[0].set_title('image', fontsize=9)
+        grey = image.mean(2) / 255
+        for axis, panel in zip(line[1:], panels, strict=False):
+            axis.imshow(grey, cmap='gray', vmin=-0.2, vmax=1.2)
+            axis.imshow(
+                np.ma.masked_invalid(panel.queries),
+                cmap='viridis',
+                norm=norm,
+                alpha=0.6,
+                interpolation='nearest',
+            )
+            axis.set_title(panel.title, fontsize=9)
+    bar = figure.colorbar(
+        ScalarMappable(norm, 'viridis'),
+        ax=axes,
+        location='bottom',
+        shrink=0.5,
+        aspect=40,
+        pad=0.02,
+    )
+    bar.set_ticks([1 / 16, 1 / 4, 1], labels=['1/16', '1/4', '1'], minor=False)
+    bar.ax.minorticks_off()
+    bar.set_label('queries per token, mean over the blocks of the stage')
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()

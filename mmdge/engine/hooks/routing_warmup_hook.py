@@ -1,0 +1,60 @@
+"""Dense at first, then the shares."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+
+from mmdge.registry import HOOKS
+
+from .cost_hook import find_dynamic_backbone
+
+
+@HOOKS.register_module()
+class RoutingWarmupHook(Hook):
+    """Train dense, then move linearly to the routers' shares.
+
+    What a region needs can't be known before the features mean something. It
+    drives :meth:`DynamicBackbone.anneal`; after training the routers' own
+    shares hold.
+
+    Args:
+        begin (float): Part of the training, in [0, 1], that is dense.
+            Defaults to 0.3.
+        end (float): Part after which the shares are reached, not before
+            ``begin``. Defaults to 0.6.
+    """
+
+    def __init__(self, begin: float = 0.3, end: float = 0.6) -> None:
+        if not 0 <= begin <= end <= 1:
+            raise ValueError(
+                'begin and end must satisfy 0 <= begin <= end <= 1, but got '
+                f'begin={begin}, end={end}.'
+            )
+        self.begin = begin
+        self.end = end
+
+    def progress(self, part: float) -> float:
+        """Progress of the routers after ``part`` of the training."""
+        if part >= self.end:
+            return 1.0
+        return max(0.0, (part - self.begin) / (self.end - self.begin))
+
+    def _anneal(self, runner: Any, progress: float) -> None:
+        model = runner.model
+        if is_model_wrapper(model):
+            model = model.module
+        backbone = find_dynamic_backbone(model, type(self).__name__)
+        backbone.anneal(progress)
+
+    def before_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None
+    ) -> None:
+        """Set the progress of this iteration, resumed or not."""
+        self._anneal(runner, self.progress(runner.iter / runner.max_iters))
+
+    def after_train(self, runner: Any) -> None:
+        """Leave the routers at their own shares."""
+        self._anneal(runner, 1.0)

@@ -1,0 +1,5 @@
+"""Metrics."""
+
+from .backbone_flops import BackboneFLOPs
+
+__all__ = ['BackboneFLOPs']

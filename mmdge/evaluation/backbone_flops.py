@@ -1,0 +1,74 @@
+"""True FLOPs of the backbone, next to the task's metric."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from mmengine.evaluator import BaseMetric
+
+from mmdge.registry import METRICS
+
+
+@METRICS.register_module()
+class BackboneFLOPs(BaseMetric):
+    """Distribution of the backbone's FLOPs over the images evaluated.
+
+    As a metric, and not a hook, it stands in the same log line and JSON as
+    ``coco/bbox_mAP`` or ``mIoU``, is collected per image from all ranks and
+    covers the whole set. It needs :class:`mmdge.CostHook` in
+    ``custom_hooks``.
+
+    Unit: 1 GFLOPs = 1e9 multiply-adds; convolutions, linear layers and both
+    attention products, routers included. Keys: ``backbone/GFLOPs`` (mean),
+    ``backbone/GFLOPs_dense`` (the plain backbone on the same images),
+    ``backbone/FLOPs_ratio`` (mean of the images' ratios), for the first and
+    the last also ``_std``, ``_p5`` and ``_p95``; ``backbone/region_spread``,
+    see :attr:`Cost.region_spread`: 0 means a router that gives every region
+    the same answer.
+
+    Args:
+        collect_device (str): ``'cpu'`` or ``'gpu'``. Defaults to ``'cpu'``.
+        prefix (str): Of the keys. Defaults to ``'backbone'``.
+    """
+
+    default_prefix = 'backbone'
+
+    def __init__(
+        self, collect_device: str = 'cpu', prefix: str | None = None
+    ) -> None:
+        super().__init__(collect_device=collect_device, prefix=prefix)
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+        """Read the cost that CostHook wrote into each sample."""
+        for sample in data_samples:
+            if 'backbone_cost' not in sample:
+                raise ValueError(
+                    'BackboneFLOPs found a sample without backbone_cost; add '
+                    "dict(type='mmdge.CostHook', budget=...) to custom_hooks."
+                )
+            cost = sample['backbone_cost']
+            self.results.append(
+                (cost['dynamic'], cost['dense'], cost['region_spread'])
+            )
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        """Summarise the images of all ranks."""
+        dynamic, dense, spread = np.array(results, dtype=np.float64).T
+        return {
+            **_distribution('GFLOPs', dynamic / 1e9),
+            'GFLOPs_dense': float(dense.mean() / 1e9),
+            **_distribution('FLOPs_ratio', dynamic / dense),
+            'region_spread': float(spread.mean()),
+        }
+
+
+def _distribution(name: str, values: np.ndarray) -> dict[str, float]:
+    p5, p95 = np.percentile(values, [5, 95])
+    return {
+        name: float(values.mean()),
+        f'{name}_std': float(values.std()),
+        f'{name}_p5': float(p5),
+        f'{name}_p95': float(p95),
+    }

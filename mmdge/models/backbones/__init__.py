@@ -1,0 +1,6 @@
+"""One architecture per file."""
+
+from .base import DynamicBackbone
+from .dge_pvt import DGEPVT
+
+__all__ = ['DGEPVT', 'DynamicBackbone']

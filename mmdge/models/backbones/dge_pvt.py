@@ -1,0 +1,331 @@
+"""DGE-PVT: the Pyramid Vision Transformer with Dynamic Grained Encoders.
+
+Sources: DGE (Song et al., NeurIPS 2021), PVT (Wang et al., ICCV 2021).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mmdge.registry import MODELS
+
+from ..cost import Cost
+from ..layers import PatchEmbed, resize_pos_embed
+from ..routing import DGEBlock
+from .base import DynamicBackbone
+
+
+@MODELS.register_module()
+class DGEPVT(DynamicBackbone):
+    """PVT whose blocks give each region as many queries as it deserves.
+
+    ``routing='finest'`` is its dense twin, the plain PVT. Parameters carry
+    the names of the official PVT, so that its checkpoints load; a position
+    embedding of another size is resized when it is loaded.
+
+    Any image size runs. Where the official PVT is defined, its sizes are
+    kept (borders that the strides don't divide are cut off); smaller maps
+    are padded to one patch.
+
+    Args:
+        arch (str | dict): ``'tiny'``, ``'small'``, ``'medium'``, ``'large'``,
+            or a dict with ``embed_dims``, ``num_layers``, ``num_heads``,
+            ``mlp_ratios`` and ``sr_ratios``, each of one value per stage.
+            Defaults to ``'small'``.
+        granularities (Sequence[int] | Sequence[Sequence[int]]): Candidate
+            sides of a patch in tokens, finest first, each dividing the last,
+            which is the region's side: one set for all stages, or one per
+            stage. Defaults to (1, 2, 4).
+        routing (str | dict | Sequence): ``'learned'`` (the paper's router),
+            ``'variance'`` (by the variance inside the region, without
+            parameters), the controls ``'random'`` and ``'uniform'``,
+            ``'finest'`` (the dense twin), or a router's config, e.g.
+            ``dict(type='QuantileRouter', score='learned')``; a list gives one
+            per stage. Defaults to ``'learned'``.
+        price (float): At test time the choice is ``argmax(logit_k - price *
+            cost_k)``. Defaults to 0, the router as it was trained.
+        sparse_training (bool): In training compute only the granularity that
+            was chosen, instead of all of them. Routers without parameters
+            always do. Defaults to False.
+        with_cls_token (bool): Append a cls token in the last stage, as the
+            official code does. Defaults to False, as usual for dense tasks.
+        out_type (str): ``'featmap'``: maps of the stages ``out_indices``,
+            without a final norm; ``'cls_token'``: the normed cls token
+            ``(B, C)``, which needs ``with_cls_token``. Defaults to
+            ``'featmap'``.
+        out_indices (Sequence[int]): Stages whose maps are returned. Defaults
+            to (0, 1, 2, 3), of strides 4, 8, 16, 32.
+        drop_path_rate (float): Stochastic depth per sample, rising linearly
+            over the blocks from 0 to this. Defaults to 0.1.
+        frozen_stages (int): The first so many stages are not trained.
+            Defaults to -1, none.
+        with_cp (bool): Recompute blocks in the backward pass to save memory.
+            Defaults to False.
+        pretrain_img_size (int): Side of the images for which the position
+            embeddings are laid out. Defaults to 224.
+        in_channels (int): Channels of the image. Defaults to 3.
+        init_cfg (dict, optional): E.g. ``dict(type='Pretrained',
+            checkpoint=...)``. Defaults to None: truncated normal weights.
+
+    Example:
+        >>> model = DGEPVT(arch='tiny', routing='variance').eval()
+        >>> maps = model(torch.rand(1, 3, 224, 224))
+        >>> [tuple(m.shape) for m in maps][0], model.cost.ratio.shape
+        ((1, 64, 56, 56), torch.Size([1]))
+    """
+
+    arch_zoo = {
+        'tiny': dict(num_layers=(2, 2, 2, 2)),
+        'small': dict(num_layers=(3, 4, 6, 3)),
+        'medium': dict(num_layers=(3, 4, 18, 3)),
+        'large': dict(num_layers=(3, 8, 27, 3)),
+    }
+    arch_defaults = dict(
+        embed_dims=(64, 128, 320, 512),
+        num_heads=(1, 2, 5, 8),
+        mlp_ratios=(8, 8, 4, 4),
+        sr_ratios=(8, 4, 2, 1),
+    )
+    patch_sizes = (4, 2, 2, 2)
+
+    def __init__(
+        self,
+        arch: str | dict = 'small',
+        granularities: Sequence = (1, 2, 4),
+        routing: str | dict | Sequence = 'learned',
+        price: float = 0.0,
+        sparse_training: bool = False,
+        with_cls_token: bool = False,
+        out_type: str = 'featmap',
+        out_indices: Sequence[int] = (0, 1, 2, 3),
+        drop_path_rate: float = 0.1,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
+        pretrain_img_size: int = 224,
+        in_channels: int = 3,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        arch = self._check_arch(arch)
+        if out_type not in ('featmap', 'cls_token'):
+            raise ValueError(
+                "out_type must be 'featmap' or 'cls_token', but got "
+                f'{out_type!r}.'
+            )
+        if out_type == 'cls_token' and not with_cls_token:
+            raise ValueError("out_type='cls_token' needs with_cls_token=True.")
+        num_stages = len(self.patch_sizes)
+        if not set(out_indices) <= set(range(num_stages)):
+            raise ValueError(
+                f'out_indices={tuple(out_indices)} must be among 0 to '
+                f'{num_stages - 1}.'
+            )
+        self.out_type = out_type
+        self.out_indices = tuple(out_indices)
+        self.frozen_stages = frozen_stages
+        self.num_extra = int(with_cls_token)
+        self.in_channels = in_channels
+        granularities = check_granularities(granularities, num_stages)
+        if isinstance(routing, (str, dict)):
+            routing = [routing] * num_stages
+
+        depths = arch['num_layers']
+        last = max(1, sum(depths) - 1)
+        drop_path = [drop_path_rate * n / last for n in range(sum(depths))]
+        self.strides, self.pos_sizes = [], []
+        channels, stride = in_channels, 1
+        for i, dims in enumerate(arch['embed_dims']):
+            stride *= self.patch_sizes[i]
+            side = pretrain_img_size // stride
+            self.strides.append(stride)
+            self.pos_sizes.append((side, side))
+            embed = PatchEmbed(channels, dims, self.patch_sizes[i])
+            extra = self.num_extra if i == num_stages - 1 else 0
+            pos = nn.Parameter(torch.zeros(1, extra + side * side, dims))
+            blocks = nn.ModuleList(
+                DGEBlock(
+                    dims,
+                    arch['num_heads'][i],
+                    arch['mlp_ratios'][i],
+                    arch['sr_ratios'][i],
+                    granularities[i],
+                    routing[i],
+                    price=price,
+                    sparse_training=sparse_training,
+                    drop_path=drop_path.pop(0),
+                    with_cp=with_cp,
+                    name=f'block{i + 1}.{j}',
+                )
+                for j in range(depths[i])
+            )
+            setattr(self, f'patch_embed{i + 1}', embed)
+            setattr(self, f'pos_embed{i + 1}', pos)
+            setattr(self, f'block{i + 1}', blocks)
+            channels = dims
+        if with_cls_token:
+            self.cls_token = nn.Parameter(torch.zeros(1, 1, channels))
+        if out_type == 'cls_token':
+            self.norm = nn.LayerNorm(channels, eps=1e-6)
+
+        self._init_parameters()
+        self._freeze()
+        self.register_load_state_dict_pre_hook(_fit_pos_embeds)
+
+    @classmethod
+    def _check_arch(cls, arch: str | dict) -> dict:
+        if isinstance(arch, str):
+            if arch not in cls.arch_zoo:
+                allowed = ', '.join(repr(name) for name in cls.arch_zoo)
+                raise ValueError(
+                    f'arch={arch!r} is unknown; allowed are {allowed}, or a '
+                    'dict.'
+                )
+            arch = cls.arch_zoo[arch]
+        arch = {**cls.arch_defaults, **arch}
+        names = {'num_layers', *cls.arch_defaults}
+        num_stages = len(cls.patch_sizes)
+        if set(arch) != names or any(
+            len(values) != num_stages for values in arch.values()
+        ):
+            raise ValueError(
+                f'arch must give {num_stages} values to each of '
+                f'{sorted(names)}, but got {arch}.'
+            )
+        return arch
+
+    def _init_parameters(self) -> None:
+        # As the official code does. Routers have set their own weights.
+        for name, parameter in self.named_parameters():
+            if '.router.' in name:
+                continue
+            if name.startswith(('pos_embed', 'cls_token')):
+                nn.init.trunc_normal_(parameter, std=0.02)
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear) and '.router.' not in name:
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def frozen_modules(self) -> list[nn.Module]:
+        """See :class:`DynamicBackbone`."""
+        stages = range(1, max(self.frozen_stages, 0) + 1)
+        return [
+            module
+            for i in stages
+            for module in (
+                getattr(self, f'patch_embed{i}'),
+                getattr(self, f'block{i}'),
+            )
+        ]
+
+    def _freeze(self) -> None:
+        for i in range(1, max(self.frozen_stages, 0) + 1):
+            getattr(self, f'pos_embed{i}').requires_grad_(False)
+        for module in self.frozen_modules():
+            module.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Compute the maps and set :attr:`cost`.
+
+        Args:
+            x (Tensor): Images, ``(B, in_channels, H, W)``, any size.
+
+        Returns:
+            tuple[Tensor]: ``(B, C_i, H_i, W_i)`` of each stage in
+            ``out_indices``, or one ``(B, C)`` if ``out_type='cls_token'``.
+        """
+        if x.dim() != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(
+                f'expected images of shape (B, {self.in_channels}, H, W), '
+                f'but got {tuple(x.shape)}.'
+            )
+        outs, costs = [], []
+        for i in range(len(self.patch_sizes)):
+            tokens, size, cost = self._stage(i, x)
+            costs.append(cost)
+            num_extra = tokens.shape[1] - size[0] * size[1]
+            # (B, E + H * W, C) -> (B, C, H, W)
+            x = tokens[:, num_extra:].unflatten(1, size).permute(0, 3, 1, 2)
+            if i in self.out_indices:
+                outs.append(x)
+        self.cost = Cost.of_stages(costs)
+        if self.out_type == 'cls_token':
+            return (self.norm(tokens[:, 0]),)
+        return tuple(outs)
+
+    def _stage(
+        self, i: int, x: Tensor
+    ) -> tuple[Tensor, tuple[int, int], Cost]:
+        """Run stage ``i`` on a map; return tokens, their size, their cost."""
+        embed = getattr(self, f'patch_embed{i + 1}')
+        tokens, size = embed(x)
+        pos = getattr(self, f'pos_embed{i + 1}')
+        side = self.pos_sizes[i]
+        extra_pos, pos = pos.tensor_split(
+            [pos.shape[1] - side[0] * side[1]], 1
+        )
+        tokens = tokens + resize_pos_embed(pos, side, size)
+        if extra_pos.shape[1]:
+            cls_token = (self.cls_token + extra_pos).expand(len(x), -1, -1)
+            tokens = torch.cat([cls_token, tokens], dim=1)
+        costs = [Cost.constant(embed.flops(size), len(x), x.device)]
+        for block in getattr(self, f'block{i + 1}'):
+            tokens, cost = block(tokens, size, self.strides[i])
+            costs.append(cost)
+        return tokens, size, Cost.add_up(costs)
+
+
+def check_granularities(
+    granularities: Sequence, num_stages: int
+) -> list[tuple[int, ...]]:
+    """Bring ``granularities`` to one valid tuple per stage.
+
+    Raises:
+        ValueError: If a set isn't ascending, or a member doesn't divide the
+            last one.
+    """
+    if isinstance(granularities[0], int):
+        granularities = [granularities] * num_stages
+    if len(granularities) != num_stages:
+        raise ValueError(
+            f'granularities={granularities} must be one set of integers, or '
+            f'{num_stages} sets, one per stage.'
+        )
+    for candidates in granularities:
+        if (
+            list(candidates) != sorted(set(candidates))
+            or candidates[0] < 1
+            or any(candidates[-1] % side for side in candidates)
+        ):
+            raise ValueError(
+                f'granularities={tuple(candidates)} must be positive and '
+                'ascending, and each must divide the last, e.g. (1, 2, 4).'
+            )
+    return [tuple(candidates) for candidates in granularities]
+
+
+def _fit_pos_embeds(
+    module: DGEPVT, state_dict: dict, prefix: str, *args
+) -> None:
+    """Resize position embeddings of a checkpoint to this model's grids.
+
+    A cls token's embedding, first in the last stage, is dropped if the model
+    has no cls token.
+    """
+    for i, side in enumerate(module.pos_sizes):
+        key = f'{prefix}pos_embed{i + 1}'
+        target = getattr(module, f'pos_embed{i + 1}')
+        loaded = state_dict.get(key)
+        if loaded is None or loaded.shape == target.shape:
+            continue
+        num_loaded = int(loaded.shape[1] ** 0.5) ** 2
+        if loaded.dim() != 3 or loaded.shape[1] - num_loaded > 1:
+            continue  # No square grid: PyTorch reports the mismatch.
+        extra, grid = loaded.tensor_split([loaded.shape[1] - num_loaded], 1)
+        wanted = target.shape[1] - side[0] * side[1]
+        source = (int(num_loaded**0.5),) * 2
+        state_dict[key] = torch.cat(
+            [extra[:, :wanted], resize_pos_embed(grid, source, side)], dim=1
+        )

@@ -1,0 +1,47 @@
+"""Stochastic depth that drops whole samples, packed or not."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class DropPath(nn.Module):
+    """Drop a residual branch per sample (Huang et al., ECCV 2016).
+
+    The hosts' own DropPath drops along dimension 0, which for packed queries
+    is the query; there the official DGE code drops single queries. Here a
+    sample is dropped as a whole on either path.
+
+    Args:
+        drop_prob (float): Probability to drop, in [0, 1). Defaults to 0.
+    """
+
+    def __init__(self, drop_prob: float = 0.0) -> None:
+        super().__init__()
+        if not 0 <= drop_prob < 1:
+            raise ValueError(
+                f'drop_prob must be in [0, 1), but got {drop_prob}.'
+            )
+        self.drop_prob = drop_prob
+
+    def forward(self, x: Tensor, lengths: list[int] | None = None) -> Tensor:
+        """Scale the kept samples of ``x`` by ``1 / (1 - drop_prob)``.
+
+        Args:
+            x (Tensor): ``(B, L, C)``, or packed ``(sum_b L_b, C)``.
+            lengths (list[int], optional): Rows of each sample if packed.
+        """
+        if not self.training or not self.drop_prob:
+            return x
+        keep = 1 - self.drop_prob
+        batch_size = len(x) if lengths is None else len(lengths)
+        mask = x.new_empty(batch_size).bernoulli_(keep) / keep
+        if lengths is None:
+            return x * mask[:, None, None]
+        rows = torch.tensor(lengths, device=x.device)
+        return x * mask.repeat_interleave(rows, output_size=len(x))[:, None]
+
+    def extra_repr(self) -> str:
+        """Show the probability when the module is printed."""
+        return f'drop_prob={self.drop_prob}'

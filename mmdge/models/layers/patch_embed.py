@@ -1,0 +1,46 @@
+"""Image or map to tokens."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class PatchEmbed(nn.Module):
+    """Non-overlapping patches to normed tokens (PVT, section 3.2).
+
+    Args:
+        in_channels (int): Channels of the map that comes in.
+        embed_dims (int): Channels ``C`` of the tokens.
+        patch_size (int): Side of a patch.
+    """
+
+    def __init__(
+        self, in_channels: int, embed_dims: int, patch_size: int
+    ) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.proj = nn.Conv2d(
+            in_channels, embed_dims, patch_size, stride=patch_size
+        )
+        self.norm = nn.LayerNorm(embed_dims, eps=1e-5)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Map ``(B, C_in, H, W)`` to tokens and their map's size.
+
+        As in PVT, a border narrower than a patch is left out; but a map
+        smaller than one patch is padded to one.
+
+        Returns:
+            tuple[Tensor, tuple[int, int]]: ``(B, h * w, C)`` and ``(h, w)``.
+        """
+        short = [max(0, self.patch_size - side) for side in x.shape[-2:]]
+        if any(short):
+            x = F.pad(x, (0, short[1], 0, short[0]))
+        x = self.proj(x)
+        size = tuple(x.shape[-2:])
+        return self.norm(x.flatten(2).transpose(1, 2)), size
+
+    def flops(self, size: tuple[int, int]) -> int:
+        """Multiply-adds of one image for a token map of ``size``."""
+        return size[0] * size[1] * self.proj.weight.numel()

@@ -1,0 +1,45 @@
+"""The mathematics of granularity: regions, routers, the encoder block."""
+
+from .block import DGEBlock
+from .grains import (
+    Packing,
+    candidate_gates,
+    candidates,
+    merge,
+    pack,
+    plan_packing,
+    pool,
+    query_counts,
+    region_variance,
+    unpack,
+    unpool,
+)
+from .routers import (
+    GumbelRouter,
+    QuantileRouter,
+    RandomRouter,
+    Router,
+    UniformRouter,
+    build_router,
+)
+
+__all__ = [
+    'DGEBlock',
+    'GumbelRouter',
+    'Packing',
+    'QuantileRouter',
+    'RandomRouter',
+    'Router',
+    'UniformRouter',
+    'build_router',
+    'candidate_gates',
+    'candidates',
+    'merge',
+    'pack',
+    'plan_packing',
+    'pool',
+    'query_counts',
+    'region_variance',
+    'unpack',
+    'unpool',
+]

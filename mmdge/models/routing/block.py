@@ -1,0 +1,186 @@
+"""The Dynamic Grained Encoder block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..cost import Cost, GranularityMap
+from ..layers import MLP, DropPath, SpatialReductionAttention
+from .grains import (
+    Packing,
+    Size,
+    candidate_gates,
+    candidates,
+    merge,
+    pack,
+    plan_packing,
+    query_counts,
+    unpack,
+)
+from .routers import Decision, build_router
+
+
+class DGEBlock(nn.Module):
+    """An encoder block in which each region gets its own granularity.
+
+    ::
+
+        tokens --router--> choice
+        tokens --pool, pack--> queries --attention, MLP--> update
+        tokens + un-pooled update --> tokens
+
+    Keys and values come from all tokens. Queries don't see each other, so
+    computing every granularity and choosing one by a one-hot gate (the
+    paper's training, which gives the router its gradient) equals computing
+    the chosen ones only (inference, and training without such a gradient).
+
+    Source: DGE (NeurIPS 2021), section 3.
+
+    Args:
+        embed_dims (int): Channels ``C``.
+        num_heads (int): Heads of the attention.
+        mlp_ratio (float): Hidden channels of the MLP relative to ``C``.
+        sr_ratio (int): See :class:`SpatialReductionAttention`.
+        granularities (Sequence[int]): Candidates, finest first.
+        routing (str | dict): See :func:`build_router`.
+        price (float): See :class:`Router`.
+        sparse_training (bool): Compute only the chosen granularity in
+            training too; the router's gradient then comes from it alone.
+        drop_path (float): Probability to drop a sample's residual branch.
+        with_cp (bool): Recompute the block in the backward pass to save
+            memory. The routing is not recomputed.
+        name (str): For the granularity maps.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        mlp_ratio: float,
+        sr_ratio: int,
+        granularities: Sequence[int],
+        routing: str | dict,
+        price: float = 0.0,
+        sparse_training: bool = False,
+        drop_path: float = 0.0,
+        with_cp: bool = False,
+        name: str = '',
+    ) -> None:
+        super().__init__()
+        self.granularities = tuple(granularities)
+        self.sparse_training = sparse_training
+        self.with_cp = with_cp
+        self.name = name
+        self.norm1 = nn.LayerNorm(embed_dims, eps=1e-6)
+        self.attn = SpatialReductionAttention(embed_dims, num_heads, sr_ratio)
+        self.norm2 = nn.LayerNorm(embed_dims, eps=1e-6)
+        self.mlp = MLP(embed_dims, int(embed_dims * mlp_ratio))
+        self.drop_path = DropPath(drop_path)
+        self.router = build_router(routing, embed_dims, granularities, price)
+
+    def forward(
+        self, x: Tensor, size: Size, stride: int
+    ) -> tuple[Tensor, Cost]:
+        """Run the block.
+
+        Args:
+            x (Tensor): Tokens ``(B, E + H * W, C)``, extra tokens first.
+            size (tuple[int, int]): ``(H, W)``.
+            stride (int): Pixels per token, for the granularity map.
+
+        Returns:
+            tuple[Tensor, Cost]: Tokens of the same shape; what it computed.
+        """
+        num_extra = x.shape[1] - size[0] * size[1]
+        decision = None
+        if self.router is not None:
+            decision = self.router(x[:, num_extra:].unflatten(1, size))
+        cost = self._cost(x, size, num_extra, stride, decision)
+
+        if decision is None:
+            return self._run(self._dense, x, size), cost
+        wants_gradient = decision.gate.requires_grad
+        if wants_gradient and not self.sparse_training:
+            return self._run(self._gated, x, size, decision.gate), cost
+        packing = plan_packing(
+            decision.choice, size, self.granularities, num_extra
+        )
+        gate = decision.gate if wants_gradient else None
+        return self._run(self._packed, x, size, packing, gate), cost
+
+    def _run(self, body, x: Tensor, *args) -> Tensor:
+        if self.with_cp and torch.is_grad_enabled():
+            return checkpoint(body, x, *args, use_reentrant=False)
+        return body(x, *args)
+
+    def _dense(self, x: Tensor, size: Size) -> Tensor:
+        normed = self.norm1(x)
+        x = x + self.drop_path(self.attn(normed, normed, size))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+    def _gated(self, x: Tensor, size: Size, gate: Tensor) -> Tensor:
+        queries = candidates(x, size, self.granularities)
+        gates = self._candidate_gates(gate, x, size)
+        update = self._update(queries, x, size) * gates
+        return x + merge(update, size, self.granularities)
+
+    def _packed(
+        self, x: Tensor, size: Size, packing: Packing, gate: Tensor | None
+    ) -> Tensor:
+        queries = pack(candidates(x, size, self.granularities), packing)
+        update = self._update(queries, x, size, packing.lengths)
+        if gate is not None:
+            # Each row times its own gate: 1, but with a gradient.
+            update = update * pack(
+                self._candidate_gates(gate, x, size), packing
+            )
+        return x + unpack(update, packing)
+
+    def _candidate_gates(self, gate: Tensor, x: Tensor, size: Size) -> Tensor:
+        num_extra = x.shape[1] - size[0] * size[1]
+        gates = candidate_gates(gate, size, self.granularities, num_extra)
+        return gates[..., None].to(x.dtype)  # (B, E + M, 1)
+
+    def _update(
+        self,
+        queries: Tensor,
+        x: Tensor,
+        size: Size,
+        lengths: list[int] | None = None,
+    ) -> Tensor:
+        attended = self.drop_path(
+            self.attn(self.norm1(queries), self.norm1(x), size, lengths),
+            lengths,
+        )
+        hidden = self.mlp(self.norm2(queries + attended))
+        return attended + self.drop_path(hidden, lengths)
+
+    def _cost(
+        self,
+        x: Tensor,
+        size: Size,
+        num_extra: int,
+        stride: int,
+        decision: Decision | None,
+    ) -> Cost:
+        flops = self.attn.flops(size, num_extra) + self.mlp.flops()
+        dense = Cost.constant(flops.at(x.shape[1]), len(x), x.device)
+        if decision is None:
+            return dense
+        counts = query_counts(size, self.granularities, x.device)
+        # (B, Rh, Rw, K) x (Rh, Rw, K) -> (B,)
+        queries = (decision.gate.double() * counts).flatten(1).sum(1)
+        routing = self.router.flops().at(counts[..., 0].numel())
+        sides = torch.tensor(self.granularities, device=x.device)
+        granularity_map = GranularityMap(
+            sides[decision.choice], stride * self.router.region, self.name
+        )
+        return Cost(
+            dynamic=flops.at(num_extra + queries) + routing,
+            dense=dense.dense,
+            maps=(granularity_map,),
+        )

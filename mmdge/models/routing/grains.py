@@ -1,0 +1,242 @@
+"""Pooling and packing of token maps as pure functions.
+
+A token map ``(B, H, W, C)`` is cut into regions of ``S x S`` tokens, ``S`` the
+coarsest granularity. At granularity ``phi`` a region is pooled to patches of
+``phi x phi`` tokens, one query each. Maps need not be divisible: patches and
+regions at the right and bottom border hold, and average, the tokens there
+are.
+
+Two ways lead from a map to queries and back:
+
+- all granularities (training of a router)::
+
+      tokens --candidates--> (B, E + M, C) --block--> updates
+      updates, gated --merge--> (B, E + N, C)
+
+- the chosen ones only, packed over the batch::
+
+      candidates --pack--> (sum_b L_b, C) --block--> updates
+      updates --unpack--> (B, E + N, C)
+
+``E`` extra tokens (cls) come first and are never pooled; ``M`` is the number
+of patches of all granularities together, finest granularity first.
+
+Source: Dynamic Grained Encoder (NeurIPS 2021), section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Size = tuple[int, int]
+
+
+def _grid(size: Size, side: int) -> Size:
+    """Rows and columns of patches of a map of ``size``."""
+    return -(-size[0] // side), -(-size[1] // side)
+
+
+def pool(x: Tensor, side: int) -> Tensor:
+    """Average patches of ``side x side`` tokens.
+
+    Args:
+        x (Tensor): Token map ``(B, H, W, C)``.
+        side (int): Side of a patch in tokens.
+
+    Returns:
+        Tensor: ``(B, ceil(H / side), ceil(W / side), C)``; a border patch is
+        the mean of the tokens it has. ``pool(unpool(y)) == y``.
+    """
+    if side == 1:
+        return x
+    return F.avg_pool2d(
+        x.permute(0, 3, 1, 2), side, ceil_mode=True, count_include_pad=False
+    ).permute(0, 2, 3, 1)
+
+
+def unpool(y: Tensor, side: int, size: Size) -> Tensor:
+    """Copy each patch's value to its tokens; the inverse of :func:`pool`.
+
+    Args:
+        y (Tensor): ``(B, ceil(H / side), ceil(W / side), ...)``.
+        side (int): Side of a patch in tokens.
+        size (tuple[int, int]): The map's height and width ``(H, W)``.
+
+    Returns:
+        Tensor: ``(B, H, W, ...)``.
+    """
+    if side == 1:
+        return y
+    rows = y.repeat_interleave(side, dim=1)[:, : size[0]]
+    return rows.repeat_interleave(side, dim=2)[:, :, : size[1]]
+
+
+def region_variance(x: Tensor, region: int) -> Tensor:
+    """Variance of the tokens inside each region, averaged over channels.
+
+    What the mean of a region cannot tell: how much would be lost if one
+    query stood for all of it.
+
+    Args:
+        x (Tensor): Token map ``(B, H, W, C)``, float32.
+        region (int): Side ``S`` of a region in tokens.
+
+    Returns:
+        Tensor: ``(B, ceil(H / S), ceil(W / S))``, not negative.
+    """
+    mean = pool(x, region)
+    second = pool(x.square().mean(-1, keepdim=True), region).squeeze(-1)
+    return (second - mean.square().mean(-1)).clamp(min=0)
+
+
+def query_counts(
+    size: Size, granularities: Sequence[int], device: torch.device = None
+) -> Tensor:
+    """Queries that each region costs at each granularity.
+
+    Args:
+        size (tuple[int, int]): The map's height and width in tokens.
+        granularities (Sequence[int]): Candidates, finest first.
+        device (torch.device, optional): Where to put the result.
+
+    Returns:
+        Tensor: ``(Rh, Rw, K)``, long. Border regions have fewer.
+    """
+    region = max(granularities)
+    sides = torch.tensor(granularities, device=device)
+
+    def per_axis(length: int) -> Tensor:  # (R, K)
+        start = torch.arange(0, length, region, device=device)[:, None]
+        tokens = (length - start).clamp(max=region)
+        return (tokens + sides - 1).div(sides, rounding_mode='floor')
+
+    height, width = size
+    return per_axis(height)[:, None] * per_axis(width)[None]
+
+
+def candidates(x: Tensor, size: Size, granularities: Sequence[int]) -> Tensor:
+    """Pool the map at every granularity.
+
+    Args:
+        x (Tensor): Tokens ``(B, E + H * W, C)``, extra tokens first.
+        size (tuple[int, int]): ``(H, W)``.
+        granularities (Sequence[int]): Candidates, finest first.
+
+    Returns:
+        Tensor: ``(B, E + M, C)``: the extra tokens, then the patches of each
+        granularity in raster order.
+    """
+    num_extra = x.shape[1] - size[0] * size[1]
+    grid = x[:, num_extra:].unflatten(1, size)  # (B, H, W, C)
+    pooled = [pool(grid, side).flatten(1, 2) for side in granularities]
+    return torch.cat([x[:, :num_extra], *pooled], dim=1)
+
+
+def candidate_gates(
+    gate: Tensor, size: Size, granularities: Sequence[int], num_extra: int = 0
+) -> Tensor:
+    """Give every candidate the gate of its region.
+
+    Args:
+        gate (Tensor): ``(B, Rh, Rw, K)``, of any type.
+        size (tuple[int, int]): ``(H, W)``.
+        granularities (Sequence[int]): Candidates, finest first.
+        num_extra (int): Extra tokens ``E``, whose gate is 1. Defaults to 0.
+
+    Returns:
+        Tensor: ``(B, E + M)``, ordered as by :func:`candidates`.
+    """
+    region = max(granularities)
+    gates = [gate.new_ones(len(gate), num_extra)]
+    for k, side in enumerate(granularities):
+        # A patch lies inside one region, so patches of regions can be copied.
+        grid = _grid(size, side)
+        gates.append(unpool(gate[..., k], region // side, grid).flatten(1))
+    return torch.cat(gates, dim=1)
+
+
+def merge(updates: Tensor, size: Size, granularities: Sequence[int]) -> Tensor:
+    """Un-pool the candidates' updates and add them up per token.
+
+    With updates multiplied by the :func:`candidate_gates` of a one-hot gate it
+    equals :func:`unpack` of the chosen rows.
+
+    Args:
+        updates (Tensor): ``(B, E + M, C)``, ordered as by :func:`candidates`.
+        size (tuple[int, int]): ``(H, W)``.
+        granularities (Sequence[int]): Candidates, finest first.
+
+    Returns:
+        Tensor: The update of each token, ``(B, E + H * W, C)``.
+    """
+    grids = [_grid(size, side) for side in granularities]
+    lengths = [rows * columns for rows, columns in grids]
+    num_extra = updates.shape[1] - sum(lengths)
+    extra, *patches = updates.split([num_extra, *lengths], dim=1)
+    total = sum(
+        unpool(patch.unflatten(1, grid), side, size)  # (B, H, W, C)
+        for patch, grid, side in zip(
+            patches, grids, granularities, strict=True
+        )
+    )
+    return torch.cat([extra, total.flatten(1, 2)], dim=1)
+
+
+class Packing(NamedTuple):
+    """Which candidates are kept, and which of them each token belongs to.
+
+    Attributes:
+        index (Tensor): Rows of the flattened candidates ``(B * (E + M), C)``
+            that are kept, ``(sum_b L_b,)``, ascending, so image-major.
+        source (Tensor): Packed row of each token, ``(B, E + N)``.
+        lengths (list[int]): Kept rows of each image, ``L_b``.
+    """
+
+    index: Tensor
+    source: Tensor
+    lengths: list[int]
+
+
+def plan_packing(
+    choice: Tensor,
+    size: Size,
+    granularities: Sequence[int],
+    num_extra: int = 0,
+) -> Packing:
+    """Turn each region's choice into indices.
+
+    Args:
+        choice (Tensor): Index into ``granularities`` of each region,
+            ``(B, Rh, Rw)``, long.
+        size (tuple[int, int]): ``(H, W)``.
+        granularities (Sequence[int]): Candidates, finest first.
+        num_extra (int): Extra tokens ``E`` of each image. Defaults to 0.
+    """
+    one_hot = F.one_hot(choice, len(granularities)).bool()
+    keep = candidate_gates(one_hot, size, granularities, num_extra)
+    row = keep.flatten().cumsum(0).sub(1).view_as(keep)  # (B, E + M)
+    # Of the candidates that cover a token just one is kept, so the sum over
+    # granularities is that one's row.
+    source = merge((row * keep)[..., None], size, granularities).squeeze(-1)
+    index = keep.flatten().nonzero().squeeze(1)
+    return Packing(index, source, keep.sum(1).tolist())
+
+
+def pack(x: Tensor, packing: Packing) -> Tensor:
+    """Keep the chosen rows: ``(B, E + M, C)`` -> ``(sum_b L_b, C)``."""
+    return x.flatten(0, 1).index_select(0, packing.index)
+
+
+def unpack(updates: Tensor, packing: Packing) -> Tensor:
+    """Copy updates to tokens: ``(sum_b L_b, C)`` -> ``(B, E + N, C)``.
+
+    The inverse of :func:`pack`: pooling its result at the granularity of each
+    region and packing again gives ``updates``.
+    """
+    flat = updates.index_select(0, packing.source.flatten())
+    return flat.view(*packing.source.shape, -1)

@@ -1,0 +1,29 @@
+"""Child registries of MMEngine's roots, scope ``mmdge``.
+
+Because they are children of the roots that mmdet, mmseg and mmpretrain hang
+on too, ``type='mmdge.DGEPVT'`` resolves from any of their scopes.
+"""
+
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import METRICS as MMENGINE_METRICS
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import Registry
+
+MODELS = Registry(
+    'model',
+    parent=MMENGINE_MODELS,
+    scope='mmdge',
+    locations=['mmdge.models'],
+)
+HOOKS = Registry(
+    'hook',
+    parent=MMENGINE_HOOKS,
+    scope='mmdge',
+    locations=['mmdge.engine.hooks'],
+)
+METRICS = Registry(
+    'metric',
+    parent=MMENGINE_METRICS,
+    scope='mmdge',
+    locations=['mmdge.evaluation'],
+)

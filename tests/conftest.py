@@ -1,0 +1,24 @@
+"""What several tests use."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope='session')
+def test_data():
+    """A folder with data sets and official outputs, or a skipped test."""
+    default = REPOSITORY.parent / 'shared'
+    root = Path(os.environ.get('MMDGE_TEST_DATA', default))
+    if not (root / 'golden').is_dir():
+        pytest.skip(f'no test data at {root}; set MMDGE_TEST_DATA')
+    return root

@@ -1,0 +1,165 @@
+"""Pooling, packing and their inverses, against plain loops."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmdge.models.routing import (
+    candidate_gates,
+    candidates,
+    merge,
+    pack,
+    plan_packing,
+    pool,
+    query_counts,
+    region_variance,
+    unpack,
+    unpool,
+)
+
+SETS = [(1,), (1, 2), (1, 2, 4), (2, 4), (1, 2, 4, 8)]
+sizes = st.tuples(st.integers(1, 19), st.integers(1, 19))
+
+
+def pool_loop(x, side):
+    height, width = x.shape[1:3]
+    rows = [
+        torch.stack(
+            [
+                x[:, i : i + side, j : j + side].flatten(1, 2).mean(1)
+                for j in range(0, width, side)
+            ],
+            1,
+        )
+        for i in range(0, height, side)
+    ]
+    return torch.stack(rows, 1)
+
+
+def random_choice(size, granularities, batch_size=3):
+    region = granularities[-1]
+    grid = [math.ceil(n / region) for n in size]
+    return torch.randint(len(granularities), (batch_size, *grid))
+
+
+@given(size=sizes, side=st.sampled_from([1, 2, 4, 8]))
+@settings(max_examples=60, deadline=None)
+def test_pool_is_the_mean_of_what_is_there(size, side):
+    x = torch.randn(2, *size, 3)
+    torch.testing.assert_close(pool(x, side), pool_loop(x, side))
+
+
+@given(size=sizes, side=st.sampled_from([1, 2, 4, 8]))
+@settings(max_examples=40, deadline=None)
+def test_pool_inverts_unpool(size, side):
+    grid = [math.ceil(n / side) for n in size]
+    y = torch.randn(2, *grid, 3)
+    x = unpool(y, side, size)
+    assert x.shape == (2, *size, 3)
+    torch.testing.assert_close(pool(x, side), y)
+
+
+@given(size=sizes, region=st.sampled_from([2, 4]))
+@settings(max_examples=40, deadline=None)
+def test_region_variance_is_the_variance_inside(size, region):
+    x = torch.randn(2, *size, 5) + 3
+    for i in range(0, size[0], region):
+        for j in range(0, size[1], region):
+            inside = x[:, i : i + region, j : j + region].flatten(1, 2)
+            torch.testing.assert_close(
+                region_variance(x, region)[:, i // region, j // region],
+                inside.var(1, correction=0).mean(-1),
+                rtol=1e-4,
+                atol=1e-5,
+            )
+
+
+@given(size=sizes, granularities=st.sampled_from(SETS))
+@settings(max_examples=60, deadline=None)
+def test_query_counts_are_the_rows_that_pack_keeps(size, granularities):
+    counts = query_counts(size, granularities)
+    choice = random_choice(size, granularities)
+    packing = plan_packing(choice, size, granularities, num_extra=1)
+    expected = counts.expand(3, -1, -1, -1).gather(-1, choice[..., None])
+    assert packing.lengths == (expected.flatten(1).sum(1) + 1).tolist()
+    assert sum(packing.lengths) == len(packing.index)
+    for k, side in enumerate(granularities):
+        grid = math.prod(math.ceil(n / side) for n in size)
+        assert counts[..., k].sum() == grid
+
+
+@given(
+    size=sizes,
+    granularities=st.sampled_from(SETS),
+    num_extra=st.integers(0, 2),
+)
+@settings(max_examples=60, deadline=None)
+def test_unpack_inverts_pack(size, granularities, num_extra):
+    choice = random_choice(size, granularities)
+    packing = plan_packing(choice, size, granularities, num_extra)
+    y = torch.randn(sum(packing.lengths), 4)
+    tokens = unpack(y, packing)
+    assert tokens.shape == (3, num_extra + math.prod(size), 4)
+    pooled = candidates(tokens, size, granularities)
+    torch.testing.assert_close(pack(pooled, packing), y)
+
+
+@given(
+    size=sizes,
+    granularities=st.sampled_from(SETS),
+    num_extra=st.integers(0, 2),
+)
+@settings(max_examples=60, deadline=None)
+def test_both_ways_back_to_tokens_agree(size, granularities, num_extra):
+    """Choosing by a one-hot gate equals computing the chosen rows only."""
+    choice = random_choice(size, granularities)
+    x = torch.randn(3, num_extra + math.prod(size), 4)
+    updates = candidates(x, size, granularities).sin()
+    gate = torch.nn.functional.one_hot(choice, len(granularities)).float()
+    gates = candidate_gates(gate, size, granularities, num_extra)
+    gated = merge(updates * gates[..., None], size, granularities)
+    packing = plan_packing(choice, size, granularities, num_extra)
+    torch.testing.assert_close(gated, unpack(pack(updates, packing), packing))
+
+
+def test_packed_rows_are_image_major():
+    size, granularities = (8, 8), (1, 2, 4)
+    x = torch.arange(3.0).view(3, 1, 1).expand(3, 64, 1)
+    packing = plan_packing(
+        random_choice(size, granularities), size, granularities
+    )
+    packed = pack(candidates(x, size, granularities), packing)
+    owners = torch.arange(3.0).repeat_interleave(torch.tensor(packing.lengths))
+    torch.testing.assert_close(packed.squeeze(1), owners)
+
+
+def test_each_image_packs_alone_as_in_a_batch():
+    size, granularities = (7, 10), (1, 2, 4)
+    choice = random_choice(size, granularities)
+    x = torch.randn(3, 70, 4)
+    together = pack(
+        candidates(x, size, granularities),
+        packing := plan_packing(choice, size, granularities),
+    ).split(packing.lengths)
+    for i in range(3):
+        alone = plan_packing(choice[i : i + 1], size, granularities)
+        pooled = candidates(x[i : i + 1], size, granularities)
+        torch.testing.assert_close(pack(pooled, alone), together[i])
+
+
+@pytest.mark.parametrize('granularities', SETS)
+def test_gradients_flow_through_packing(granularities):
+    size = (5, 6)
+    x = torch.randn(2, 30, 2, dtype=torch.float64, requires_grad=True)
+    choice = random_choice(size, granularities, batch_size=2)
+    packing = plan_packing(choice, size, granularities)
+
+    def there_and_back(x):
+        return unpack(
+            pack(candidates(x, size, granularities), packing), packing
+        )
+
+    assert torch.autograd.gradcheck(there_and_back, x)

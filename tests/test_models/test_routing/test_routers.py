@@ -1,0 +1,225 @@
+"""Routers: how much, where, and that images don't disturb each other."""
+
+import pytest
+import torch
+
+from mmdge.models.routing import QuantileRouter, build_router
+from mmdge.models.routing.routers import (
+    default_share,
+    rank_among_quantiles,
+    rank_within_image,
+)
+
+ROUTINGS = [
+    'learned',
+    'variance',
+    'random',
+    'uniform',
+    dict(type='QuantileRouter', score='learned'),
+]
+
+
+def shares(decision, num):
+    return decision.choice.flatten().bincount(minlength=num) / (
+        decision.choice.numel()
+    )
+
+
+def textured(batch_size=4, size=32, dims=8):
+    """Maps whose regions differ in variance, by image and by place."""
+    scale = torch.rand(batch_size, size // 4, size // 4, 1).square() * 3
+    scale = scale.repeat_interleave(4, 1).repeat_interleave(4, 2)
+    return torch.randn(batch_size, size, size, dims) * scale
+
+
+@pytest.mark.parametrize('routing', ROUTINGS)
+def test_decision_is_one_hot_and_float32_under_autocast(routing):
+    router = build_router(routing, 8, (1, 2, 4))
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        decision = router(textured().bfloat16())
+    assert decision.gate.dtype == torch.float32
+    one_hot = torch.nn.functional.one_hot(decision.choice, 3).float()
+    torch.testing.assert_close(decision.gate.detach(), one_hot)
+
+
+def test_the_papers_router_starts_at_95_percent_finest():
+    router = build_router('learned', 64, (1, 2, 4))
+    with torch.no_grad():
+        router.gate.weight.zero_()
+    probabilities = router.gate.bias.softmax(-1)
+    torch.testing.assert_close(
+        probabilities, torch.tensor([0.95, 0.025, 0.025])
+    )
+    many = torch.randn(8, 64, 64, 64)
+    finest = shares(build_router('learned', 64, (1, 2, 4))(many), 3)[0]
+    assert 0.92 < finest < 0.98
+
+
+def test_gumbel_noise_samples_the_softmax():
+    router = build_router('learned', 4, (1, 2, 4))
+    with torch.no_grad():
+        router.gate.weight.zero_()
+        router.gate.bias.copy_(torch.tensor([0.5, 0.3, 0.2]).log())
+    decision = router(torch.zeros(16, 128, 128, 4))
+    torch.testing.assert_close(
+        shares(decision, 3), torch.tensor([0.5, 0.3, 0.2]), atol=0.02, rtol=0
+    )
+
+
+@pytest.mark.parametrize('share', [(0.35, 0.25, 0.4), (0.1, 0.0, 0.9)])
+@pytest.mark.parametrize('kind', ['RandomRouter', 'UniformRouter'])
+def test_controls_meet_their_shares(kind, share):
+    router = build_router(dict(type=kind, share=share), 4, (1, 2, 4))
+    decision = router(torch.zeros(4, 160, 160, 4))
+    torch.testing.assert_close(
+        shares(decision, 3), torch.tensor(share), atol=0.03, rtol=0
+    )
+
+
+@pytest.mark.parametrize('score', ['variance', 'learned'])
+def test_quantile_router_meets_its_shares_and_varies_over_images(score):
+    torch.manual_seed(0)
+    router = build_router(
+        dict(type='QuantileRouter', score=score), 8, (1, 2, 4)
+    )
+    for _ in range(60):
+        router(textured())
+    router.eval()
+    decision = router(textured(batch_size=64))
+    torch.testing.assert_close(
+        shares(decision, 3), torch.tensor(router.share), atol=0.03, rtol=0
+    )
+    finest = (decision.choice == 0).float().flatten(1).mean(1)
+    assert finest.std() > 0.02
+
+
+def test_quantile_router_serves_a_static_checkpoint_as_it_is():
+    """Without running quantiles each image meets the shares by itself."""
+    router = build_router('variance', 8, (1, 2, 4)).eval()
+    decision = router(textured(size=160))
+    for choice in decision.choice:
+        share = choice.flatten().bincount(minlength=3) / choice.numel()
+        torch.testing.assert_close(
+            share, torch.tensor(router.share), atol=0.01, rtol=0
+        )
+
+
+def test_variance_routing_spends_on_detail():
+    x = torch.zeros(1, 16, 16, 4)
+    x[:, :8, :8] = torch.randn(8, 8, 4)
+    routing = dict(type='QuantileRouter', share=(0.25, 0.0, 0.75))
+    decision = build_router(routing, 4, (1, 2, 4)).eval()(x)
+    assert decision.choice[0].tolist() == [[0, 0, 2, 2]] * 2 + [[2] * 4] * 2
+
+
+@pytest.mark.parametrize('routing', [r for r in ROUTINGS if r != 'random'])
+def test_an_image_is_routed_alone_as_in_a_batch(routing):
+    router = build_router(routing, 8, (1, 2, 4))
+    for _ in range(3):
+        router(textured())
+    router.eval()
+    x = textured()
+    together = router(x).choice
+    for i in range(len(x)):
+        assert router(x[i : i + 1]).choice.equal(together[i : i + 1])
+
+
+def test_nan_in_one_image_is_no_matter_to_others():
+    router = build_router('variance', 8, (1, 2, 4))
+    router(textured())
+    x = textured()
+    clean = router(x).choice[1:]
+    x[0] = torch.nan
+    router.train()(x)
+    assert router.quantiles.isfinite().all()
+    assert router.eval()(x).choice[1:].shape == clean.shape
+    x[0] = torch.inf
+    assert router(x).choice.max() <= 2
+
+
+def test_price_makes_regions_coarser():
+    for routing in ROUTINGS:
+        torch.manual_seed(0)
+        x = textured()
+        costs = []
+        for price in (-100.0, 0.0, 100.0):
+            router = build_router(routing, 8, (1, 2, 4), price=price).eval()
+            choice = router(x).choice
+            costs.append(router.cost[choice].mean().item())
+        assert costs == sorted(costs, reverse=True)
+        assert costs[0] == 1 and costs[2] == pytest.approx(1 / 16)
+
+
+def test_progress_goes_from_dense_to_the_share():
+    router = build_router('uniform', 4, (1, 2, 4))
+    x = torch.zeros(1, 128, 128, 4)
+    router.progress = 0.0
+    assert router(x) is None
+    finest = []
+    for progress in (0.25, 0.5, 0.75, 1.0):
+        router.progress = progress
+        finest.append(shares(router(x), 3)[0].item())
+    assert finest == sorted(finest, reverse=True)
+    assert finest[-1] == pytest.approx(0.35, abs=0.03)
+
+
+def test_a_learned_ranking_keeps_its_gradient_while_dense():
+    router = build_router(
+        dict(type='QuantileRouter', score='learned'), 8, (1, 2, 4)
+    )
+    router.progress = 0.0
+    decision = router(textured())
+    assert (decision.choice == 0).all()
+    (decision.gate * torch.randn(3)).sum().backward()
+    assert all(p.grad is not None for p in router.parameters())
+
+
+def test_ranks():
+    quantiles = torch.tensor([0.0, 1.0, 2.0, 10.0])
+    scores = torch.tensor([-5.0, 0.0, 0.5, 2.0, 6.0, 11.0, torch.nan])
+    torch.testing.assert_close(
+        rank_among_quantiles(scores, quantiles),
+        torch.tensor([0, 0, 1 / 6, 2 / 3, 5 / 6, 1, 1]),
+        atol=2e-6,
+        rtol=0,
+    )
+    ranks = rank_within_image(torch.tensor([[[3.0, 1.0], [2.0, 0.0]]]))
+    assert ranks.tolist() == [[[0.875, 0.375], [0.625, 0.125]]]
+
+
+def test_running_quantiles_travel_in_the_state_dict():
+    router = QuantileRouter(8, (1, 2, 4))
+    router(textured())
+    other = QuantileRouter(8, (1, 2, 4))
+    other.load_state_dict(router.state_dict())
+    assert other.num_updates == 1
+    assert other.quantiles.equal(router.quantiles)
+
+
+def test_finest_needs_no_router():
+    assert build_router('finest', 8, (1, 2, 4)) is None
+    assert build_router('variance', 8, (1,)) is None
+    router = build_router('finest', 8, (2, 4))
+    assert (router(textured()).choice == 0).all()
+
+
+@pytest.mark.parametrize('num', [1, 2, 3, 4])
+def test_default_share_adds_up(num):
+    assert len(default_share(num)) == num
+    assert sum(default_share(num)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    'routing, message',
+    [
+        ('best', "'best' is unknown; allowed are 'finest', 'learned'"),
+        (dict(type='NoRouter'), 'names no registered router'),
+        (dict(type='RandomRouter', share=(0.5, 0.5)), 'must give one'),
+        (dict(type='RandomRouter', share=(0.5, 0.4, 0.2)), 'add up to 1'),
+        (dict(type='QuantileRouter', score='mean'), "but got 'mean'"),
+        (dict(type='GumbelRouter', init_finest=1.0), 'init_finest'),
+    ],
+)
+def test_mistakes_are_named(routing, message):
+    with pytest.raises(ValueError, match=message):
+        build_router(routing, 8, (1, 2, 4))

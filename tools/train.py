@@ -1,0 +1,99 @@
+"""Train a config of mmdet, mmseg or mmpretrain with mmdge's backbones.
+
+Example::
+
+    python tools/train.py configs/shapes/retinanet_dge-pvt.py --amp
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+
+import mmdge  # noqa: F401  registers the backbones before a config asks
+from mmdge.utils import UserError, launch
+
+
+def parse_args() -> argparse.Namespace:
+    parser = launch.build_parser(__doc__.splitlines()[0])
+    parser.add_argument(
+        '--amp', action='store_true', help='train in mixed precision'
+    )
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help="scale the learning rate by the batch size, from the config's "
+        'auto_scale_lr.base_batch_size',
+    )
+    parser.add_argument(
+        '--resume',
+        nargs='?',
+        const='auto',
+        metavar='CHECKPOINT',
+        help='go on from this checkpoint; without a name, from the latest '
+        'in the work dir, if there is one',
+    )
+    args = parser.parse_args()
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def use_amp(cfg: Config) -> None:
+    if not torch.cuda.is_available():
+        raise UserError(
+            '--amp needs a GPU and none was found; train without it'
+        )
+    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise UserError(
+            f'--amp does not go with optim_wrapper.type={kind}; allowed: '
+            'OptimWrapper, AmpOptimWrapper'
+        )
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def scale_lr(cfg: Config) -> None:
+    if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
+        raise UserError(
+            '--auto-scale-lr needs the batch size that the learning rate of '
+            'the config is meant for; set it with --cfg-options '
+            'auto_scale_lr.base_batch_size=16'
+        )
+    cfg.auto_scale_lr.enable = True
+
+
+def resume_from(cfg: Config, checkpoint: str) -> None:
+    if checkpoint == 'auto':
+        latest = Path(cfg.work_dir, 'last_checkpoint')
+        # A first run has nothing to go on from, and keeps its load_from.
+        if not latest.is_file():
+            print(f'nothing to resume in {cfg.work_dir}, starting afresh')
+            return
+        checkpoint = latest.read_text().strip()
+    cfg.resume = True
+    cfg.load_from = checkpoint
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = launch.load_config(
+        args.config, args.cfg_options, args.work_dir, args.launcher
+    )
+    if args.amp:
+        use_amp(cfg)
+    if args.auto_scale_lr:
+        scale_lr(cfg)
+    if args.resume:
+        resume_from(cfg, args.resume)
+    launch.check_checkpoints(cfg)
+    launch.check_datasets(cfg, ('train', 'val'))
+    launch.init_cpu_distributed(cfg)
+    launch.build_runner(cfg).train()
+
+
+if __name__ == '__main__':
+    sys.exit(launch.run_tool(main))
