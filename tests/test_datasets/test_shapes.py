@@ -86,7 +86,7 @@ def test_number_of_objects_varies():
 
 
 def test_classes_are_those_asked_for():
-    for scene in scenes(8, classes=('dots', 'rings')):
+    for scene in scenes(8, classes=('checks', 'rings')):
         assert set(scene.labels) <= {0, 1}
 
 
@@ -191,7 +191,7 @@ def test_interrupted_drawing_is_done_again(root, tmp_path):
         dict(distractors=(-1, 2)),
         dict(tilt=-1.0),
         dict(overlap=1.5),
-        dict(classes=('stripes', 'zigzags')),
+        dict(classes=('rows', 'zigzags')),
         dict(classes=()),
     ],
 )

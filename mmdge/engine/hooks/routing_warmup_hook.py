@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 
 from mmdge.registry import HOOKS
 
@@ -17,8 +16,8 @@ class RoutingWarmupHook(Hook):
     """Train dense, then move linearly to the routers' shares.
 
     What a region needs can't be known before the features mean something. It
-    drives :meth:`DynamicBackbone.anneal`; after training the routers' own
-    shares hold.
+    drives :meth:`DynamicBackbone.anneal`, so it acts in training only: every
+    evaluation shows the model at the routers' own shares.
 
     Args:
         begin (float): Part of the training, in [0, 1], that is dense.
@@ -42,19 +41,9 @@ class RoutingWarmupHook(Hook):
             return 1.0
         return max(0.0, (part - self.begin) / (self.end - self.begin))
 
-    def _anneal(self, runner: Any, progress: float) -> None:
-        model = runner.model
-        if is_model_wrapper(model):
-            model = model.module
-        backbone = find_dynamic_backbone(model, type(self).__name__)
-        backbone.anneal(progress)
-
     def before_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None
     ) -> None:
         """Set the progress of this iteration, resumed or not."""
-        self._anneal(runner, self.progress(runner.iter / runner.max_iters))
-
-    def after_train(self, runner: Any) -> None:
-        """Leave the routers at their own shares."""
-        self._anneal(runner, 1.0)
+        backbone = find_dynamic_backbone(runner.model, type(self).__name__)
+        backbone.anneal(self.progress(runner.iter / runner.max_iters))

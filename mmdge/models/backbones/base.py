@@ -28,7 +28,9 @@ class DynamicBackbone(BaseModule):
         return []
 
     def anneal(self, progress: float) -> None:
-        """Move the routers between dense and their own target.
+        """Move the routers between dense and their own target, in training.
+
+        Evaluation always uses the target.
 
         Args:
             progress (float): 0: every region finest; 1: the routers' shares.
@@ -36,7 +38,7 @@ class DynamicBackbone(BaseModule):
         """
         for module in self.modules():
             if isinstance(module, Router):
-                module.progress = progress
+                module.train_progress = progress
 
     def train(self, mode: bool = True) -> DynamicBackbone:
         """Set the mode; frozen stages stay in eval mode.

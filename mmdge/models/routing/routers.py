@@ -71,7 +71,7 @@ class Router(nn.Module):
         self.granularities = tuple(granularities)
         self.price = price
         self.temperature = temperature
-        self.progress = 1.0
+        self.train_progress = 1.0
         cost = [(self.granularities[0] / g) ** 2 for g in self.granularities]
         self.register_buffer('cost', torch.tensor(cost), persistent=False)
 
@@ -79,6 +79,15 @@ class Router(nn.Module):
     def region(self) -> int:
         """Side of a region in tokens."""
         return self.granularities[-1]
+
+    @property
+    def progress(self) -> float:
+        """0: every region finest; 1: the router's own choice.
+
+        Only training warms up, so that an evaluation, during training or of
+        its checkpoint, always shows the router's own choice.
+        """
+        return self.train_progress if self.training else 1.0
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits ``(B, Rh, Rw, K)`` of a float32 map ``(B, H, W, C)``."""

@@ -153,21 +153,23 @@ def test_price_makes_regions_coarser():
 def test_progress_goes_from_dense_to_the_share():
     router = build_router('uniform', 4, (1, 2, 4))
     x = torch.zeros(1, 128, 128, 4)
-    router.progress = 0.0
+    router.train_progress = 0.0
     assert router(x) is None
     finest = []
     for progress in (0.25, 0.5, 0.75, 1.0):
-        router.progress = progress
+        router.train_progress = progress
         finest.append(shares(router(x), 3)[0].item())
     assert finest == sorted(finest, reverse=True)
     assert finest[-1] == pytest.approx(0.35, abs=0.03)
+    router.eval().train_progress = 0.0
+    assert shares(router(x), 3)[0] == finest[-1]
 
 
 def test_a_learned_ranking_keeps_its_gradient_while_dense():
     router = build_router(
         dict(type='QuantileRouter', score='learned'), 8, (1, 2, 4)
     )
-    router.progress = 0.0
+    router.train_progress = 0.0
     decision = router(textured())
     assert (decision.choice == 0).all()
     (decision.gate * torch.randn(3)).sum().backward()

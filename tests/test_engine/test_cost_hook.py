@@ -1,0 +1,205 @@
+"""The bridge: losses, samples, DDP, and no graph left behind."""
+
+import gc
+import os
+import subprocess
+import sys
+import weakref
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.model import BaseModel, MMDistributedDataParallel
+from mmengine.structures import BaseDataElement
+from torch import nn
+
+import mmdge
+from mmdge.engine.hooks import find_dynamic_backbone
+from mmdge.models import DGEPVT
+
+ARCH = dict(
+    embed_dims=(8, 16, 16, 32), num_layers=(1, 1, 1, 1), num_heads=(1, 2, 2, 4)
+)
+QUIET = dict(type='GumbelRouter', noise=False)
+
+
+class Host(BaseModel):
+    """A model with the modes of the hosts."""
+
+    def __init__(self, routing=QUIET, windows=1):
+        super().__init__()
+        self.backbone = DGEPVT(ARCH, routing=routing, drop_path_rate=0.0)
+        self.windows = windows
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        for _ in range(self.windows):
+            maps = self.backbone(inputs)
+        if mode == 'loss':
+            return dict(loss_task=sum(m.square().mean() for m in maps))
+        if mode == 'predict':
+            return [BaseDataElement() for _ in inputs]
+        return maps
+
+
+def attached(**kwargs):
+    model = Host(**kwargs)
+    hook = mmdge.CostHook(budget=0.5)
+    hook.before_run(SimpleNamespace(model=model))
+    return model, hook
+
+
+def test_loss_mode_adds_the_budget_loss():
+    model, _ = attached()
+    losses = model(torch.rand(2, 3, 64, 64), mode='loss')
+    assert set(losses) == {
+        'loss_task',
+        'loss_budget',
+        'flops_ratio',
+        'region_spread',
+    }
+    cost = model.backbone.cost
+    ratio = (cost.dynamic.sum() / cost.dense.sum()).item()
+    assert losses['flops_ratio'].item() == pytest.approx(ratio)
+    assert losses['loss_budget'].item() == pytest.approx((ratio - 0.5) ** 2)
+    losses['loss_budget'].backward()
+    assert model.backbone.block1[0].router.gate.weight.grad.abs().max() > 0
+
+
+def test_no_graph_outlives_the_loss():
+    model, _ = attached()
+    losses = model(torch.rand(2, 3, 64, 64), mode='loss')
+    assert not model.backbone.cost.dynamic.requires_grad
+    graph = weakref.ref(losses['loss_task'])
+    del losses
+    gc.collect()
+    assert graph() is None
+
+
+def test_predict_mode_writes_each_images_cost():
+    model, _ = attached()
+    model.eval()
+    x = torch.rand(3, 3, 64, 96)
+    samples = model(x, mode='predict')
+    for sample, dynamic, dense in zip(
+        samples,
+        model.backbone.cost.dynamic.tolist(),
+        model.backbone.cost.dense.tolist(),
+        strict=True,
+    ):
+        cost = sample.to_dict()['backbone_cost']
+        assert (cost['dynamic'], cost['dense']) == (dynamic, dense)
+        assert sum(cost['stages_dynamic']) == dynamic
+        assert sum(cost['stages_dense']) == dense
+
+
+def test_several_forwards_of_one_prediction_add_up():
+    x = torch.rand(2, 3, 64, 64)
+    once, thrice = attached()[0].eval(), attached(windows=3)[0].eval()
+    thrice.load_state_dict(once.state_dict())
+    for a, b in zip(
+        once(x, mode='predict'), thrice(x, mode='predict'), strict=True
+    ):
+        assert 3 * a.backbone_cost['dynamic'] == b.backbone_cost['dynamic']
+
+
+def test_tensor_mode_is_left_alone():
+    model, _ = attached()
+    assert isinstance(model(torch.rand(1, 3, 64, 64))[0], torch.Tensor)
+
+
+def test_after_run_leaves_the_model_as_it_was():
+    model, hook = attached()
+    hook.after_run(SimpleNamespace(model=model))
+    losses = model(torch.rand(1, 3, 64, 64), mode='loss')
+    assert set(losses) == {'loss_task'}
+
+
+def test_routers_without_parameters_only_log():
+    model, _ = attached(routing='variance')
+    losses = model(torch.rand(1, 3, 64, 64), mode='loss')
+    assert not losses['loss_budget'].requires_grad
+
+
+@pytest.mark.parametrize('budget', [0, -0.5, 1.01])
+def test_budget_is_checked(budget):
+    with pytest.raises(ValueError, match=r'must be in \(0, 1\], but got'):
+        mmdge.CostHook(budget=budget)
+
+
+def test_a_model_without_a_dynamic_backbone_is_named():
+    model = nn.Module()
+    model.backbone = nn.Linear(1, 1)
+    with pytest.raises(ValueError, match='Module with backbone Linear'):
+        mmdge.CostHook(budget=0.5).attach(model)
+    model.backbone = nn.ModuleList([DGEPVT(ARCH), DGEPVT(ARCH)])
+    with pytest.raises(ValueError, match='but found 2'):
+        find_dynamic_backbone(model, 'x')
+
+
+def gradients(model, x):
+    losses = model(x, mode='loss')
+    (losses['loss_task'] + losses['loss_budget']).backward()
+    return {n: p.grad for n, p in model.named_parameters()}
+
+
+def calibrated(routing):
+    """A host whose running quantiles, if any, are set."""
+    torch.manual_seed(0)
+    model = Host(routing)
+    model(torch.rand(4, 3, 64, 64))
+    model.zero_grad()
+    return model
+
+
+ROUTINGS = {
+    'paper': QUIET,
+    'variance': 'variance',
+    'ranked': dict(type='QuantileRouter', score='learned'),
+}
+
+
+@pytest.mark.parametrize('name', ROUTINGS)
+def test_two_processes_have_the_gradients_of_one(name, tmp_path):
+    x = torch.rand(4, 3, 64, 64)
+    model = calibrated(ROUTINGS[name])
+    mmdge.CostHook(budget=0.5).attach(model)
+    expected = gradients(model, x)
+    torch.save(x, tmp_path / 'x.pth')
+    launcher = '-m torch.distributed.run --standalone --nproc-per-node=2'
+    subprocess.run(
+        [sys.executable, *launcher.split(), __file__, name, tmp_path],
+        check=True,
+        timeout=120,
+        env=dict(os.environ, PYTHONPATH=str(Path(__file__).parents[2])),
+    )
+    ranks = [torch.load(tmp_path / f'{rank}.pth') for rank in (0, 1)]
+    for key, grad in expected.items():
+        for rank in ranks:
+            torch.testing.assert_close(
+                rank['grads'][key], grad, rtol=1e-4, atol=1e-6
+            )
+    for key, buffer in ranks[0]['buffers'].items():
+        assert buffer.equal(ranks[1]['buffers'][key]), key
+
+
+def run_rank(name, folder):
+    """What each of the two processes does."""
+    torch.distributed.init_process_group('gloo')
+    rank = torch.distributed.get_rank()
+    model = MMDistributedDataParallel(
+        calibrated(ROUTINGS[name]), device_ids=None, broadcast_buffers=False
+    )
+    hook = mmdge.CostHook(budget=0.5)
+    hook.before_run(SimpleNamespace(model=model))
+    grads = gradients(model, torch.load(f'{folder}/x.pth').chunk(2)[rank])
+    state = dict(
+        grads={n.removeprefix('module.'): g for n, g in grads.items()},
+        buffers=dict(model.module.named_buffers()),
+    )
+    torch.save(state, f'{folder}/{rank}.pth')
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == '__main__':
+    run_rank(*sys.argv[1:])

@@ -1,0 +1,50 @@
+"""The picture shows what the routers decided."""
+
+import numpy as np
+import pytest
+import torch
+
+from mmdge import GranularityVisHook
+from mmdge.engine.hooks.granularity_vis_hook import (
+    draw_granularity,
+    stage_panels,
+)
+from mmdge.models.cost import Cost, GranularityMap
+
+
+def cost():
+    flops = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    maps = torch.tensor([[[1, 4], [2, 1]], [[4, 4], [4, 4]]])
+    routed = Cost(flops, 4 * flops, (GranularityMap(maps, 16, 'block1.0'),))
+    return Cost.of_stages([routed, Cost(flops, flops)])
+
+
+def test_panels_are_the_maps_in_pixels():
+    routed, dense = stage_panels(cost(), 0, (30, 32))
+    assert routed.title == 'stage 1: 25% of FLOPs'
+    assert routed.queries.shape == (30, 32)
+    assert routed.queries[0, 15] == 1 and routed.queries[0, 16] == 1 / 16
+    assert routed.queries[16, 0] == 1 / 4 and routed.queries[29, 31] == 1
+    assert np.isnan(dense.queries).all()
+
+
+def test_blocks_of_a_stage_are_averaged():
+    stage = cost().stages[0]
+    other = GranularityMap(torch.full((2, 2, 2), 4), 16, 'block1.1')
+    both = Cost(stage.dynamic, stage.dense, (*stage.maps, other))
+    (panel,) = stage_panels(Cost.of_stages([both]), 0, (32, 32))
+    assert panel.queries[0, 0] == pytest.approx((1 + 1 / 16) / 2)
+
+
+def test_picture_has_a_row_per_image():
+    image = np.full((32, 48, 3), 128, np.uint8)
+    panels = stage_panels(cost(), 0, (32, 48))
+    one = draw_granularity([(image, panels)])
+    two = draw_granularity([(image, panels)] * 2)
+    assert one.dtype == np.uint8 and one.shape[2] == 3
+    assert two.shape[0] > one.shape[0] and two.shape[1] == one.shape[1]
+
+
+def test_number_of_images_is_checked():
+    with pytest.raises(ValueError, match='num_images must be at least 1'):
+        GranularityVisHook(num_images=0)

@@ -1,0 +1,274 @@
+"""Real runs of the tools, through mmdet, on small data.
+
+Each test starts processes as a user would; a run takes seconds, most of it
+imports.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmdge.datasets import write_shapes
+
+ROOT = Path(__file__).parents[2]
+CONFIG = 'configs/shapes/retinanet_dge-pvt_fpn_shapes.py'
+METRICS = ('coco/bbox_mAP', 'backbone/GFLOPs', 'backbone/FLOPs_ratio')
+
+
+def run(*command, expect=0, **env):
+    """Run a command in the repository; return what it printed."""
+    result = subprocess.run(
+        [str(part) for part in command],
+        cwd=ROOT,
+        env={**os.environ, 'PYTHONPATH': str(ROOT), **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == expect, result.stdout[-3000:]
+    return result.stdout
+
+
+def python(*command, **kwargs):
+    return run(sys.executable, *command, **kwargs)
+
+
+def metrics(work_dir, mode):
+    """The last evaluation's figures, from the JSON beside the log."""
+    if mode == 'test':
+        (log,) = sorted(work_dir.glob('2*/2*.json'))
+        return json.loads(log.read_text())
+    (log,) = sorted(work_dir.glob('2*/vis_data/scalars.json'))
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    return [line for line in lines if 'coco/bbox_mAP' in line][-1]
+
+
+def figures(entries):
+    return {
+        key: value
+        for key, value in entries.items()
+        if key.startswith(('coco/', 'backbone/'))
+    }
+
+
+@pytest.fixture(scope='module')
+def shapes(tmp_path_factory):
+    root = tmp_path_factory.mktemp('shapes')
+    write_shapes(root, num_train=8, num_val=5, size=128)
+    return root
+
+
+@pytest.fixture(scope='module')
+def options(shapes):
+    """Point the config at the small data set; nothing else changes."""
+    keys = [
+        f'{split}_dataloader.dataset.data_root={shapes}/'
+        for split in ('train', 'val', 'test')
+    ]
+    keys += [
+        f'{split}_evaluator.0.ann_file={shapes}/annotations/instances_val.json'
+        for split in ('val', 'test')
+    ]
+    keys += [
+        'train_dataloader.batch_size=4',
+        'train_cfg.max_epochs=2',
+        'train_cfg.val_interval=2',
+        'param_scheduler.0.end=2',
+        'model.test_cfg.score_thr=0.001',
+    ]
+    return ['--cfg-options', *keys]
+
+
+@pytest.fixture(scope='module')
+def trained(options, tmp_path_factory):
+    work_dir = tmp_path_factory.mktemp('train')
+    log = python('tools/train.py', CONFIG, '--work-dir', work_dir, *options)
+    return work_dir, log
+
+
+@pytest.mark.slow
+def test_training_logs_cost_and_metric_in_one_line(trained):
+    work_dir, log = trained
+    assert re.search(r'Epoch\(train\).*flops_ratio: .*region_spread: ', log)
+    (line,) = re.findall(r'Epoch\(val\).*coco/bbox_mAP: .*', log)
+    assert all(f'{key}: ' in line for key in METRICS)
+    entries = metrics(work_dir, 'val')
+    assert all(key in entries for key in METRICS)
+    assert list(work_dir.glob('2*/vis_data/vis_image/granularity_*.png'))
+
+
+@pytest.mark.slow
+def test_test_repeats_the_metric_to_the_last_digit(trained, options, tmp_path):
+    work_dir, _ = trained
+    checkpoint = work_dir / 'epoch_2.pth'
+    python(
+        'tools/test.py', CONFIG, checkpoint, '--work-dir', tmp_path, *options
+    )
+    expected = figures(metrics(work_dir, 'val'))
+    assert expected['backbone/FLOPs_ratio'] < 1
+    assert figures(metrics(tmp_path, 'test')) == expected
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_report_alike(trained, options, tmp_path):
+    work_dir, _ = trained
+    run(
+        'bash',
+        'tools/dist_train.sh',
+        CONFIG,
+        2,
+        '--work-dir',
+        tmp_path / 'train',
+        *options,
+        PYTHON=sys.executable,
+    )
+    expected = metrics(work_dir, 'val')
+    entries = metrics(tmp_path / 'train', 'val')
+    assert entries.keys() == expected.keys()
+    # The same images were counted: not one more, not one less.
+    dense = 'backbone/GFLOPs_dense'
+    assert entries[dense] == pytest.approx(expected[dense], rel=1e-12)
+
+    checkpoint = tmp_path / 'train' / 'epoch_2.pth'
+    python(
+        'tools/test.py',
+        CONFIG,
+        checkpoint,
+        '--work-dir',
+        tmp_path / 'test',
+        *options,
+    )
+    alone = figures(metrics(tmp_path / 'test', 'test'))
+    assert alone == pytest.approx(figures(entries), rel=1e-9)
+
+
+@pytest.mark.slow
+def test_get_flops_counts_real_images(trained, options, tmp_path):
+    work_dir, _ = trained
+    out = python(
+        'tools/analysis_tools/get_flops.py',
+        CONFIG,
+        work_dir / 'epoch_2.pth',
+        '--json',
+        tmp_path / 'flops.json',
+        *options,
+    )
+    assert "PyTorch's counter: equal on every image" in out
+    report = json.loads((tmp_path / 'flops.json').read_text())
+    assert report['num_images'] == 5
+    assert set(report['parts']) == {'backbone', 'neck', 'head'}
+    assert min(part['min'] for part in report['parts'].values()) > 0
+    expected = metrics(work_dir, 'val')
+    assert report['parts']['backbone']['mean'] == pytest.approx(
+        expected['backbone/GFLOPs']
+    )
+    assert report['backbone_ratio']['p95'] == pytest.approx(
+        expected['backbone/FLOPs_ratio_p95']
+    )
+
+
+@pytest.mark.slow
+def test_static_checkpoint_runs_dynamic(trained, options, tmp_path):
+    """A checkpoint without routers, evaluated with each routing."""
+    work_dir, _ = trained
+    ratios = {}
+    for routing in ('finest', 'uniform'):
+        python(
+            'tools/test.py',
+            CONFIG,
+            work_dir / 'epoch_2.pth',
+            '--work-dir',
+            tmp_path / routing,
+            *options,
+            f'model.backbone.routing={routing}',
+        )
+        entries = metrics(tmp_path / routing, 'test')
+        ratios[routing] = entries['backbone/FLOPs_ratio']
+    assert ratios['finest'] == 1 and ratios['uniform'] < 0.8
+
+
+@pytest.mark.slow
+def test_coco_config_trains_on_coco_files(test_data, tmp_path):
+    """COCO's layout, with --cfg-options alone; a few images, small."""
+    coco = test_data / 'data' / 'coco_tiny'
+    keys = [
+        'model.backbone.init_cfg=None',
+        'model.test_cfg.score_thr=0.001',  # an epoch of 2 steps is unsure
+        'train_cfg.max_epochs=1',
+        'train_dataloader.dataset.pipeline.2.scale=(256,160)',
+    ]
+    for split in ('train', 'val', 'test'):
+        keys += [
+            f'{split}_dataloader.dataset.data_root={coco}/',
+            f'{split}_dataloader.dataset.indices=6',
+            f'{split}_dataloader.num_workers=0',
+            f'{split}_dataloader.persistent_workers=False',
+        ]
+    annotations = coco / 'annotations' / 'instances_val2017.json'
+    for split in ('val', 'test'):
+        keys += [
+            f'{split}_dataloader.dataset.pipeline.1.scale=(256,160)',
+            f'{split}_evaluator.0.ann_file={annotations}',
+        ]
+    log = python(
+        'tools/train.py',
+        'configs/dge/retinanet_dge-pvt-t_fpn_1x_coco.py',
+        '--work-dir',
+        tmp_path,
+        '--cfg-options',
+        *keys,
+    )
+    (line,) = re.findall(r'Epoch\(val\).*coco/bbox_mAP: .*', log)
+    assert all(f'{key}: ' in line for key in METRICS)
+
+
+@pytest.mark.slow
+def test_a_hook_without_a_dynamic_backbone_is_named(options, tmp_path):
+    log = python(
+        'tools/train.py',
+        CONFIG,
+        '--work-dir',
+        tmp_path,
+        *options,
+        'model.backbone._delete_=True',
+        'model.backbone.type=ResNet',
+        'model.backbone.depth=18',
+        'model.backbone.out_indices=[1,2,3]',
+        'model.neck.in_channels=[128,256,512]',
+        expect=1,
+    )
+    assert 'CostHook needs exactly one dynamic backbone' in log
+    assert 'RetinaNet with backbone ResNet' in log
+
+
+@pytest.mark.slow
+def test_demo(shapes, tmp_path):
+    out = python(
+        'tools/demo.py',
+        '--work-dir',
+        tmp_path,
+        '--data-root',
+        shapes,
+        '--cfg-options',
+        'train_cfg.max_epochs=1',
+        'train_cfg.val_interval=1',
+        'model.test_cfg.score_thr=0.001',
+    )
+    assert 'Epoch(train)' in out and 'Done in ' in out
+    (picture,) = re.findall(r'as a picture: (\S+\.png)', out)
+    assert Path(picture).stat().st_size > 10_000
+    ratios = {
+        name: metrics(tmp_path / f'test_{name}', 'test')[
+            'backbone/FLOPs_ratio'
+        ]
+        for name in ('its', 'finest', 'random')
+    }
+    assert ratios['finest'] == 1
+    # Five images and few regions: the shares are met on average only.
+    assert ratios['random'] == pytest.approx(ratios['its'], abs=0.1)
