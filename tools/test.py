@@ -14,7 +14,7 @@ from mmengine.evaluator import BaseMetric, DumpResults
 from mmengine.registry import METRICS
 
 import mmdge  # noqa: F401  registers the backbones before a config asks
-from mmdge.utils import UserError, launch
+from mmdge.utils import UserError, checks, launch
 
 
 class DumpPredictions(DumpResults):
@@ -91,8 +91,8 @@ def main() -> None:
     )
     cfg.load_from, cfg.resume = args.checkpoint, False
     # The checkpoint replaces init_cfg, which a test never loads.
-    launch.check_checkpoint(cfg.load_from)
-    launch.check_datasets(cfg, ('test',))
+    checks.check_checkpoint(cfg.load_from)
+    checks.check_datasets(cfg, ('test',))
     if args.show_dir:
         show_in(cfg, args.show_dir)
     launch.init_cpu_distributed(cfg)

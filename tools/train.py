@@ -14,7 +14,7 @@ import torch
 from mmengine.config import Config
 
 import mmdge  # noqa: F401  registers the backbones before a config asks
-from mmdge.utils import UserError, launch
+from mmdge.utils import UserError, checks, launch
 
 
 def parse_args() -> argparse.Namespace:
@@ -89,8 +89,8 @@ def main() -> None:
         scale_lr(cfg)
     if args.resume:
         resume_from(cfg, args.resume)
-    launch.check_checkpoints(cfg)
-    launch.check_datasets(cfg, ('train', 'val'))
+    checks.check_checkpoints(cfg)
+    checks.check_datasets(cfg, ('train', 'val'))
     launch.init_cpu_distributed(cfg)
     launch.build_runner(cfg).train()
 

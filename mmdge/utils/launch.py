@@ -1,16 +1,13 @@
 """What ``tools/train.py`` and ``tools/test.py`` share.
 
 Everything here works for mmdet, mmseg and mmpretrain alike, because all
-three run through MMEngine's Runner. The checks come before anything is built
-or written, so that a wrong path costs a second and leaves nothing behind.
+three run through MMEngine's Runner.
 """
 
 import argparse
 import os
-import re
 import sys
-import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +18,8 @@ from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from .checks import walk
 from .errors import UserError
-
-# How to get what is missing, by the first folder that names it.
-_SOURCES = {
-    'shapes': 'make it with `python tools/dataset_converters/make_shapes.py`',
-    'coco': 'download it from https://cocodataset.org/#download and unpack '
-    'it as data/coco',
-    'ade': 'download https://data.csail.mit.edu/places/ADEchallenge/'
-    'ADEChallengeData2016.zip and unpack it as data/ade',
-}
 
 # Rank, world size and local rank, as each launcher names them.
 _LAUNCHER_ENV = {
@@ -144,107 +133,6 @@ def load_config(
     return cfg
 
 
-def check_checkpoint(path: str | os.PathLike, resume: bool = False) -> None:
-    """Make sure that a checkpoint is there, whole, and holds weights.
-
-    The file is unpickled, as MMEngine will do: open only what you trust.
-
-    Args:
-        path: A local file, or an address such as ``https://...`` or
-            ``torchvision://resnet50``, which is let through.
-        resume: Whether the state of the training is needed as well.
-            Default: False.
-
-    Raises:
-        UserError: If the file is missing, cut off, or something else.
-    """
-    if '://' in os.fspath(path):
-        return
-    path = Path(path).expanduser().absolute()
-    if not path.is_file():
-        raise UserError(
-            f'checkpoint not found: {path} is not a file; check the path, or '
-            'train one first (tools/train.py writes to '
-            'work_dirs/<config-stem>)'
-        )
-    try:
-        # Mapped, not read: only the old format without an archive must be
-        # loaded as a whole to see its end.
-        checkpoint = torch.load(
-            path,
-            map_location='cpu',
-            mmap=zipfile.is_zipfile(path),
-            weights_only=False,
-        )
-    except Exception as err:  # whatever a broken pickle may raise
-        reason = f'{type(err).__name__}: {err}'.splitlines()[0]
-        raise UserError(
-            f'cannot read the checkpoint {path} ({path.stat().st_size} '
-            'bytes): it is cut off or no PyTorch checkpoint; copy or '
-            f'download it again ({reason[:120]})'
-        ) from err
-    if not _holds_weights(checkpoint):
-        raise UserError(
-            f'the file {path} holds no weights but '
-            f'{_describe(checkpoint)}; name a checkpoint of this model'
-        )
-    if resume and not {'meta', 'optimizer'} <= checkpoint.keys():
-        raise UserError(
-            f'cannot resume from {path}: it holds weights but not the state '
-            'of a training; start from it with '
-            f'--cfg-options load_from={path}'
-        )
-
-
-def check_checkpoints(cfg: Config) -> None:
-    """Check every checkpoint that the config names.
-
-    These are ``load_from`` and the ``init_cfg`` entries of the model.
-
-    Args:
-        cfg: The config of the run.
-
-    Raises:
-        UserError: As :func:`check_checkpoint`.
-    """
-    if cfg.get('load_from'):
-        check_checkpoint(cfg.load_from, resume=bool(cfg.get('resume')))
-    for _, node in _walk(cfg.get('model')):
-        if node.get('type') == 'Pretrained' and node.get('checkpoint'):
-            check_checkpoint(node['checkpoint'])
-
-
-def check_datasets(cfg: Config, splits: Iterable[str]) -> None:
-    """Make sure that the files of the data sets are there.
-
-    Looks at ``data_root``, ``ann_file`` and ``data_prefix`` of each data set
-    (inside wrappers too) and at ``ann_file`` of the evaluators. A split that
-    the config does not have is passed over.
-
-    Args:
-        cfg: The config of the run.
-        splits: Of 'train', 'val' and 'test', those that the run needs.
-
-    Raises:
-        UserError: If something is missing: where it was looked for, and how
-            to get it.
-    """
-    for split in splits:
-        loader = f'{split}_dataloader'
-        for key, node in _walk(cfg.get(loader), loader):
-            if 'dataset' in node or 'datasets' in node:
-                continue  # a loader or a wrapper: what it wraps comes next
-            root = node.get('data_root') or ''
-            if _fetches_itself(node):
-                continue
-            for path in _dataset_paths(node):
-                _check_data(split, path, root, f'{key}.data_root')
-        evaluator = f'{split}_evaluator'
-        for key, node in _walk(cfg.get(evaluator), evaluator):
-            if isinstance(node.get('ann_file'), str):
-                _check_data(split, node['ann_file'], '', f'{key}.ann_file')
-
-
 def init_cpu_distributed(cfg: Config) -> bool:
     """Open the process group where MMEngine cannot: without a GPU.
 
@@ -334,20 +222,6 @@ def run_tool(main: Callable[[], None]) -> int:
     return 0
 
 
-def _walk(node: Any, key: str = '') -> Iterator[tuple[str, Mapping]]:
-    """Yield every dict of a config with its dotted key, outermost first."""
-    if isinstance(node, Mapping):
-        yield key, node
-        # A copy, so that the caller may change what it is handed.
-        children = list(node.items())
-    elif isinstance(node, (list, tuple)):
-        children = list(enumerate(node))
-    else:
-        return
-    for name, child in children:
-        yield from _walk(child, f'{key}.{name}' if key else str(name))
-
-
 def _fill_dataloaders(cfg: Config) -> None:
     """Give mmpretrain's loaders the defaults that its own tools give."""
     if cfg.get('default_scope') != 'mmpretrain':
@@ -366,67 +240,10 @@ def _replace_sync_bn(cfg: Config) -> None:
     """Use BN for SyncBN, and say so."""
     found = [
         node
-        for _, node in _walk(cfg.get('model'))
+        for _, node in walk(cfg.get('model'))
         if node.get('type') in ('SyncBN', 'MMSyncBN')
     ]
     for node in found:
         node['type'] = 'BN'
     if found and torch.distributed.get_rank() == 0:
         print_log('no GPU: SyncBN becomes BN, statistics are per process')
-
-
-def _holds_weights(checkpoint: Any) -> bool:
-    """Whether a dict holds tensors, or a dict of tensors."""
-    if not isinstance(checkpoint, Mapping):
-        return False
-    inner = [v for v in checkpoint.values() if isinstance(v, Mapping)]
-    return any(
-        isinstance(value, torch.Tensor)
-        for entries in (checkpoint, *inner)
-        for value in entries.values()
-    )
-
-
-def _describe(checkpoint: Any) -> str:
-    """Name what was found instead of weights."""
-    if not isinstance(checkpoint, Mapping):
-        return f'one object of type {type(checkpoint).__name__}'
-    keys = ', '.join(map(str, list(checkpoint)[:5]))
-    return f'a dict with the keys: {keys}' if keys else 'an empty dict'
-
-
-def _fetches_itself(dataset: Mapping) -> bool:
-    """Whether a data set of mmpretrain downloads its own files."""
-    name = str(dataset.get('type')).rsplit('.', 1)[-1]
-    kinds = ('MNIST', 'FashionMNIST', 'CIFAR10', 'CIFAR100')
-    return name in kinds and dataset.get('download', True)
-
-
-def _dataset_paths(dataset: Mapping) -> Iterator[str]:
-    """Yield the paths a data set reads, joined as MMEngine joins them."""
-    root = dataset.get('data_root') or ''
-    if root:
-        yield root
-    prefix = dataset.get('data_prefix') or {}
-    prefixes = prefix.values() if isinstance(prefix, Mapping) else [prefix]
-    files = dataset.get('ann_file') or []
-    for path in [*([files] if isinstance(files, str) else files), *prefixes]:
-        if isinstance(path, str) and path:
-            yield os.path.join(root, path)
-
-
-def _check_data(split: str, path: str, root: str, key: str) -> None:
-    """Raise if a file of a data set is not there."""
-    remote = '://' in path or re.match(r'(\w+:)?s3:', path)
-    if remote or os.path.exists(path):
-        return
-    advice = [
-        how
-        for name, how in _SOURCES.items()
-        if re.search(rf'(^|/){name}', root or path, re.IGNORECASE)
-    ]
-    advice.append(f'set its place with --cfg-options {key}=/path/to/it')
-    raise UserError(
-        f'{split} data not found: {os.path.abspath(path)} is not there; '
-        + ', or '.join(advice)
-    )

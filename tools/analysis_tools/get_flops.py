@@ -34,7 +34,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import mmdge  # noqa: F401  registers the backbones before a config asks
 from mmdge.engine.hooks import find_dynamic_backbone
-from mmdge.utils import launch
+from mmdge.utils import checks, launch
 
 
 def parse_args():
@@ -188,9 +188,9 @@ def report(figures: dict) -> None:
 def main() -> None:
     args = parse_args()
     cfg = launch.load_config(args.config, args.cfg_options, args.work_dir)
-    launch.check_datasets(cfg, ['val'])
+    checks.check_datasets(cfg, ['val'])
     if args.checkpoint:
-        launch.check_checkpoint(args.checkpoint)
+        checks.check_checkpoint(args.checkpoint)
     init_default_scope(cfg.get('default_scope', 'mmdge'))
     model = MODELS.build(cfg.model).to(get_device()).eval()
     if args.checkpoint:

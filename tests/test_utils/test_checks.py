@@ -1,0 +1,136 @@
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmdge.utils import UserError, checks
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """Relative paths must not find what lies in the repository."""
+    monkeypatch.chdir(tmp_path)
+
+
+def save(path, content, **kwargs):
+    torch.save(content, path, **kwargs)
+    return path
+
+
+@pytest.fixture
+def weights():
+    return {'state_dict': {'w': torch.zeros(5000)}, 'meta': {}}
+
+
+@pytest.mark.parametrize('archive', [True, False])
+def test_whole_checkpoint_passes(tmp_path, weights, archive):
+    path = save(
+        tmp_path / 'a.pth', weights, _use_new_zipfile_serialization=archive
+    )
+    checks.check_checkpoint(path)
+    checks.check_checkpoint(save(path, weights['state_dict']))
+
+
+@pytest.mark.parametrize('archive', [True, False])
+@pytest.mark.parametrize('keep', [0.0, 0.02, 0.5, 0.99])
+def test_truncated_checkpoint(tmp_path, weights, archive, keep):
+    path = save(
+        tmp_path / 'a.pth', weights, _use_new_zipfile_serialization=archive
+    )
+    data = path.read_bytes()
+    path.write_bytes(data[: int(keep * len(data))])
+    with pytest.raises(UserError, match='cut off or no PyTorch') as info:
+        checks.check_checkpoint(path)
+    assert str(path) in str(info.value)
+    assert '\n' not in str(info.value)
+
+
+def test_other_files_are_no_checkpoint(tmp_path):
+    path = tmp_path / 'a.pth'
+    path.write_text('<html>404</html>')
+    with pytest.raises(UserError, match='no PyTorch checkpoint'):
+        checks.check_checkpoint(path)
+    with pytest.raises(UserError, match='one object of type list'):
+        checks.check_checkpoint(save(path, [1, 2]))
+    with pytest.raises(UserError, match='keys: epoch'):
+        checks.check_checkpoint(save(path, {'epoch': 3}))
+
+
+def test_missing_checkpoint_and_addresses(tmp_path):
+    for path in (tmp_path / 'none.pth', tmp_path):
+        with pytest.raises(UserError, match='not found.*is not a file'):
+            checks.check_checkpoint(path)
+    checks.check_checkpoint('https://example.com/a.pth')
+    checks.check_checkpoint('torchvision://resnet50')
+
+
+def test_resume_needs_the_state_of_a_training(tmp_path, weights):
+    path = save(tmp_path / 'a.pth', weights)
+    with pytest.raises(UserError, match='cannot resume'):
+        checks.check_checkpoint(path, resume=True)
+    save(path, {**weights, 'optimizer': {}})
+    checks.check_checkpoint(path, resume=True)
+
+
+def test_init_cfg_is_checked(tmp_path):
+    init = dict(type='Pretrained', checkpoint=str(tmp_path / 'none.pth'))
+    cfg = Config(dict(model=dict(backbone=dict(init_cfg=[init]))))
+    with pytest.raises(UserError, match=r'none\.pth'):
+        checks.check_checkpoints(cfg)
+
+
+def test_missing_data_root_inside_wrappers():
+    dataset = dict(
+        type='ConcatDataset',
+        datasets=[dict(type='CocoDataset', data_root='data/coco/')],
+    )
+    loader = dict(dataset=dict(type='RepeatDataset', dataset=dataset))
+    cfg = Config(dict(train_dataloader=loader))
+    with pytest.raises(UserError) as info:
+        checks.check_datasets(cfg, ('train', 'val'))
+    message = str(info.value)
+    assert os.path.abspath('data/coco') in message
+    assert 'cocodataset.org' in message
+    assert 'train_dataloader.dataset.dataset.datasets.0.data_root' in message
+    checks.check_datasets(cfg, ('val', 'test'))
+
+
+@pytest.mark.parametrize(
+    ('root', 'advice'),
+    [
+        ('data/shapes', 'make_shapes.py'),
+        ('data/ade/ADEChallengeData2016', 'ADEChallengeData2016.zip'),
+        ('data/mine', 'data not found: .*; set its place with'),
+    ],
+)
+def test_advice_for_missing_data(root, advice):
+    cfg = Config(dict(val_dataloader=dict(dataset=dict(data_root=root))))
+    with pytest.raises(UserError, match=advice):
+        checks.check_datasets(cfg, ('val',))
+
+
+def test_each_file_of_a_dataset_is_looked_for(tmp_path):
+    dataset = dict(
+        data_root=str(tmp_path),
+        ann_file='ann.json',
+        data_prefix=dict(img='images/'),
+    )
+    cfg = Config(
+        dict(
+            test_dataloader=dict(dataset=dataset),
+            test_evaluator=[dict(ann_file=str(tmp_path / 'other.json'))],
+        )
+    )
+    for name in ('ann.json', 'images', 'other.json'):
+        with pytest.raises(UserError, match=name):
+            checks.check_datasets(cfg, ('test',))
+        (tmp_path / name).mkdir()
+    checks.check_datasets(cfg, ('test',))
+
+
+def test_data_that_is_fetched_or_remote_passes():
+    for dataset in (
+        dict(type='mmpretrain.CIFAR10', data_root='data/none'),
+        dict(type='CocoDataset', data_root='s3://bucket/coco'),
+    ):
+        cfg = Config(dict(train_dataloader=dict(dataset=dataset)))
+        checks.check_datasets(cfg, ('train',))
