@@ -1,24 +1,11 @@
-_base_ = [
-    'mmdet::pvt/retinanet_pvt-l_fpn_1x_coco.py',
-    '../_base_/mmdge_runtime.py',
-]
+_base_ = './retinanet_pvt-t_fpn_1x_coco.py'
 
-# The same PVT as mmdet's, faster and with its FLOPs reported.
 model = dict(
     backbone=dict(
-        _delete_=True,
-        type='mmdge.DGEPVT',
         arch='large',
-        routing='finest',
         init_cfg=dict(
-            type='Pretrained',
             checkpoint='https://github.com/whai362/PVT/releases/download/v2/'
-            'pvt_large.pth',
+            'pvt_large.pth'
         ),
-    ),
+    )
 )
-val_evaluator = [
-    {{_base_.val_evaluator}},
-    dict(type='mmdge.BackboneFLOPs'),
-]
-test_evaluator = val_evaluator
