@@ -19,7 +19,6 @@ import sys
 import time
 from pathlib import Path
 
-import torch
 from mmengine.config import Config
 from mmengine.utils import track_iter_progress
 from rich.console import Console
@@ -27,12 +26,11 @@ from rich.table import Table
 
 from mmdge.datasets import write_shapes
 from mmdge.datasets.shapes import MANIFEST
-from mmdge.models import DGEPVT
-from mmdge.models.routing.routers import default_share
+from mmdge.models import share_for_budget
 from mmdge.utils import UserError, launch
 
-TOOLS = Path(__file__).parent
-CONFIG = 'configs/shapes/retinanet_dge-pvt_fpn_shapes.py'
+TOOLS = Path(__file__).resolve().parent
+CONFIG = TOOLS.parent / 'configs/shapes/retinanet_dge-pvt_fpn_shapes.py'
 
 
 def parse_args() -> argparse.Namespace:
@@ -98,30 +96,12 @@ def last_metrics(work_dir: Path) -> dict:
     return json.loads(logs[-1].read_text())
 
 
-def random_routing(metrics: dict) -> list[str]:
-    """Config entries of random routing at the FLOPs of another evaluation.
-
-    FLOPs are linear in the shares, so the default share is mixed with all
-    finest, or all coarsest, until the ratio is met.
-    """
-    backbone = Config.fromfile(CONFIG).model.backbone
-    backbone.pop('type')
-
-    def ratio_at(*share: float) -> float:
-        backbone.routing = dict(type='UniformRouter', share=share)
-        model = DGEPVT(**backbone).eval()
-        with torch.no_grad():
-            model(torch.zeros(1, 3, 256, 256))
-        return model.cost.ratio.item()
-
-    finest, middle, coarsest = default_share(3)
-    costs = ratio_at(1, 0, 0), ratio_at(0, 1, 0), ratio_at(0, 0, 1)
-    now = finest * costs[0] + middle * costs[1] + coarsest * costs[2]
-    wanted = metrics['backbone/FLOPs_ratio']
-    target = 0 if wanted > now else 2
-    mix = (wanted - now) / (costs[target] - now)
-    share = [(1 - mix) * part for part in (finest, middle, coarsest)]
-    share[target] += mix
+def random_routing(config: Path, metrics: dict) -> list[str]:
+    """Config entries of random routing at the FLOPs of another evaluation."""
+    backbone = Config.fromfile(config).model.backbone
+    share = share_for_budget(
+        backbone, metrics['backbone/FLOPs_ratio'], (256, 256)
+    )
     return [
         'routing._delete_=True',
         'routing.type=RandomRouter',
@@ -150,8 +130,8 @@ def print_table(rows: dict[str, dict]) -> None:
     console = Console(width=100)
     console.print(table)
     console.print(
-        'GFLOPs: 1e9 multiply-adds of the backbone; ms: the whole detector, '
-        'batch 1, without data loading.'
+        'GFLOPs: 1e9 multiply-adds of the backbone. ms: mean of the whole '
+        'detector, batch 1, without data loading; no benchmark.'
     )
 
 
@@ -196,7 +176,9 @@ def main() -> None:
         ('random, same FLOPs', None),
     ):
         if routing is None:
-            routing = random_routing(rows['its own: variance'])
+            # The config as it was trained, with all options.
+            (config,) = (args.work_dir / 'train').glob('*.py')
+            routing = random_routing(config, rows['its own: variance'])
         folder = args.work_dir / f'test_{title.split()[0].strip(":,")}'
         run(
             f'Evaluating with routing {title}',

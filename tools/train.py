@@ -2,7 +2,7 @@
 
 Example::
 
-    python tools/train.py configs/shapes/retinanet_dge-pvt.py --amp
+    python tools/train.py configs/shapes/retinanet_dge-pvt_fpn_shapes.py
 """
 
 import argparse

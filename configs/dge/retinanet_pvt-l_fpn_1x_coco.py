@@ -9,3 +9,4 @@ model = dict(
         ),
     )
 )
+optim_wrapper = dict(type='AmpOptimWrapper')  # as mmdet's

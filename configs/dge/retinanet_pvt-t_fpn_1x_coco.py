@@ -3,7 +3,7 @@ _base_ = [
     '../_base_/mmdge_runtime.py',
 ]
 
-# The same PVT as mmdet's, faster and with its FLOPs reported.
+# The same PVT as mmdet's, with its FLOPs reported.
 model = dict(
     backbone=dict(
         _delete_=True,

@@ -1,14 +1,14 @@
 """Data sets drawn by mmdge itself; importing needs no host library."""
 
-from .shapes import (
+from .scenes import (
     CLASSES,
     PALETTE,
     SEM_CLASSES,
     SEM_PALETTE,
     Scene,
     draw_scene,
-    write_shapes,
 )
+from .shapes import write_shapes
 
 __all__ = [
     'CLASSES',

@@ -46,7 +46,9 @@ class BackboneFLOPs(BaseMetric):
             if 'backbone_cost' not in sample:
                 raise ValueError(
                     'BackboneFLOPs found a sample without backbone_cost; add '
-                    "dict(type='mmdge.CostHook', budget=...) to custom_hooks."
+                    "dict(type='mmdge.CostHook', budget=...) to custom_hooks. "
+                    'With test-time augmentation there is no such cost: leave '
+                    'the metric out.'
                 )
             cost = sample['backbone_cost']
             self.results.append(
@@ -55,6 +57,8 @@ class BackboneFLOPs(BaseMetric):
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Summarise the images of all ranks."""
+        if not results:
+            raise ValueError('BackboneFLOPs saw no image: is the set empty?')
         dynamic, dense, spread = np.array(results, dtype=np.float64).T
         return {
             **_distribution('GFLOPs', dynamic / 1e9),

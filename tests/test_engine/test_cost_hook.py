@@ -1,5 +1,6 @@
 """The bridge: losses, samples, DDP, and no graph left behind."""
 
+import copy
 import gc
 import os
 import subprocess
@@ -10,7 +11,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from mmengine.model import BaseModel, MMDistributedDataParallel
+from mmengine.model import (
+    BaseModel,
+    BaseTTAModel,
+    MMDistributedDataParallel,
+)
 from mmengine.structures import BaseDataElement
 from torch import nn
 
@@ -56,6 +61,7 @@ def test_loss_mode_adds_the_budget_loss():
         'loss_task',
         'loss_budget',
         'flops_ratio',
+        'flops_ratio_std',
         'region_spread',
     }
     cost = model.backbone.cost
@@ -121,7 +127,40 @@ def test_routers_without_parameters_only_log():
     assert not losses['loss_budget'].requires_grad
 
 
-@pytest.mark.parametrize('budget', [0, -0.5, 1.01])
+def test_a_copy_of_the_model_reads_its_own_backbone():
+    model, _ = attached()
+    other = copy.deepcopy(model).eval()
+    with torch.no_grad():
+        other.backbone.block1[0].router.gate.bias.copy_(
+            torch.tensor([-9.0, -9.0, 9.0])
+        )
+    x = torch.rand(1, 3, 64, 64)
+    (sample,) = other(x, mode='predict')
+    assert sample.backbone_cost['dynamic'] == other.backbone.cost.dynamic
+    assert model.backbone.cost is None
+
+
+def test_it_attaches_inside_wrappers():
+    class Wrapper(BaseTTAModel):
+        def merge_preds(self, data_samples_list):
+            return data_samples_list
+
+    model = Host().eval()
+    mmdge.CostHook(budget=0.5).attach(Wrapper(module=model))
+    (sample,) = model(torch.rand(1, 3, 64, 64), mode='predict')
+    assert sample.backbone_cost['dense'] > 0
+
+
+@pytest.mark.parametrize('ratio, warned', [(0.55, False), (0.95, True)])
+def test_a_ratio_far_from_the_budget_is_said(ratio, warned):
+    said = []
+    runner = SimpleNamespace(logger=SimpleNamespace(warning=said.append))
+    hook = mmdge.CostHook(budget=0.5)
+    hook.after_val_epoch(runner, {'backbone/FLOPs_ratio': ratio})
+    assert bool(said) == warned
+
+
+@pytest.mark.parametrize('budget', [0, -0.5, 1.01, 'half'])
 def test_budget_is_checked(budget):
     with pytest.raises(ValueError, match=r'must be in \(0, 1\], but got'):
         mmdge.CostHook(budget=budget)

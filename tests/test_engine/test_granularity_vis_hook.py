@@ -6,8 +6,10 @@ import torch
 
 from mmdge import GranularityVisHook
 from mmdge.engine.hooks.granularity_vis_hook import (
+    covers,
     draw_granularity,
     stage_panels,
+    to_picture,
 )
 from mmdge.models.cost import Cost, GranularityMap
 
@@ -43,6 +45,24 @@ def test_picture_has_a_row_per_image():
     two = draw_granularity([(image, panels)] * 2)
     assert one.dtype == np.uint8 and one.shape[2] == 3
     assert two.shape[0] > one.shape[0] and two.shape[1] == one.shape[1]
+
+
+def test_picture_is_what_the_model_saw():
+    bgr = torch.zeros(3, 4, 5, dtype=torch.uint8)
+    bgr[0] = 200
+    picture = to_picture(bgr)
+    assert picture.shape == (4, 5, 3)
+    assert picture[0, 0].tolist() == [0, 0, 200]
+    normalised = to_picture(torch.tensor([-1.0, 1.0]).view(1, 1, 2))
+    assert normalised.tolist() == [[[0] * 3, [255] * 3]]
+
+
+def test_maps_of_windows_are_told_from_maps_of_the_image():
+    whole = cost()
+    assert covers(whole, (32, 32)) and covers(whole, (30, 47))
+    assert not covers(whole, (32, 64))
+    twice = Cost.add_up([whole.stages[0], whole.stages[0]])
+    assert not covers(twice, (32, 32))
 
 
 def test_number_of_images_is_checked():

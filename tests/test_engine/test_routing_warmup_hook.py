@@ -28,6 +28,7 @@ def test_it_drives_the_routers_from_the_iteration_alone():
     routers = [block.router for block in model.backbone.block1]
     hook = RoutingWarmupHook(begin=0.2, end=0.6)
     runner = SimpleNamespace(model=model, iter=40, max_iters=100)
+    hook.before_train(runner)
     hook.before_train_iter(runner, 0)
     assert routers[0].progress == pytest.approx(0.5)
     model.eval()

@@ -37,3 +37,8 @@ def test_images_of_another_size_have_their_own_dense():
 def test_a_missing_hook_is_named():
     with pytest.raises(ValueError, match='add .*mmdge.CostHook'):
         BackboneFLOPs().process({}, [dict(img_id=1)])
+
+
+def test_an_empty_set_is_named():
+    with pytest.raises(ValueError, match='saw no image'):
+        BackboneFLOPs().compute_metrics([])

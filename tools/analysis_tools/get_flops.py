@@ -4,7 +4,8 @@ The FLOPs of a dynamic model depend on its weights and on the images, so give
 the checkpoint that you mean. Unit: 1 GFLOPs = 1e9 multiply-adds, of
 convolutions, linear layers and both attention products. The backbone is
 counted by its formulae, and image by image compared with what PyTorch's
-counter saw; the rest of the model by the counter.
+counter saw; the rest of the model by the counter. Each image passes whole,
+also where the config predicts by sliding windows.
 
 Example::
 
@@ -34,7 +35,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import mmdge  # noqa: F401  registers the backbones before a config asks
 from mmdge.engine.hooks import find_dynamic_backbone
-from mmdge.utils import checks, launch
+from mmdge.utils import UserError, checks, launch
 
 
 def parse_args():
@@ -73,7 +74,10 @@ class Counts:
 @torch.no_grad()
 def count(model: nn.Module, loader: Iterable, num_images: int) -> Counts:
     """Run ``num_images`` images of ``loader`` through ``model``."""
-    backbone = find_dynamic_backbone(model, 'get_flops.py')
+    try:
+        backbone = find_dynamic_backbone(model, 'get_flops.py')
+    except ValueError as error:
+        raise UserError(str(error)) from error
     root = type(model).__name__
     counts = Counts()
     for data in track_iter_progress((loader, num_images), file=sys.stderr):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce
+from mmengine.dist import all_reduce, get_world_size
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
@@ -16,26 +17,32 @@ from mmdge.models.cost import Cost
 from mmdge.registry import HOOKS
 
 
+def unwrap(model: nn.Module) -> nn.Module:
+    """The host's model inside its wrappers for DDP or augmented tests."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
+
+
 def find_dynamic_backbone(model: nn.Module, who: str) -> DynamicBackbone:
     """Return the one dynamic backbone of a model.
 
     Args:
-        model (nn.Module): A host's model, wrapped for DDP or not.
+        model (nn.Module): A host's model, wrapped or not.
         who (str): Who asks, for the error message.
 
     Raises:
         ValueError: If there is none, or more than one.
     """
+    model = unwrap(model)
     found = [m for m in model.modules() if isinstance(m, DynamicBackbone)]
     if len(found) != 1:
-        if is_model_wrapper(model):
-            model = model.module
         backbone = type(getattr(model, 'backbone', model)).__name__
         raise ValueError(
             f'{who} needs exactly one dynamic backbone in the model, but '
             f'found {len(found)} in {type(model).__name__} with backbone '
-            f"{backbone}. Set e.g. model.backbone.type='mmdge.DGEPVT', or "
-            f'remove {who} from the config.'
+            f"{backbone}. Set e.g. model.backbone.type='mmdge.DGEPVT', or do "
+            f'without {who}.'
         )
     return found[0]
 
@@ -50,8 +57,9 @@ class CostHook(Hook):
     - ``loss_budget``: ``loss_weight * (sum dynamic / sum dense - budget)^2``
       over the global batch (DGE, NeurIPS 2021, section 3.3); a constant for
       routers whose shares are set by construction;
-    - ``flops_ratio`` and ``region_spread``, for the log: the realised ratio
-      and :attr:`Cost.region_spread`, 0 for a collapsed router.
+    - for the log ``flops_ratio``, the realised ratio, ``flops_ratio_std``
+      over the images, and ``region_spread``, see
+      :attr:`Cost.region_spread`: 0 for a collapsed router.
 
     In ``predict`` mode each sample gets ``backbone_cost``: a dict of floats
     ``dynamic``, ``dense`` (multiply-adds), ``region_spread``, and the lists
@@ -64,10 +72,15 @@ class CostHook(Hook):
     """
 
     def __init__(self, budget: float, loss_weight: float = 1.0) -> None:
-        if not 0 < budget <= 1:
+        if not isinstance(budget, Real) or not 0 < budget <= 1:
             raise ValueError(
                 'budget, the target ratio of dynamic to dense FLOPs, must be '
-                f'in (0, 1], but got {budget}.'
+                f'in (0, 1], but got {budget!r}.'
+            )
+        if not isinstance(loss_weight, Real) or loss_weight < 0:
+            raise ValueError(
+                'loss_weight must be a number of at least 0, but got '
+                f'{loss_weight!r}.'
             )
         self.budget = budget
         self.loss_weight = loss_weight
@@ -75,25 +88,24 @@ class CostHook(Hook):
 
     def before_run(self, runner: Any) -> None:
         """Attach to the model; it is the same with and without DDP."""
-        model = runner.model
-        if is_model_wrapper(model):
-            model = model.module
-        self.attach(model)
+        self.attach(runner.model)
 
     def after_run(self, runner: Any) -> None:
         """Leave the model as it was."""
         self.detach()
 
     def attach(self, model: nn.Module) -> None:
-        """Register on a host's model (not on its DDP wrapper)."""
+        """Register on a host's model, wrapped or not."""
+        model = unwrap(model)
         backbone = find_dynamic_backbone(model, type(self).__name__)
+        (name,) = [n for n, m in model.named_modules() if m is backbone]
         costs: list[Cost] = []
 
         def start(module: nn.Module, args: tuple) -> None:
             costs.clear()
 
         def collect(module: nn.Module, args: tuple, output: Any) -> None:
-            costs.append(backbone.cost)
+            costs.append(module.cost)
 
         def finish(module: nn.Module, args: tuple, output: Any) -> Any:
             if not costs:
@@ -104,8 +116,9 @@ class CostHook(Hook):
                 output = {**output, **self.losses(cost)}
             elif is_samples(output):
                 write_costs(output, cost)
-            # With the loss taken, nothing may keep the graph alive.
-            backbone.cost = cost.detach()
+            # With the loss taken, nothing may keep the graph alive. By name,
+            # because the model may be a copy of the one attached to.
+            module.get_submodule(name).cost = cost.detach()
             return output
 
         self.detach()
@@ -123,19 +136,35 @@ class CostHook(Hook):
 
     def losses(self, cost: Cost) -> dict[str, Tensor]:
         """The entries for the loss dict of a batch's cost."""
-        local = cost.dynamic.mean()
-        dynamic, dense = local.detach().clone(), cost.dense.mean()
-        all_reduce(dynamic, 'mean')
-        all_reduce(dense, 'mean')
+        local = cost.dynamic.sum()
+        dynamic, dense = local.detach().clone(), cost.dense.sum()
+        all_reduce(dynamic)
+        all_reduce(dense)
         # The value of the global batch with the gradient of this rank's
-        # part: averaged over the ranks it is the global batch's gradient.
-        ratio = (dynamic + local - local.detach()) / dense
+        # part, which DDP will divide by the number of ranks.
+        part = get_world_size() * (local - local.detach())
+        ratio = (dynamic + part) / dense
         loss = self.loss_weight * (ratio - self.budget) ** 2
         return dict(
             loss_budget=loss.float(),
             flops_ratio=ratio.detach().float(),
+            flops_ratio_std=cost.ratio.detach().std(correction=0).float(),
             region_spread=cost.region_spread.mean().float(),
         )
+
+    def after_val_epoch(
+        self, runner: Any, metrics: dict | None = None
+    ) -> None:
+        """Say so if what is spent is far from the budget."""
+        ratio = (metrics or {}).get('backbone/FLOPs_ratio', self.budget)
+        if abs(ratio - self.budget) > 0.1:
+            runner.logger.warning(
+                f'CostHook: the backbone spends {ratio:.2f} of its dense '
+                f'FLOPs, the budget is {self.budget}. A router that learns '
+                "how much to spend (the paper's) is led there by "
+                'loss_weight=1.0; for one with shares, set the share that '
+                'mmdge.share_for_budget gives.'
+            )
 
 
 def is_samples(output: Any) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import mmcv
 import numpy as np
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.visualization import Visualizer
+from torch import Tensor
 
 from mmdge.models.cost import Cost
 from mmdge.registry import HOOKS
@@ -73,14 +74,19 @@ class GranularityVisHook(Hook):
         missing = self.num_images - len(self._rows)
         if mode == 'train' or missing <= 0 or not is_samples(outputs):
             return
-        backbone = find_dynamic_backbone(runner.model, type(self).__name__)
-        for i, sample in enumerate(outputs[:missing]):
-            height, width = sample.img_shape[:2]
-            image = mmcv.imread(sample.img_path, channel_order='rgb')
-            image = mmcv.imresize(image, (width, height))
-            self._rows.append(
-                (image, stage_panels(backbone.cost, i, (height, width)))
-            )
+        cost = find_dynamic_backbone(runner.model, type(self).__name__).cost
+        # What the model saw, whatever the pipeline did to the file.
+        images = [to_picture(image) for image in data_batch['inputs']]
+        if not covers(cost, images[0].shape[:2]):
+            if batch_idx == 0:
+                runner.logger.warning(
+                    f'{type(self).__name__}: no picture, because the backbone '
+                    'saw the images in parts (sliding windows).'
+                )
+            return
+        for i, image in enumerate(images[:missing]):
+            panels = stage_panels(cost, i, image.shape[:2])
+            self._rows.append((image, panels))
 
     @master_only
     def _after_epoch(self, runner: Any, mode: str = 'train') -> None:
@@ -90,6 +96,38 @@ class GranularityVisHook(Hook):
         picture = draw_granularity(self._rows)
         visualizer.add_image(self.name, picture, step=runner.iter)
         self._rows = []
+
+
+def to_picture(image: Tensor) -> np.ndarray:
+    """Turn a model's input into an RGB picture.
+
+    Args:
+        image (Tensor): ``(C, H, W)``, channels as the hosts load them (BGR,
+            or one), of any range.
+
+    Returns:
+        np.ndarray: ``(H, W, 3)``, uint8.
+    """
+    pixels = image.cpu().float()
+    if image.dtype != torch.uint8:  # normalised: show what range there is
+        low, high = pixels.min(), pixels.max()
+        pixels = (pixels - low) / (high - low).clamp(min=1e-6) * 255
+    pixels = pixels.byte().permute(1, 2, 0).numpy()
+    return (
+        np.repeat(pixels, 3, 2) if pixels.shape[2] == 1 else pixels[..., ::-1]
+    )
+
+
+def covers(cost: Cost, size: tuple[int, int]) -> bool:
+    """Whether the maps are those of one pass over whole images."""
+    names = [routed.name for routed in cost.maps]
+    return len(set(names)) == len(names) and all(
+        side - regions * routed.region_size < routed.region_size
+        for routed in cost.maps
+        for side, regions in zip(
+            size, routed.granularity.shape[1:], strict=True
+        )
+    )
 
 
 def stage_panels(
@@ -135,7 +173,12 @@ def draw_granularity(
         np.ndarray: RGB picture, uint8.
     """
     num_columns = 1 + max(len(panels) for _, panels in rows)
-    norm = LogNorm(1 / 16, 1, clip=True)
+    least = min(
+        float(np.nanmin(panel.queries, initial=1 / 16))
+        for _, panels in rows
+        for panel in panels
+    )
+    norm = LogNorm(least, 1, clip=True)
     figure = Figure(
         figsize=(2.4 * num_columns, 2.5 * len(rows) + 0.9),
         dpi=100,

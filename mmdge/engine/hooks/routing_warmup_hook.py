@@ -17,7 +17,8 @@ class RoutingWarmupHook(Hook):
 
     What a region needs can't be known before the features mean something. It
     drives :meth:`DynamicBackbone.anneal`, so it acts in training only: every
-    evaluation shows the model at the routers' own shares.
+    evaluation shows the model at the routers' own shares. The paper's router
+    learns its amount and takes no notice.
 
     Args:
         begin (float): Part of the training, in [0, 1], that is dense.
@@ -41,9 +42,14 @@ class RoutingWarmupHook(Hook):
             return 1.0
         return max(0.0, (part - self.begin) / (self.end - self.begin))
 
+    def before_train(self, runner: Any) -> None:
+        """Find the backbone, or say that there is none."""
+        self._backbone = find_dynamic_backbone(
+            runner.model, type(self).__name__
+        )
+
     def before_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None
     ) -> None:
         """Set the progress of this iteration, resumed or not."""
-        backbone = find_dynamic_backbone(runner.model, type(self).__name__)
-        backbone.anneal(self.progress(runner.iter / runner.max_iters))
+        self._backbone.anneal(self.progress(runner.iter / runner.max_iters))

@@ -6,7 +6,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from ..cost import Cost
-from ..routing import Router
+from ..routing import Router, ShareRouter
 
 
 class DynamicBackbone(BaseModule):
@@ -49,4 +49,12 @@ class DynamicBackbone(BaseModule):
         super().train(mode)
         for module in self.frozen_modules():
             module.eval()
+            for child in module.modules():
+                # What it remembers of the scores is no trained parameter.
+                if isinstance(child, ShareRouter):
+                    child.train(mode)
         return self
+
+    def __getstate__(self) -> dict:
+        """Copies and pickles start without a cost, which may hold a graph."""
+        return {**self.__dict__, 'cost': None}

@@ -5,7 +5,9 @@ Sources: DGE (Song et al., NeurIPS 2021), PVT (Wang et al., ICCV 2021).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -56,12 +58,14 @@ class DGEPVT(DynamicBackbone):
             without a final norm; ``'cls_token'``: the normed cls token
             ``(B, C)``, which needs ``with_cls_token``. Defaults to
             ``'featmap'``.
-        out_indices (Sequence[int]): Stages whose maps are returned. Defaults
-            to (0, 1, 2, 3), of strides 4, 8, 16, 32.
+        out_indices (Sequence[int]): Stages whose maps are returned,
+            ascending; later stages are not built. Defaults to (0, 1, 2, 3),
+            of strides 4, 8, 16, 32.
         drop_path_rate (float): Stochastic depth per sample, rising linearly
             over the blocks from 0 to this. Defaults to 0.1.
-        frozen_stages (int): The first so many stages are not trained.
-            Defaults to -1, none.
+        frozen_stages (int): The first so many stages are not trained; their
+            routers still learn how the regions' scores are distributed.
+            Defaults to -1, like 0 none.
         with_cp (bool): Recompute blocks in the backward pass to save memory.
             Defaults to False.
         pretrain_img_size (int): Side of the images for which the position
@@ -110,6 +114,7 @@ class DGEPVT(DynamicBackbone):
     ) -> None:
         super().__init__(init_cfg=init_cfg)
         arch = self._check_arch(arch)
+        num_stages = len(self.patch_sizes)
         if out_type not in ('featmap', 'cls_token'):
             raise ValueError(
                 "out_type must be 'featmap' or 'cls_token', but got "
@@ -117,33 +122,52 @@ class DGEPVT(DynamicBackbone):
             )
         if out_type == 'cls_token' and not with_cls_token:
             raise ValueError("out_type='cls_token' needs with_cls_token=True.")
-        num_stages = len(self.patch_sizes)
-        if not set(out_indices) <= set(range(num_stages)):
+        if not out_indices or list(out_indices) != sorted(
+            set(out_indices) & set(range(num_stages))
+        ):
             raise ValueError(
-                f'out_indices={tuple(out_indices)} must be among 0 to '
-                f'{num_stages - 1}.'
+                f'out_indices={tuple(out_indices)} must be ascending and '
+                f'among 0 to {num_stages - 1}.'
+            )
+        if frozen_stages > num_stages:
+            raise ValueError(
+                f'frozen_stages={frozen_stages} must be at most {num_stages}.'
+            )
+        least = math.prod(self.patch_sizes)
+        if not isinstance(pretrain_img_size, int) or pretrain_img_size < least:
+            raise ValueError(
+                'pretrain_img_size, the side of the images, must be an '
+                f'integer of at least {least}, but got {pretrain_img_size!r}.'
+            )
+        granularities = check_granularities(granularities, num_stages)
+        if not isinstance(routing, (list, tuple)):
+            routing = [routing] * num_stages
+        if len(routing) != num_stages:
+            raise ValueError(
+                f'routing={routing} must be one routing, or {num_stages}, one '
+                'per stage.'
             )
         self.out_type = out_type
         self.out_indices = tuple(out_indices)
         self.frozen_stages = frozen_stages
-        self.num_extra = int(with_cls_token)
         self.in_channels = in_channels
-        granularities = check_granularities(granularities, num_stages)
-        if isinstance(routing, (str, dict)):
-            routing = [routing] * num_stages
+        # A stage that no output depends on would be trained by nothing.
+        self.num_stages = num_stages
+        if out_type == 'featmap':
+            self.num_stages = self.out_indices[-1] + 1
 
         depths = arch['num_layers']
         last = max(1, sum(depths) - 1)
         drop_path = [drop_path_rate * n / last for n in range(sum(depths))]
         self.strides, self.pos_sizes = [], []
         channels, stride = in_channels, 1
-        for i, dims in enumerate(arch['embed_dims']):
+        for i, dims in enumerate(arch['embed_dims'][: self.num_stages]):
             stride *= self.patch_sizes[i]
             side = pretrain_img_size // stride
             self.strides.append(stride)
             self.pos_sizes.append((side, side))
             embed = PatchEmbed(channels, dims, self.patch_sizes[i])
-            extra = self.num_extra if i == num_stages - 1 else 0
+            extra = int(with_cls_token and i == num_stages - 1)
             pos = nn.Parameter(torch.zeros(1, extra + side * side, dims))
             blocks = nn.ModuleList(
                 DGEBlock(
@@ -165,7 +189,7 @@ class DGEPVT(DynamicBackbone):
             setattr(self, f'pos_embed{i + 1}', pos)
             setattr(self, f'block{i + 1}', blocks)
             channels = dims
-        if with_cls_token:
+        if with_cls_token and self.num_stages == num_stages:
             self.cls_token = nn.Parameter(torch.zeros(1, 1, channels))
         if out_type == 'cls_token':
             self.norm = nn.LayerNorm(channels, eps=1e-6)
@@ -199,8 +223,6 @@ class DGEPVT(DynamicBackbone):
     def _init_parameters(self) -> None:
         # As the official code does. Routers have set their own weights.
         for name, parameter in self.named_parameters():
-            if '.router.' in name:
-                continue
             if name.startswith(('pos_embed', 'cls_token')):
                 nn.init.trunc_normal_(parameter, std=0.02)
         for name, module in self.named_modules():
@@ -210,19 +232,15 @@ class DGEPVT(DynamicBackbone):
 
     def frozen_modules(self) -> list[nn.Module]:
         """See :class:`DynamicBackbone`."""
-        stages = range(1, max(self.frozen_stages, 0) + 1)
         return [
-            module
-            for i in stages
-            for module in (
-                getattr(self, f'patch_embed{i}'),
-                getattr(self, f'block{i}'),
-            )
+            getattr(self, f'{name}{i + 1}')
+            for i in range(min(self.frozen_stages, self.num_stages))
+            for name in ('patch_embed', 'block')
         ]
 
     def _freeze(self) -> None:
-        for i in range(1, max(self.frozen_stages, 0) + 1):
-            getattr(self, f'pos_embed{i}').requires_grad_(False)
+        for i in range(min(self.frozen_stages, self.num_stages)):
+            getattr(self, f'pos_embed{i + 1}').requires_grad_(False)
         for module in self.frozen_modules():
             module.requires_grad_(False)
 
@@ -242,7 +260,7 @@ class DGEPVT(DynamicBackbone):
                 f'but got {tuple(x.shape)}.'
             )
         outs, costs = [], []
-        for i in range(len(self.patch_sizes)):
+        for i in range(self.num_stages):
             tokens, size, cost = self._stage(i, x)
             costs.append(cost)
             num_extra = tokens.shape[1] - size[0] * size[1]
@@ -286,14 +304,20 @@ def check_granularities(
         ValueError: If a set isn't ascending, or a member doesn't divide the
             last one.
     """
-    if isinstance(granularities[0], int):
-        granularities = [granularities] * num_stages
-    if len(granularities) != num_stages:
-        raise ValueError(
-            f'granularities={granularities} must be one set of integers, or '
-            f'{num_stages} sets, one per stage.'
-        )
-    for candidates in granularities:
+    if not _is_set(granularities):
+        per_stage = granularities
+        if (
+            not isinstance(granularities, (list, tuple))
+            or len(granularities) != num_stages
+            or not all(_is_set(candidates) for candidates in granularities)
+        ):
+            raise ValueError(
+                f'granularities={granularities!r} must be one set of '
+                f'integers, e.g. (1, 2, 4), or {num_stages}, one per stage.'
+            )
+    else:
+        per_stage = [granularities] * num_stages
+    for candidates in per_stage:
         if (
             list(candidates) != sorted(set(candidates))
             or candidates[0] < 1
@@ -303,7 +327,19 @@ def check_granularities(
                 f'granularities={tuple(candidates)} must be positive and '
                 'ascending, and each must divide the last, e.g. (1, 2, 4).'
             )
-    return [tuple(candidates) for candidates in granularities]
+    return [tuple(int(side) for side in sides) for sides in per_stage]
+
+
+def _is_set(candidates: object) -> bool:
+    """Whether this is a non-empty sequence of integers."""
+    return (
+        isinstance(candidates, (list, tuple))
+        and len(candidates) > 0
+        and all(
+            isinstance(side, Integral) and not isinstance(side, bool)
+            for side in candidates
+        )
+    )
 
 
 def _fit_pos_embeds(
@@ -312,7 +348,7 @@ def _fit_pos_embeds(
     """Resize position embeddings of a checkpoint to this model's grids.
 
     A cls token's embedding, first in the last stage, is dropped if the model
-    has no cls token.
+    has no cls token, and stays as it is if the checkpoint has none.
     """
     for i, side in enumerate(module.pos_sizes):
         key = f'{prefix}pos_embed{i + 1}'
@@ -324,8 +360,12 @@ def _fit_pos_embeds(
         if loaded.dim() != 3 or loaded.shape[1] - num_loaded > 1:
             continue  # No square grid: PyTorch reports the mismatch.
         extra, grid = loaded.tensor_split([loaded.shape[1] - num_loaded], 1)
-        wanted = target.shape[1] - side[0] * side[1]
+        own, _ = target.detach().tensor_split(
+            [target.shape[1] - side[0] * side[1]], 1
+        )
+        if own.shape[1]:
+            own = extra if extra.shape[1] else own
         source = (int(num_loaded**0.5),) * 2
         state_dict[key] = torch.cat(
-            [extra[:, :wanted], resize_pos_embed(grid, source, side)], dim=1
+            [own, resize_pos_embed(grid, source, side)], dim=1
         )

@@ -19,8 +19,10 @@ from .routers import (
     QuantileRouter,
     RandomRouter,
     Router,
+    ShareRouter,
     UniformRouter,
     build_router,
+    default_share,
 )
 
 __all__ = [
@@ -30,10 +32,12 @@ __all__ = [
     'QuantileRouter',
     'RandomRouter',
     'Router',
+    'ShareRouter',
     'UniformRouter',
     'build_router',
     'candidate_gates',
     'candidates',
+    'default_share',
     'merge',
     'pack',
     'plan_packing',

@@ -89,9 +89,10 @@ def region_variance(x: Tensor, region: int) -> Tensor:
     Returns:
         Tensor: ``(B, ceil(H / S), ceil(W / S))``, not negative.
     """
-    mean = pool(x, region)
-    second = pool(x.square().mean(-1, keepdim=True), region).squeeze(-1)
-    return (second - mean.square().mean(-1)).clamp(min=0)
+    # Centred first: the difference of second moment and squared mean would
+    # drown in rounding where the mean is large.
+    centred = x - unpool(pool(x, region), region, x.shape[1:3])
+    return pool(centred.square().mean(-1, keepdim=True), region).squeeze(-1)
 
 
 def query_counts(

@@ -19,17 +19,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from mmengine.dist import all_reduce
+from mmengine.dist import all_gather, get_world_size
+from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmdge.registry import MODELS
 
 from ..cost import LinearCost
 from .grains import pool, region_variance
+from .quantiles import (
+    BELOW_ONE,
+    rank_among_quantiles,
+    rank_within_image,
+    summarise,
+)
 
 
 class Decision(NamedTuple):
@@ -67,6 +75,12 @@ class Router(nn.Module):
         temperature: float = 1.0,
     ) -> None:
         super().__init__()
+        if not _is_finite(price):
+            raise ValueError(f'price must be a number, but got {price!r}.')
+        if not _is_finite(temperature) or temperature <= 0:
+            raise ValueError(
+                f'temperature must be positive, but got {temperature!r}.'
+            )
         self.embed_dims = embed_dims
         self.granularities = tuple(granularities)
         self.price = price
@@ -123,6 +137,10 @@ class Router(nn.Module):
         return f'granularities={self.granularities}, price={self.price}'
 
 
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, Real) and math.isfinite(value)
+
+
 def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
     """Apply ``layer`` in the precision of ``x``, whatever its own."""
     return F.linear(x, layer.weight.to(x.dtype), layer.bias.to(x.dtype))
@@ -150,7 +168,7 @@ class GumbelRouter(Router):
         **kwargs: Any,
     ) -> None:
         super().__init__(embed_dims, granularities, **kwargs)
-        if not 0 < init_finest < 1:
+        if not _is_finite(init_finest) or not 0 < init_finest < 1:
             raise ValueError(
                 f'init_finest must be in (0, 1), but got {init_finest}.'
             )
@@ -202,13 +220,18 @@ class ShareRouter(Router):
             embed_dims, granularities, temperature=temperature, **kwargs
         )
         num = len(self.granularities)
-        share = default_share(num) if share is None else tuple(share)
-        if len(share) != num or min(share) < 0 or abs(sum(share) - 1) > 1e-6:
+        share = default_share(num) if share is None else share
+        if (
+            not isinstance(share, Sequence)
+            or len(share) != num
+            or not all(_is_finite(part) and part >= 0 for part in share)
+            or abs(sum(share) - 1) > 1e-5
+        ):
             raise ValueError(
-                f'share={share} must give one non-negative number to each of '
-                f'granularities={self.granularities} and add up to 1.'
+                f'share={share!r} must give one non-negative number to each '
+                f'of granularities={self.granularities} and add up to 1.'
             )
-        self.share = share
+        self.share = tuple(share)
 
     def ranks(self, x: Tensor) -> Tensor:
         """Rank ``(B, Rh, Rw)`` in [0, 1) of each region; 1 is finest."""
@@ -240,41 +263,38 @@ def default_share(num: int) -> tuple[float, ...]:
     return (0.35, *[0.25 / (num - 2)] * (num - 2), 0.4)
 
 
-# A rank of exactly 1 would sit on the threshold of a share of 0.
-_BELOW_ONE = 1 - 1e-6
-
-
 @MODELS.register_module()
 class QuantileRouter(ShareRouter):
     """Rank regions by a score among all regions seen.
 
-    The distribution of a block's scores is kept as running quantiles, in the
-    checkpoint; a region's rank is its score's place among them. So an image
-    with much detail gets more than one with little, and the shares hold over
-    the data set. As long as no training step has updated the quantiles, a
-    region is ranked among those of its own image: any static checkpoint can
-    be used as it is, each image at the same ratio.
+    Each block remembers the scores of its last training steps, summarised,
+    in the checkpoint; a region's rank is its score's place among them. So an
+    image with much detail gets more than one with little, and the shares
+    hold over the data set. As long as there was no training step, a region
+    is ranked among those of its own image: any static checkpoint can be used
+    as it is, each image at the same ratio.
 
-    Training and test decide alike, by the running quantiles; an image's
-    routing never depends on the others in its batch.
+    Training and test decide alike, by what is remembered; an image's routing
+    never depends on the others in its batch.
 
     Args:
         score (str): ``'variance'``: the variance of the tokens inside the
             region, without parameters; or ``'learned'``: a linear function
-            of the logarithm of that variance and the normalised mean, which
+            of that variance's logarithm and the normalised mean, which
             starts as the variance. Defaults to ``'variance'``.
-        momentum (float): Of the running quantiles. Defaults to 0.05.
-        num_quantiles (int): Quantiles kept, evenly spaced. Defaults to 65.
+        num_steps (int): Training steps remembered. Defaults to 128.
         **kwargs: See :class:`ShareRouter`.
     """
+
+    _PER_STEP = 32  # scores that stand for a step
+    _NUM_QUANTILES = 129  # of all that is remembered, to rank by
 
     def __init__(
         self,
         embed_dims: int,
         granularities: Sequence[int],
         score: str = 'variance',
-        momentum: float = 0.05,
-        num_quantiles: int = 65,
+        num_steps: int = 128,
         **kwargs: Any,
     ) -> None:
         super().__init__(embed_dims, granularities, **kwargs)
@@ -282,26 +302,32 @@ class QuantileRouter(ShareRouter):
             raise ValueError(
                 f"score must be 'variance' or 'learned', but got {score!r}."
             )
-        self.momentum = momentum
+        if not isinstance(num_steps, Integral) or num_steps < 1:
+            raise ValueError(
+                f'num_steps must be an integer of at least 1, but got '
+                f'{num_steps!r}.'
+            )
         self.rank_head = None
         if score == 'learned':
             self.rank_head = nn.Linear(embed_dims + 1, 1)
             nn.init.zeros_(self.rank_head.weight)
             nn.init.zeros_(self.rank_head.bias)
             nn.init.ones_(self.rank_head.weight[:, -1:])
-        self.register_buffer('quantiles', torch.zeros(num_quantiles))
+        self.register_buffer('history', torch.zeros(num_steps, self._PER_STEP))
+        self.register_buffer('quantiles', torch.zeros(self._NUM_QUANTILES))
         self.register_buffer('num_updates', torch.tensor(0))
+        self.register_buffer('history_region', torch.tensor(self.region))
+        self.register_load_state_dict_pre_hook(_forget_other_scores)
 
     def scores(self, x: Tensor) -> Tensor:
         """Score ``(B, Rh, Rw)`` of each region; a higher one is finer."""
         if self.rank_head is None:
-            return region_variance(x.detach(), self.region)
-        spread = region_variance(x, self.region)
+            x = x.detach()
+        spread = region_variance(x, self.region).clamp(min=1e-8).log()
+        if self.rank_head is None:
+            return spread
         mean = pool(x, self.region)
-        inputs = [
-            F.layer_norm(mean, mean.shape[-1:]),
-            spread.add(1e-6).log()[..., None],
-        ]
+        inputs = [F.layer_norm(mean, mean.shape[-1:]), spread[..., None]]
         return _linear(self.rank_head, torch.cat(inputs, -1)).squeeze(-1)
 
     def ranks(self, x: Tensor) -> Tensor:
@@ -309,27 +335,32 @@ class QuantileRouter(ShareRouter):
         scores = self.scores(x)
         ranks = torch.where(
             self.num_updates > 0,
-            rank_among_quantiles(scores, self.quantiles),
+            rank_among_quantiles(scores, self.quantiles.to(scores.dtype)),
             rank_within_image(scores),
         )
         if self.training:
-            self._update(scores.detach())
+            self._remember(scores.detach())
         return ranks
 
     @torch.no_grad()
-    def _update(self, scores: Tensor) -> None:
+    def _remember(self, scores: Tensor) -> None:
+        step = summarise(scores, self._PER_STEP)
+        if get_world_size() > 1:
+            step = summarise(torch.stack(all_gather(step)), self._PER_STEP)
+        usable = step.isfinite().all()
+        # The first step stands for all that have not been yet.
+        row = torch.arange(len(self.history), device=scores.device)[:, None]
+        replaced = (self.num_updates == 0) | (
+            row == self.num_updates % len(self.history)
+        )
+        history = torch.where(
+            usable & replaced, step.to(self.history.dtype), self.history
+        )
         levels = torch.linspace(
             0, 1, len(self.quantiles), device=scores.device
         )
-        # An infinite or undefined score says nothing about the others.
-        finite = scores.where(scores.isfinite(), scores.new_tensor(math.nan))
-        batch = torch.nanquantile(finite.flatten(), levels)
-        all_reduce(batch, 'mean')
-        # A plain average at first, so that the first batches count alike.
-        weight = (1 / (self.num_updates + 1)).clamp(min=self.momentum)
-        usable = batch.isfinite().all()
-        new = self.quantiles.lerp(batch, weight)
-        self.quantiles.copy_(torch.where(usable, new, self.quantiles))
+        self.history.copy_(history)
+        self.quantiles.copy_(history.float().quantile(levels))
         self.num_updates += usable
 
     def flops(self) -> LinearCost:
@@ -339,35 +370,24 @@ class QuantileRouter(ShareRouter):
         return LinearCost(0, self.rank_head.weight.numel())
 
 
-def rank_among_quantiles(scores: Tensor, quantiles: Tensor) -> Tensor:
-    """Place of each score in a distribution, interpolated.
-
-    Args:
-        scores (Tensor): Any shape.
-        quantiles (Tensor): Ascending, evenly spaced from the minimum to the
-            maximum, ``(Q,)``.
-
-    Returns:
-        Tensor: In [0, 1), differentiable with respect to the scores.
-    """
-    last = len(quantiles) - 1
-    upper = torch.searchsorted(quantiles, scores.detach().contiguous())
-    upper = upper.clamp(1, last)
-    low, high = quantiles[upper - 1], quantiles[upper]
-    step = (scores - low) / (high - low).clamp(min=1e-12)
-    ranks = (upper - 1 + step.clamp(0, 1)) / last
-    return ranks.nan_to_num(_BELOW_ONE).clamp(max=_BELOW_ONE)
-
-
-def rank_within_image(scores: Tensor) -> Tensor:
-    """Place of each region among those of its image, ``(B, Rh, Rw)``.
-
-    Returns:
-        Tensor: The middles of ``Rh * Rw`` even steps in [0, 1).
-    """
-    flat = scores.flatten(1)
-    order = flat.argsort(1).argsort(1)
-    return ((order + 0.5) / flat.shape[1]).view_as(scores)
+def _forget_other_scores(
+    router: QuantileRouter, state_dict: dict, prefix: str, *args: Any
+) -> None:
+    """Drop remembered scores of other regions, or of a trained head."""
+    region = state_dict.get(f'{prefix}history_region', router.region)
+    learned = f'{prefix}rank_head.weight' in state_dict
+    if int(region) == router.region and (learned <= bool(router.rank_head)):
+        return
+    print_log(
+        f'{prefix.rstrip(".")}: the checkpoint remembers scores of another '
+        'kind of router; until it is trained, this one ranks the regions of '
+        'each image by themselves.',
+        'current',
+    )
+    for name, buffer in router.named_buffers():
+        if f'{prefix}{name}' in state_dict:
+            state_dict[f'{prefix}{name}'] = buffer.clone()
+    state_dict[f'{prefix}num_updates'] = torch.zeros_like(router.num_updates)
 
 
 @MODELS.register_module()
@@ -377,7 +397,7 @@ class RandomRouter(ShareRouter):
     def ranks(self, x: Tensor) -> Tensor:
         """See :class:`ShareRouter`."""
         size = [-(-side // self.region) for side in x.shape[1:3]]
-        return torch.rand(len(x), *size, device=x.device).clamp(max=_BELOW_ONE)
+        return torch.rand(len(x), *size, device=x.device).clamp(max=BELOW_ONE)
 
 
 @MODELS.register_module()
@@ -396,7 +416,7 @@ class UniformRouter(ShareRouter):
         )
         # 1 / p and 1 / p^2 for the plastic number p, which solves p^3 = p + 1
         ranks = (rows[:, None] * 0.7548776662 + columns * 0.5698402910) % 1
-        return ranks.clamp(max=_BELOW_ONE).expand(len(x), -1, -1)
+        return ranks.clamp(max=BELOW_ONE).expand(len(x), -1, -1)
 
 
 ROUTINGS = {
@@ -431,15 +451,14 @@ def build_router(
             return None
         finest = [1.0] + [0.0] * (len(granularities) - 1)
         routing = dict(type='UniformRouter', share=finest)
-    if isinstance(routing, str):
-        if routing not in ROUTINGS:
-            allowed = ', '.join(repr(k) for k in ['finest', *ROUTINGS])
-            raise ValueError(
-                f'routing={routing!r} is unknown; allowed are {allowed}, or '
-                'the config of a registered router.'
-            )
-        routing = ROUTINGS[routing]
-    config = dict(routing)
+    config = ROUTINGS.get(routing) if isinstance(routing, str) else routing
+    if not isinstance(config, dict) or 'type' not in config:
+        allowed = ', '.join(repr(k) for k in ['finest', *ROUTINGS])
+        raise ValueError(
+            f'routing={routing!r} is unknown; allowed are {allowed}, or the '
+            "config of a router, e.g. dict(type='QuantileRouter')."
+        )
+    config = dict(config)
     # `get`, unlike `build`, looks in mmdge first whatever the default scope.
     router = MODELS.get(config.pop('type'))
     if router is None:

@@ -1,5 +1,8 @@
 """DGE-PVT: against the official code, its twin, itself, and the counter."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -142,7 +145,9 @@ class TestAgreement:
     def test_finest_equals_mmdets_pvt(self, size):
         from mmdet.models.backbones import PyramidVisionTransformer
 
-        model = build('finest').eval()
+        # mmdet's widths are embed_dims times the heads.
+        arch = dict(ARCH, embed_dims=(16, 32, 80, 128))
+        model = build('finest', arch).eval()
         host = PyramidVisionTransformer(
             pretrain_img_size=128,
             embed_dims=16,
@@ -151,10 +156,6 @@ class TestAgreement:
             drop_path_rate=0.0,
             norm_cfg=dict(type='LN', eps=1e-6),
         ).eval()
-        # mmdet multiplies embed_dims by the heads: give it the same widths.
-        if host.layers[2][0].projection.out_channels != 40:
-            arch = dict(ARCH, embed_dims=(16, 32, 80, 128))
-            model = build('finest', arch).eval()
         load_into_mmdet(host, model)
         x = torch.rand(2, 3, *size)
         for a, b in zip(model(x), host(x), strict=True):
@@ -308,14 +309,15 @@ class TestAnyInput:
             assert out.isfinite().all()
         assert (model.cost.dense > 0).all()
 
+    @pytest.mark.parametrize('routing', [QUIET, 'variance'])
     @pytest.mark.parametrize('training', [False, True])
     @pytest.mark.parametrize(
         'shape', [(1, 1333, 4), (1, 4, 1333), (7, 37, 301), (1, 800, 1333)]
     )
-    def test_extremes(self, shape, training):
-        model = build('variance').train(training)
-        with torch.no_grad():
-            maps = model(torch.rand(shape[0], 3, *shape[1:]))
+    def test_extremes(self, shape, routing, training):
+        model = build(routing).train(training)
+        maps = model(torch.rand(shape[0], 3, *shape[1:]))
+        assert model.cost.dynamic.requires_grad == (routing == QUIET)
         assert all(out.isfinite().all() for out in maps)
 
     def test_uninitialised_memory_never_shows(self):
@@ -365,13 +367,13 @@ class TestTraining:
         model = build('variance', frozen_stages=2)
         assert model.train() is model and model.eval() is model
         model.train()
-        before = model.block1[0].router.quantiles.clone()
         sum(m.mean() for m in model(torch.rand(2, 3, 64, 64))).backward()
         for name, parameter in model.named_parameters():
             frozen = name.partition('.')[0][-1] in '12'
             assert (parameter.grad is None) == frozen, name
-        assert model.block1[0].router.quantiles.equal(before)
-        assert model.block3[0].router.num_updates == 1
+        # They still learn how the scores are distributed, and warm up.
+        assert model.block1[0].router.num_updates == 1
+        assert not model.block1[0].norm1.training
 
     @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
     @pytest.mark.parametrize('training', [False, True])
@@ -381,6 +383,34 @@ class TestTraining:
             maps = model(torch.rand(2, 3, 96, 64))
         assert all(m.isfinite().all() for m in maps)
         assert model.cost.dynamic.dtype == torch.float64
+
+    @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float64])
+    @pytest.mark.parametrize('routing', [QUIET, 'variance', RANKED])
+    @pytest.mark.parametrize('training', [False, True])
+    def test_other_precisions(self, dtype, routing, training):
+        model = build(routing).to(dtype).train(training)
+        x = torch.rand(2, 3, 96, 64, dtype=dtype)
+        for _ in range(2):
+            maps = model(x)
+        assert all(m.dtype == dtype and m.isfinite().all() for m in maps)
+
+    @pytest.mark.gpu
+    @pytest.mark.skipif(
+        not torch.cuda.is_available(), reason='needs a CUDA device'
+    )
+    @pytest.mark.parametrize('routing', [QUIET, 'variance', RANKED])
+    @pytest.mark.parametrize('training', [False, True])
+    def test_gpu_equals_cpu(self, routing, training):
+        model = build(routing)
+        x = torch.rand(3, 3, 100, 132)
+        model(x)
+        model.train(training)
+        expected = [m.detach() for m in model(x)]
+        cost = model.cost.dynamic.detach()
+        maps = model.cuda()(x.cuda())
+        assert model.cost.dynamic.detach().cpu().equal(cost)
+        for a, b in zip(maps, expected, strict=True):
+            torch.testing.assert_close(a.cpu(), b, atol=1e-4, rtol=1e-4)
 
 
 class TestLoading:
@@ -392,9 +422,26 @@ class TestLoading:
         assert result.unexpected_keys == ['cls_token']
         assert not result.missing_keys
         x = torch.rand(1, 3, 128, 128)
-        # The cls token only adds a key and a query to stage 4.
-        for a, b in list(zip(small(x), big(x), strict=True))[:1]:
+        # At this size both use 128-pixel grids: big resizes as it runs.
+        # The cls token only adds a key to stage 4.
+        for a, b in list(zip(small(x), big(x), strict=True))[:3]:
             torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+
+    def test_a_cls_token_the_checkpoint_lacks_stays_as_it_is(self):
+        state = build('finest').state_dict()
+        model = build('finest', with_cls_token=True, pretrain_img_size=160)
+        before = model.pos_embed4[:, :1].clone()
+        result = model.load_state_dict(state, strict=False)
+        assert result.missing_keys == ['cls_token']
+        assert model.pos_embed4[:, :1].equal(before)
+
+    def test_copies_and_pickles_leave_the_cost_behind(self):
+        model = build('learned')
+        model(torch.rand(1, 3, 64, 64))
+        assert model.cost.dynamic.requires_grad
+        for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            assert other.cost is None
+            assert other.pos_embed1.equal(model.pos_embed1)
 
     def test_a_dense_checkpoint_becomes_dynamic(self):
         dense = build('finest').eval()
@@ -431,6 +478,13 @@ class TestArguments:
         sizes = [m.region_size for m in model.cost.maps]
         assert sizes == [16, 32, 32, 32]
 
+    def test_stages_after_the_last_output_are_not_built(self):
+        model = build(out_indices=(0, 1))
+        maps = model(torch.rand(1, 3, 64, 64))
+        assert len(maps) == 2 and len(model.cost.stages) == 2
+        sum(m.sum() for m in maps).backward()
+        assert all(p.grad is not None for p in model.parameters())
+
     @pytest.mark.parametrize(
         'kwargs, message',
         [
@@ -439,10 +493,22 @@ class TestArguments:
             (dict(arch=dict(ARCH, depths=2)), 'arch must give'),
             (dict(granularities=(1, 2, 3)), 'must be positive and ascending'),
             (dict(granularities=(4, 2, 1)), 'must be positive and ascending'),
-            (dict(granularities=[(1, 2)] * 3), '4 sets, one per stage'),
+            (dict(granularities=[(1, 2)] * 3), 'or 4, one per stage'),
+            (dict(granularities=()), 'must be one set of integers'),
+            (dict(granularities=4), 'must be one set of integers'),
+            (dict(granularities=(1, 2.0)), 'must be one set of integers'),
+            (dict(granularities=(True, 2)), 'must be one set of integers'),
+            (dict(granularities=[(1, 2), (), (1,), (1,)]), 'must be one set'),
+            (dict(routing=['variance'] * 3), 'or 4, one per stage'),
+            (dict(price='0.1x'), "price must be a number, but got '0.1x'"),
+            (dict(frozen_stages=5), 'frozen_stages=5 must be at most 4'),
+            (dict(pretrain_img_size=16), 'an integer of at least 32'),
+            (dict(pretrain_img_size=(224, 224)), 'an integer of at least 32'),
+            (dict(out_indices=()), 'must be ascending and among 0 to 3'),
+            (dict(out_indices=(3, 1)), 'must be ascending'),
             (dict(out_type='maps'), "but got 'maps'"),
             (dict(out_type='cls_token'), 'needs with_cls_token=True'),
-            (dict(out_indices=(0, 4)), 'must be among 0 to 3'),
+            (dict(out_indices=(0, 4)), 'among 0 to 3'),
             (dict(routing='best'), "routing='best' is unknown"),
             (dict(drop_path_rate=1.0), 'drop_prob must be in'),
         ],
@@ -450,6 +516,10 @@ class TestArguments:
     def test_mistakes_are_named(self, kwargs, message):
         with pytest.raises(ValueError, match=message):
             DGEPVT(**{'arch': ARCH, **kwargs})
+
+    def test_numpy_integers_are_integers(self):
+        model = build(granularities=tuple(np.array([1, 2, 4])))
+        assert model.block1[0].granularities == (1, 2, 4)
 
     @pytest.mark.parametrize('shape', [(1, 4, 64, 64), (3, 64, 64)])
     def test_wrong_input_is_named(self, shape):

@@ -3,11 +3,15 @@
 import pytest
 import torch
 
-from mmdge.models.routing import QuantileRouter, build_router
-from mmdge.models.routing.routers import (
+from mmdge.models.routing import (
+    QuantileRouter,
+    build_router,
     default_share,
+)
+from mmdge.models.routing.quantiles import (
     rank_among_quantiles,
     rank_within_image,
+    summarise,
 )
 
 ROUTINGS = [
@@ -93,6 +97,25 @@ def test_quantile_router_meets_its_shares_and_varies_over_images(score):
     assert finest.std() > 0.02
 
 
+@pytest.mark.parametrize('batch_size', [1, 2, 8])
+def test_shares_hold_where_images_differ_whatever_the_batch(batch_size):
+    """A few images are no sample of the data set; many batches are."""
+    torch.manual_seed(0)
+    router = build_router('variance', 4, (1, 2, 4))
+
+    def images(num):
+        level = torch.randn(num, 1, 1, 1).exp()  # some images are all detail
+        return textured(num, size=16, dims=4) * level
+
+    for _ in range(400):
+        router(images(batch_size))
+    decision = router.eval()(images(1000))
+    # 128 steps are remembered: with one image each, 128 images.
+    torch.testing.assert_close(
+        shares(decision, 3), torch.tensor(router.share), atol=0.08, rtol=0
+    )
+
+
 def test_quantile_router_serves_a_static_checkpoint_as_it_is():
     """Without running quantiles each image meets the shares by itself."""
     router = build_router('variance', 8, (1, 2, 4)).eval()
@@ -124,17 +147,18 @@ def test_an_image_is_routed_alone_as_in_a_batch(routing):
         assert router(x[i : i + 1]).choice.equal(together[i : i + 1])
 
 
-def test_nan_in_one_image_is_no_matter_to_others():
+@pytest.mark.parametrize('value', [torch.nan, torch.inf])
+def test_a_broken_image_is_no_matter_to_others(value):
     router = build_router('variance', 8, (1, 2, 4))
     router(textured())
-    x = textured()
-    clean = router(x).choice[1:]
-    x[0] = torch.nan
-    router.train()(x)
+    x, broken = textured(), textured()
+    broken[1:] = x[1:]
+    broken[0] = value
+    router.eval()
+    assert router(broken).choice[1:].equal(router(x).choice[1:])
+    router.train()(broken)
     assert router.quantiles.isfinite().all()
-    assert router.eval()(x).choice[1:].shape == clean.shape
-    x[0] = torch.inf
-    assert router(x).choice.max() <= 2
+    assert router.history.isfinite().all()
 
 
 def test_price_makes_regions_coarser():
@@ -189,13 +213,44 @@ def test_ranks():
     assert ranks.tolist() == [[[0.875, 0.375], [0.625, 0.125]]]
 
 
-def test_running_quantiles_travel_in_the_state_dict():
+def test_summaries_put_together_are_the_whole():
+    batches = [torch.randn(500) + shift for shift in (-5, 0, 5)]
+    together = torch.cat([summarise(batch, 32) for batch in batches])
+    levels = torch.linspace(0.05, 0.95, 10)
+    torch.testing.assert_close(
+        together.quantile(levels),
+        torch.cat(batches).quantile(levels),
+        atol=0.3,
+        rtol=0,
+    )
+    assert summarise(torch.tensor([torch.nan, 2.0]), 3).tolist() == [2, 2, 2]
+    assert summarise(torch.tensor([torch.inf]), 3).isnan().all()
+
+
+def test_what_is_remembered_travels_in_the_state_dict():
     router = QuantileRouter(8, (1, 2, 4))
     router(textured())
     other = QuantileRouter(8, (1, 2, 4))
     other.load_state_dict(router.state_dict())
     assert other.num_updates == 1
     assert other.quantiles.equal(router.quantiles)
+    # A ranking to be learned starts as the variance's, so it may go on.
+    learned = QuantileRouter(8, (1, 2, 4), score='learned')
+    learned.load_state_dict(router.state_dict(), strict=False)
+    assert learned.num_updates == 1
+
+
+def test_scores_of_another_kind_are_forgotten():
+    router = QuantileRouter(8, (1, 2, 4), score='learned')
+    router(textured())
+    state = router.state_dict()
+    for other in (
+        QuantileRouter(8, (1, 2, 4)),
+        QuantileRouter(8, (1, 2), score='learned'),
+    ):
+        other.load_state_dict(dict(state), strict=False)
+        assert other.num_updates == 0
+        assert other.history_region == other.region
 
 
 def test_finest_needs_no_router():
@@ -216,7 +271,16 @@ def test_default_share_adds_up(num):
     [
         ('best', "'best' is unknown; allowed are 'finest', 'learned'"),
         (dict(type='NoRouter'), 'names no registered router'),
+        (None, 'routing=None is unknown'),
+        (dict(score='learned'), 'is unknown'),
         (dict(type='RandomRouter', share=(0.5, 0.5)), 'must give one'),
+        (dict(type='RandomRouter', share=0.5), 'must give one'),
+        (
+            dict(type='RandomRouter', share=(float('nan'), 0.5, 0.5)),
+            'must give one',
+        ),
+        (dict(type='RandomRouter', temperature=0), 'temperature must be'),
+        (dict(type='QuantileRouter', num_steps=0), 'num_steps must be'),
         (dict(type='RandomRouter', share=(0.5, 0.4, 0.2)), 'add up to 1'),
         (dict(type='QuantileRouter', score='mean'), "but got 'mean'"),
         (dict(type='GumbelRouter', init_finest=1.0), 'init_finest'),
@@ -225,3 +289,8 @@ def test_default_share_adds_up(num):
 def test_mistakes_are_named(routing, message):
     with pytest.raises(ValueError, match=message):
         build_router(routing, 8, (1, 2, 4))
+
+
+def test_price_is_checked_at_once():
+    with pytest.raises(ValueError, match="price must be a number, but got 'x"):
+        build_router('variance', 8, (1, 2, 4), price='x')

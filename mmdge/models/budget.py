@@ -1,0 +1,69 @@
+"""From a budget to shares."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from mmdge.registry import MODELS
+
+from .routing import default_share
+
+
+def share_for_budget(
+    backbone: dict,
+    budget: float,
+    size: tuple[int, int],
+    start: Sequence[float] | None = None,
+) -> tuple[float, ...]:
+    """Shares of the granularities that cost ``budget`` of the dense FLOPs.
+
+    FLOPs are linear in the shares, so ``start`` is mixed with all finest, or
+    with all coarsest, until the budget is met. The same shares cost about the
+    same at other sizes, but not exactly: attention grows faster than the rest.
+
+    Args:
+        backbone (dict): Config of a dynamic backbone, with one set of
+            granularities for all stages.
+        budget (float): Ratio of dynamic to dense FLOPs, routers excluded.
+        size (tuple[int, int]): Height and width of the images.
+        start (Sequence[float], optional): Defaults to the routers' default.
+
+    Returns:
+        tuple[float]: For ``routing=dict(type=..., share=...)``.
+
+    Raises:
+        ValueError: If the budget can't be met: even the coarsest queries, and
+            the keys and values, cost something.
+
+    Example:
+        >>> backbone = dict(type='mmdge.DGEPVT', arch='small')
+        >>> share = share_for_budget(backbone, 0.4, (800, 1216))
+    """
+    num = len(backbone.get('granularities', (1, 2, 4)))
+    start = default_share(num) if start is None else tuple(start)
+    corners = [tuple(float(i == k) for i in range(num)) for k in range(num)]
+
+    def ratio_at(share: Sequence[float]) -> float:
+        routing = dict(type='UniformRouter', share=share)
+        config = dict(backbone, routing=routing, init_cfg=None)
+        model = MODELS.get(config.pop('type'))(**config).eval()
+        with torch.no_grad():
+            model(torch.zeros(1, model.in_channels, *size))
+        return model.cost.ratio.item()
+
+    costs = [ratio_at(corner) for corner in corners]
+    if not costs[-1] <= budget <= costs[0]:
+        raise ValueError(
+            f"budget={budget} can't be met at {size[0]} x {size[1]}: all "
+            f'coarsest costs {costs[-1]:.3f} of the dense FLOPs, all finest '
+            f'{costs[0]:.3f}.'
+        )
+    now = sum(part * cost for part, cost in zip(start, costs, strict=True))
+    target = 0 if budget > now else num - 1
+    mix = (budget - now) / (costs[target] - now) if budget != now else 0.0
+    return tuple(
+        (1 - mix) * part + mix * end
+        for part, end in zip(start, corners[target], strict=True)
+    )

@@ -1,0 +1,64 @@
+"""Where a score stands among others, as pure functions."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+# A rank of exactly 1 would sit on the threshold of a share of 0.
+BELOW_ONE = 1 - 1e-6
+
+
+def summarise(scores: Tensor, num: int) -> Tensor:
+    """Represent scores by ``num`` of them, each standing for as many.
+
+    Summaries of several batches, put together, are distributed as the
+    batches put together; their quantiles, averaged, would not be.
+
+    Args:
+        scores (Tensor): Any shape. What isn't finite is left out: it says
+            nothing about the others.
+        num (int): Length of the summary.
+
+    Returns:
+        Tensor: The quantiles at the middles of ``num`` even steps, ``(num,)``,
+        ascending; NaN if no score is finite.
+    """
+    finite = scores.where(scores.isfinite(), scores.new_tensor(math.nan))
+    levels = (torch.arange(num, device=scores.device) + 0.5) / num
+    return torch.nanquantile(finite.flatten(), levels.to(scores.dtype))
+
+
+def rank_among_quantiles(scores: Tensor, quantiles: Tensor) -> Tensor:
+    """Place of each score in a distribution, interpolated.
+
+    Args:
+        scores (Tensor): Any shape.
+        quantiles (Tensor): Ascending, evenly spaced from the minimum to the
+            maximum, ``(Q,)``, of the scores' type.
+
+    Returns:
+        Tensor: In [0, 1), differentiable with respect to the scores.
+    """
+    last = len(quantiles) - 1
+    upper = torch.searchsorted(quantiles, scores.detach().contiguous())
+    upper = upper.clamp(1, last)
+    low, high = quantiles[upper - 1], quantiles[upper]
+    # Between nearly equal quantiles the slope would have no bound.
+    least = (quantiles[-1] - quantiles[0]) * (0.01 / last) + 1e-12
+    step = (scores - low) / torch.maximum(high - low, least)
+    ranks = (upper - 1 + step.clamp(0, 1)) / last
+    return ranks.nan_to_num(BELOW_ONE).clamp(max=BELOW_ONE)
+
+
+def rank_within_image(scores: Tensor) -> Tensor:
+    """Place of each region among those of its image, ``(B, Rh, Rw)``.
+
+    Returns:
+        Tensor: The middles of ``Rh * Rw`` even steps in [0, 1).
+    """
+    flat = scores.flatten(1)
+    order = flat.argsort(stable=True, dim=1).argsort(dim=1)
+    return ((order + 0.5) / flat.shape[1]).view_as(scores)

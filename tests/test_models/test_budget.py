@@ -1,0 +1,30 @@
+"""Shares that meet a budget."""
+
+import pytest
+import torch
+
+from mmdge import share_for_budget
+from mmdge.models import DGEPVT
+
+ARCH = dict(
+    embed_dims=(8, 16, 16, 32), num_layers=(1, 1, 1, 1), num_heads=(1, 2, 2, 4)
+)
+
+
+@pytest.mark.parametrize('budget', [0.35, 0.5, 0.7, 0.95])
+def test_random_routing_spends_the_budget(budget):
+    backbone = dict(type='mmdge.DGEPVT', arch=ARCH)
+    share = share_for_budget(backbone, budget, (256, 256))
+    assert sum(share) == pytest.approx(1)
+    routing = dict(type='RandomRouter', share=share)
+    model = DGEPVT(ARCH, routing=routing).eval()
+    with torch.no_grad():
+        model(torch.zeros(100, 3, 256, 256))
+    assert model.cost.ratio.mean().item() == pytest.approx(budget, abs=0.02)
+
+
+@pytest.mark.parametrize('budget', [0.05, 1.1])
+def test_what_cannot_be_met_is_said(budget):
+    backbone = dict(type='mmdge.DGEPVT', arch=ARCH)
+    with pytest.raises(ValueError, match='all coarsest costs 0.[0-9]+ of'):
+        share_for_budget(backbone, budget, (256, 256))

@@ -1,0 +1,47 @@
+"""Run the tools as a user would, in processes of their own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(*command, expect=0, **env):
+    """Run a command in the repository; return what it printed."""
+    result = subprocess.run(
+        [str(part) for part in command],
+        cwd=ROOT,
+        env={**os.environ, 'PYTHONPATH': str(ROOT), **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == expect, result.stdout[-3000:]
+    return result.stdout
+
+
+def python(*command, **kwargs):
+    return run(sys.executable, *command, **kwargs)
+
+
+def metrics(work_dir, mode):
+    """The last evaluation's entries, from the JSON beside the log."""
+    if mode == 'test':
+        (log,) = sorted(work_dir.glob('2*/2*.json'))
+        return json.loads(log.read_text())
+    (log,) = sorted(work_dir.glob('2*/vis_data/scalars.json'))
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    return [line for line in lines if 'backbone/GFLOPs' in line][-1]
+
+
+def figures(entries):
+    """What an evaluation found, without the time it took."""
+    return {
+        key: value
+        for key, value in entries.items()
+        if key not in ('data_time', 'time', 'step')
+    }
