@@ -5,56 +5,17 @@ imports.
 """
 
 import json
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from mmdge.datasets import write_shapes
+from tests.tool_runs import figures, metrics, python, run
 
-ROOT = Path(__file__).parents[2]
 CONFIG = 'configs/shapes/retinanet_dge-pvt_fpn_shapes.py'
 METRICS = ('coco/bbox_mAP', 'backbone/GFLOPs', 'backbone/FLOPs_ratio')
-
-
-def run(*command, expect=0, **env):
-    """Run a command in the repository; return what it printed."""
-    result = subprocess.run(
-        [str(part) for part in command],
-        cwd=ROOT,
-        env={**os.environ, 'PYTHONPATH': str(ROOT), **env},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == expect, result.stdout[-3000:]
-    return result.stdout
-
-
-def python(*command, **kwargs):
-    return run(sys.executable, *command, **kwargs)
-
-
-def metrics(work_dir, mode):
-    """The last evaluation's figures, from the JSON beside the log."""
-    if mode == 'test':
-        (log,) = sorted(work_dir.glob('2*/2*.json'))
-        return json.loads(log.read_text())
-    (log,) = sorted(work_dir.glob('2*/vis_data/scalars.json'))
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
-    return [line for line in lines if 'coco/bbox_mAP' in line][-1]
-
-
-def figures(entries):
-    return {
-        key: value
-        for key, value in entries.items()
-        if key.startswith(('coco/', 'backbone/'))
-    }
 
 
 @pytest.fixture(scope='module')

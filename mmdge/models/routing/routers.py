@@ -111,13 +111,14 @@ class Router(nn.Module):
         """Decide for a token map ``(B, H, W, C)``, never in half precision.
 
         Returns:
-            Decision | None: None if every region is finest and no gradient
-            is wanted, so that the block may run without routing.
+            Decision | None: None if every token is its own query and no
+            gradient is wanted, so that the block may run without routing.
         """
         with torch.autocast(x.device.type, enabled=False):
             # Half precision is too coarse for thresholds and noise.
             logits = self.logits(x.float() if x.dtype.itemsize < 4 else x)
-            if self.progress == 0 and not logits.requires_grad:
+            dense = self.progress == 0 and self.granularities[0] == 1
+            if dense and not logits.requires_grad:
                 return None
             if not self.training and self.price:
                 logits = logits - self.price * self.cost
@@ -376,7 +377,8 @@ def _forget_other_scores(
     """Drop remembered scores of other regions, or of a trained head."""
     region = state_dict.get(f'{prefix}history_region', router.region)
     learned = f'{prefix}rank_head.weight' in state_dict
-    if int(region) == router.region and (learned <= bool(router.rank_head)):
+    by_another_head = learned and router.rank_head is None
+    if int(region) == router.region and not by_another_head:
         return
     print_log(
         f'{prefix.rstrip(".")}: the checkpoint remembers scores of another '

@@ -189,6 +189,12 @@ def test_progress_goes_from_dense_to_the_share():
     assert shares(router(x), 3)[0] == finest[-1]
 
 
+def test_dense_means_finest_where_a_token_is_no_candidate():
+    router = build_router('variance', 8, (2, 4))
+    router.train_progress = 0.0
+    assert (router(textured()).choice == 0).all()
+
+
 def test_a_learned_ranking_keeps_its_gradient_while_dense():
     router = build_router(
         dict(type='QuantileRouter', score='learned'), 8, (1, 2, 4)

@@ -1,0 +1,1 @@
+"""A package, so that no other `tests` on the path shadows it."""
