@@ -349,20 +349,23 @@ class QuantileRouter(ShareRouter):
         if get_world_size() > 1:
             step = summarise(torch.stack(all_gather(step)), self._PER_STEP)
         usable = step.isfinite().all()
-        # The first step stands for all that have not been yet.
-        row = torch.arange(len(self.history), device=scores.device)[:, None]
-        replaced = (self.num_updates == 0) | (
-            row == self.num_updates % len(self.history)
+        steps = torch.arange(len(self.history), device=scores.device)
+        new = steps == self.num_updates % len(self.history)
+        self.history.copy_(
+            torch.where(
+                (usable & new)[:, None],
+                step.to(self.history.dtype),
+                self.history,
+            )
         )
-        history = torch.where(
-            usable & replaced, step.to(self.history.dtype), self.history
-        )
+        self.num_updates += usable
+        # At first the steps so far stand for all, over and over.
+        seen = self.num_updates.clamp(1, len(self.history))
         levels = torch.linspace(
             0, 1, len(self.quantiles), device=scores.device
         )
-        self.history.copy_(history)
-        self.quantiles.copy_(history.float().quantile(levels))
-        self.num_updates += usable
+        known = self.history[steps % seen].float()
+        self.quantiles.copy_(known.quantile(levels))
 
     def flops(self) -> LinearCost:
         """See :class:`Router`."""

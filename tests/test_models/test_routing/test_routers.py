@@ -219,6 +219,15 @@ def test_ranks():
     assert ranks.tolist() == [[[0.875, 0.375], [0.625, 0.125]]]
 
 
+def test_the_first_step_weighs_as_much_as_the_others():
+    router = build_router('variance', 8, (1, 2, 4))
+    router(textured() * 100)  # as it happens, all detail
+    for _ in range(9):
+        router(textured())
+    finest = shares(router.eval()(textured(batch_size=64)), 3)[0]
+    assert finest == pytest.approx(0.28, abs=0.05)  # .35 less a tenth
+
+
 def test_summaries_put_together_are_the_whole():
     batches = [torch.randn(500) + shift for shift in (-5, 0, 5)]
     together = torch.cat([summarise(batch, 32) for batch in batches])
