@@ -25,7 +25,6 @@ from rich.console import Console
 from rich.table import Table
 
 from mmdge.datasets import write_shapes
-from mmdge.datasets.shapes import MANIFEST
 from mmdge.models import share_for_budget
 from mmdge.utils import UserError, launch
 
@@ -44,8 +43,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--data-root',
         type=Path,
-        default='data/shapes',
-        help='where the data set is, or else is drawn (default: data/shapes)',
+        help='a data set drawn before, in place of data/shapes, which is '
+        'drawn if need be',
     )
     parser.add_argument(
         '--cfg-options',
@@ -96,16 +95,16 @@ def last_metrics(work_dir: Path) -> dict:
     return json.loads(logs[-1].read_text())
 
 
-def random_routing(config: Path, metrics: dict) -> list[str]:
-    """Config entries of random routing at the FLOPs of another evaluation."""
+def random_routing(config: Path, rows: dict[str, dict]) -> list[str]:
+    """Config entries of random routing at the FLOPs of the first row."""
     backbone = Config.fromfile(config).model.backbone
-    share = share_for_budget(
-        backbone, metrics['backbone/FLOPs_ratio'], (256, 256)
-    )
+    ratio = rows['its own']['backbone/FLOPs_ratio']
+    share = share_for_budget(backbone, ratio, (256, 256))
+    key = 'model.backbone.routing'
     return [
-        'routing._delete_=True',
-        'routing.type=RandomRouter',
-        f'routing.share=[{",".join(f"{part:.6f}" for part in share)}]',
+        f'{key}._delete_=True',
+        f'{key}.type=RandomRouter',
+        f'{key}.share=[{",".join(f"{part:.6f}" for part in share)}]',
     ]
 
 
@@ -153,13 +152,16 @@ def data_options(root: Path) -> list[str]:
 def main() -> None:
     args = parse_args()
     start = time.time()
-    if (args.data_root / MANIFEST).is_file():
-        print(f'== Using the data set {args.data_root}')
-    else:
-        print(f'== Drawing the data set {args.data_root}', flush=True)
-        write_shapes(args.data_root, progress=track_iter_progress)
+    root = args.data_root or Path('data/shapes')
+    if args.data_root is None:
+        print(f'== Drawing the data set {root}', flush=True)
+        try:
+            drawn = write_shapes(root, progress=track_iter_progress)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        print('' if drawn else 'It is there already.')
 
-    options = [*data_options(args.data_root), *args.cfg_options]
+    options = [*data_options(root), *args.cfg_options]
     folder = args.work_dir / 'train'
     run(
         'Training',
@@ -168,31 +170,32 @@ def main() -> None:
         args.work_dir / 'train.log',
     )
     checkpoint = (folder / 'last_checkpoint').read_text()
+    (config,) = folder.glob('*.py')  # as it was trained, with all options
 
     rows = {}
-    for title, routing in (
-        ('its own: variance', ['routing=variance']),
-        ('finest (dense twin)', ['routing=finest']),
-        ('random, same FLOPs', None),
+    for title, name in (
+        ('its own', 'own'),
+        ('finest (dense twin)', 'finest'),
+        ('random, same FLOPs', 'random'),
     ):
-        if routing is None:
-            # The config as it was trained, with all options.
-            (config,) = (args.work_dir / 'train').glob('*.py')
-            routing = random_routing(config, rows['its own: variance'])
-        folder = args.work_dir / f'test_{title.split()[0].strip(":,")}'
+        if name == 'own':
+            routing = []
+        elif name == 'finest':
+            routing = ['--cfg-options', 'model.backbone.routing=finest']
+        else:
+            routing = ['--cfg-options', *random_routing(config, rows)]
+        folder = args.work_dir / f'test_{name}'
         run(
-            f'Evaluating with routing {title}',
+            f'Evaluating with routing: {title}',
             'test.py',
-            [CONFIG, checkpoint, '--work-dir', folder, '--cfg-options']
-            + options
-            + [f'model.backbone.{entry}' for entry in routing],
+            [config, checkpoint, '--work-dir', folder, *routing],
             folder.with_suffix('.log'),
         )
         rows[title] = last_metrics(folder)
 
     print()
     print_table(rows)
-    pictures = sorted((args.work_dir / 'test_its').glob('2*/vis_data/*/*.png'))
+    pictures = sorted((args.work_dir / 'test_own').glob('2*/vis_data/*/*.png'))
     print(f'Where the queries went, as a picture: {pictures[-1]}')
     print(f'Done in {(time.time() - start) / 60:.1f} minutes.')
 

@@ -91,6 +91,7 @@ def main() -> None:
         resume_from(cfg, args.resume)
     checks.check_checkpoints(cfg)
     checks.check_datasets(cfg, ('train', 'val'))
+    launch.do_without_amp(cfg)
     launch.init_cpu_distributed(cfg)
     launch.build_runner(cfg).train()
 

@@ -8,6 +8,7 @@ import torch
 
 from mmdge.registry import MODELS
 
+from .backbones import DynamicBackbone
 from .routing import default_share
 
 
@@ -34,21 +35,35 @@ def share_for_budget(
         tuple[float]: For ``routing=dict(type=..., share=...)``.
 
     Raises:
-        ValueError: If the budget can't be met: even the coarsest queries, and
-            the keys and values, cost something.
+        ValueError: If the budget can't be met (even the coarsest queries, and
+            the keys and values, cost something), or the config is no dynamic
+            backbone's with one set of granularities.
 
     Example:
         >>> backbone = dict(type='mmdge.DGEPVT', arch='small')
         >>> share = share_for_budget(backbone, 0.4, (800, 1216))
     """
-    num = len(backbone.get('granularities', (1, 2, 4)))
+    granularities = backbone.get('granularities', (1, 2, 4))
+    build = MODELS.get(backbone['type']) if 'type' in backbone else None
+    if not (isinstance(build, type) and issubclass(build, DynamicBackbone)):
+        raise ValueError(
+            'share_for_budget needs the config of a dynamic backbone, e.g. '
+            f"dict(type='mmdge.DGEPVT', arch='small'), but got {backbone}."
+        )
+    if not all(isinstance(side, int) for side in granularities):
+        raise ValueError(
+            'share_for_budget needs one set of granularities for all stages, '
+            f'but got {granularities}.'
+        )
+    num = len(granularities)
     start = default_share(num) if start is None else tuple(start)
     corners = [tuple(float(i == k) for i in range(num)) for k in range(num)]
 
     def ratio_at(share: Sequence[float]) -> float:
         routing = dict(type='UniformRouter', share=share)
         config = dict(backbone, routing=routing, init_cfg=None)
-        model = MODELS.get(config.pop('type'))(**config).eval()
+        config.pop('type')
+        model = build(**config).eval()
         with torch.no_grad():
             model(torch.zeros(1, model.in_channels, *size))
         return model.cost.ratio.item()

@@ -195,6 +195,20 @@ def init_cpu_distributed(cfg: Config) -> bool:
     return True
 
 
+def do_without_amp(cfg: Config) -> None:
+    """Train in full precision where MMEngine has no mixed one: on a CPU.
+
+    Args:
+        cfg: The config of the run; its ``optim_wrapper.type`` is changed.
+    """
+    wrapper = cfg.get('optim_wrapper') or {}
+    if wrapper.get('type') == 'AmpOptimWrapper' and get_device() == 'cpu':
+        for key in ('loss_scale', 'dtype', 'use_fsdp'):
+            wrapper.pop(key, None)
+        wrapper['type'] = 'OptimWrapper'
+        print_log('no GPU: training in full instead of mixed precision')
+
+
 def build_runner(cfg: Config) -> Runner:
     """Build the Runner, or the one that ``runner_type`` names."""
     if 'runner_type' in cfg:

@@ -160,7 +160,7 @@ def test_a_ratio_far_from_the_budget_is_said(ratio, warned):
     assert bool(said) == warned
 
 
-@pytest.mark.parametrize('budget', [0, -0.5, 1.01, 'half'])
+@pytest.mark.parametrize('budget', [0, -0.5, 1.01, 'half', True, float('nan')])
 def test_budget_is_checked(budget):
     with pytest.raises(ValueError, match=r'must be in \(0, 1\], but got'):
         mmdge.CostHook(budget=budget)

@@ -1,10 +1,13 @@
 """The picture shows what the routers decided."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
+from mmengine.structures import BaseDataElement
 
-from mmdge import GranularityVisHook
+from mmdge import DGEPVT, GranularityVisHook
 from mmdge.engine.hooks.granularity_vis_hook import (
     covers,
     draw_granularity,
@@ -68,3 +71,17 @@ def test_maps_of_windows_are_told_from_maps_of_the_image():
 def test_number_of_images_is_checked():
     with pytest.raises(ValueError, match='num_images must be at least 1'):
         GranularityVisHook(num_images=0)
+
+
+def test_augmented_tests_are_left_out_with_a_word():
+    said = []
+    backbone = DGEPVT('tiny', routing='variance')
+    backbone.cost = cost()
+    runner = SimpleNamespace(
+        model=backbone, logger=SimpleNamespace(warning=said.append)
+    )
+    inputs = [[torch.zeros(3, 32, 32)] * 2]
+    GranularityVisHook().after_test_iter(
+        runner, 0, dict(inputs=inputs), [BaseDataElement()]
+    )
+    assert 'test-time augmentation' in said[0]

@@ -28,3 +28,19 @@ def test_what_cannot_be_met_is_said(budget):
     backbone = dict(type='mmdge.DGEPVT', arch=ARCH)
     with pytest.raises(ValueError, match='all coarsest costs 0.[0-9]+ of'):
         share_for_budget(backbone, budget, (256, 256))
+
+
+@pytest.mark.parametrize(
+    'backbone, message',
+    [
+        (dict(arch=ARCH), 'needs the config of a dynamic backbone'),
+        (dict(type='QuantileRouter'), 'needs the config of a dynamic'),
+        (
+            dict(type='mmdge.DGEPVT', granularities=[(1, 2)] * 4),
+            'one set of granularities',
+        ),
+    ],
+)
+def test_other_configs_are_refused(backbone, message):
+    with pytest.raises(ValueError, match=message):
+        share_for_budget(backbone, 0.5, (256, 256))

@@ -228,8 +228,8 @@ def test_demo(shapes, tmp_path):
         name: metrics(tmp_path / f'test_{name}', 'test')[
             'backbone/FLOPs_ratio'
         ]
-        for name in ('its', 'finest', 'random')
+        for name in ('own', 'finest', 'random')
     }
     assert ratios['finest'] == 1
     # Five images and few regions: the shares are met on average only.
-    assert ratios['random'] == pytest.approx(ratios['its'], abs=0.1)
+    assert ratios['random'] == pytest.approx(ratios['own'], abs=0.1)

@@ -85,3 +85,15 @@ def test_user_error_leaves_the_tool_in_one_line(tmp_path):
     assert last.startswith('error: checkpoint not found: ')
     assert 'Traceback' not in result.stderr
     assert not (tmp_path / 'work_dirs').exists()
+
+
+def test_mixed_precision_needs_a_gpu(monkeypatch):
+    monkeypatch.setattr(launch, 'get_device', lambda: 'cpu')
+    wrapper = dict(type='AmpOptimWrapper', loss_scale='dynamic', x=1)
+    cfg = Config(dict(optim_wrapper=wrapper))
+    launch.do_without_amp(cfg)
+    assert cfg.optim_wrapper == dict(type='OptimWrapper', x=1)
+    monkeypatch.setattr(launch, 'get_device', lambda: 'cuda')
+    cfg = Config(dict(optim_wrapper=wrapper))
+    launch.do_without_amp(cfg)
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'

@@ -14,6 +14,7 @@ Example::
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 import sys
@@ -38,6 +39,13 @@ from mmdge.engine.hooks import find_dynamic_backbone
 from mmdge.utils import UserError, checks, launch
 
 
+def positive(text: str) -> int:
+    """A number of images, for argparse."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'{text!r} is no positive number')
+    return int(text)
+
+
 def parse_args():
     parser = launch.build_parser(__doc__.splitlines()[0])
     parser.add_argument(
@@ -48,7 +56,7 @@ def parse_args():
     )
     parser.add_argument(
         '--num-images',
-        type=int,
+        type=positive,
         help='count a random subset only (default: the whole set)',
     )
     parser.add_argument('--json', help='write the figures to this file, too')
@@ -192,6 +200,10 @@ def report(figures: dict) -> None:
 def main() -> None:
     args = parse_args()
     cfg = launch.load_config(args.config, args.cfg_options, args.work_dir)
+    if cfg.get('val_dataloader') is None:
+        raise UserError(f'{args.config} has no val_dataloader to count on')
+    if args.json and not Path(args.json).absolute().parent.is_dir():
+        raise UserError(f'--json {args.json}: there is no such folder')
     checks.check_datasets(cfg, ['val'])
     if args.checkpoint:
         checks.check_checkpoint(args.checkpoint)

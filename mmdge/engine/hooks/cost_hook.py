@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from numbers import Real
 from typing import Any
 
@@ -72,12 +73,12 @@ class CostHook(Hook):
     """
 
     def __init__(self, budget: float, loss_weight: float = 1.0) -> None:
-        if not isinstance(budget, Real) or not 0 < budget <= 1:
+        if not _is_number(budget) or not 0 < budget <= 1:
             raise ValueError(
                 'budget, the target ratio of dynamic to dense FLOPs, must be '
                 f'in (0, 1], but got {budget!r}.'
             )
-        if not isinstance(loss_weight, Real) or loss_weight < 0:
+        if not _is_number(loss_weight) or loss_weight < 0:
             raise ValueError(
                 'loss_weight must be a number of at least 0, but got '
                 f'{loss_weight!r}.'
@@ -204,3 +205,11 @@ def _of_all_forwards(costs: list[Cost]) -> Cost:
         return costs[0]
     stages = zip(*(cost.stages for cost in costs), strict=True)
     return Cost.of_stages([Cost.add_up(list(parts)) for parts in stages])
+
+
+def _is_number(value: Any) -> bool:
+    return (
+        isinstance(value, Real)
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+    )

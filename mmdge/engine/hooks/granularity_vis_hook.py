@@ -76,15 +76,20 @@ class GranularityVisHook(Hook):
             return
         cost = find_dynamic_backbone(runner.model, type(self).__name__).cost
         # What the model saw, whatever the pipeline did to the file.
-        images = [to_picture(image) for image in data_batch['inputs']]
-        if not covers(cost, images[0].shape[:2]):
+        inputs = data_batch['inputs']
+        if not (
+            all(isinstance(image, Tensor) for image in inputs)
+            and covers(cost, inputs[0].shape[-2:])
+        ):
             if batch_idx == 0:
                 runner.logger.warning(
                     f'{type(self).__name__}: no picture, because the backbone '
-                    'saw the images in parts (sliding windows).'
+                    'saw no image just once and whole (sliding windows or '
+                    'test-time augmentation).'
                 )
             return
-        for i, image in enumerate(images[:missing]):
+        images = [to_picture(image) for image in inputs[:missing]]
+        for i, image in enumerate(images):
             panels = stage_panels(cost, i, image.shape[:2])
             self._rows.append((image, panels))
 

@@ -6,7 +6,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from ..cost import Cost
-from ..routing import Router, ShareRouter
+from ..routing import Router
 
 
 class DynamicBackbone(BaseModule):
@@ -50,8 +50,8 @@ class DynamicBackbone(BaseModule):
         for module in self.frozen_modules():
             module.eval()
             for child in module.modules():
-                # What it remembers of the scores is no trained parameter.
-                if isinstance(child, ShareRouter):
+                # Noise, warm-up and remembered scores are no parameters.
+                if isinstance(child, Router):
                     child.train(mode)
         return self
 

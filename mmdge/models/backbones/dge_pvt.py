@@ -122,16 +122,20 @@ class DGEPVT(DynamicBackbone):
             )
         if out_type == 'cls_token' and not with_cls_token:
             raise ValueError("out_type='cls_token' needs with_cls_token=True.")
-        if not out_indices or list(out_indices) != sorted(
-            set(out_indices) & set(range(num_stages))
+        if (
+            not isinstance(out_indices, (list, tuple))
+            or not out_indices
+            or list(out_indices)
+            != sorted(set(out_indices) & set(range(num_stages)))
         ):
             raise ValueError(
-                f'out_indices={tuple(out_indices)} must be ascending and '
-                f'among 0 to {num_stages - 1}.'
+                f'out_indices={out_indices!r} must be a sequence, ascending '
+                f'and among 0 to {num_stages - 1}.'
             )
-        if frozen_stages > num_stages:
+        if not isinstance(frozen_stages, int) or frozen_stages > num_stages:
             raise ValueError(
-                f'frozen_stages={frozen_stages} must be at most {num_stages}.'
+                f'frozen_stages={frozen_stages!r} must be an integer of at '
+                f'most {num_stages}.'
             )
         least = math.prod(self.patch_sizes)
         if not isinstance(pretrain_img_size, int) or pretrain_img_size < least:
@@ -208,11 +212,14 @@ class DGEPVT(DynamicBackbone):
                     'dict.'
                 )
             arch = cls.arch_zoo[arch]
+        if not isinstance(arch, dict):
+            raise ValueError(f'arch must be a name or a dict, not {arch!r}.')
         arch = {**cls.arch_defaults, **arch}
         names = {'num_layers', *cls.arch_defaults}
         num_stages = len(cls.patch_sizes)
         if set(arch) != names or any(
-            len(values) != num_stages for values in arch.values()
+            not isinstance(values, (list, tuple)) or len(values) != num_stages
+            for values in arch.values()
         ):
             raise ValueError(
                 f'arch must give {num_stages} values to each of '

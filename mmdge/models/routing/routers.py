@@ -18,6 +18,7 @@ What differs is where the logits come from:
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any, NamedTuple
@@ -25,7 +26,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from mmengine.dist import all_gather, get_world_size
-from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmdge.registry import MODELS
@@ -276,7 +276,8 @@ class QuantileRouter(ShareRouter):
     as it is, each image at the same ratio.
 
     Training and test decide alike, by what is remembered; an image's routing
-    never depends on the others in its batch.
+    does not depend on the others in its batch, but for the padding that a
+    host adds to make them one size: padded regions are regions like others.
 
     Args:
         score (str): ``'variance'``: the variance of the tokens inside the
@@ -359,13 +360,13 @@ class QuantileRouter(ShareRouter):
             )
         )
         self.num_updates += usable
-        # At first the steps so far stand for all, over and over.
-        seen = self.num_updates.clamp(1, len(self.history))
+        known = self.history.float().where(
+            (steps < self.num_updates)[:, None], math.nan
+        )
         levels = torch.linspace(
             0, 1, len(self.quantiles), device=scores.device
         )
-        known = self.history[steps % seen].float()
-        self.quantiles.copy_(known.quantile(levels))
+        self.quantiles.copy_(known.nanquantile(levels).nan_to_num())
 
     def flops(self) -> LinearCost:
         """See :class:`Router`."""
@@ -377,17 +378,26 @@ class QuantileRouter(ShareRouter):
 def _forget_other_scores(
     router: QuantileRouter, state_dict: dict, prefix: str, *args: Any
 ) -> None:
-    """Drop remembered scores of other regions, or of a trained head."""
+    """Drop what another kind of router remembers.
+
+    That is one of other regions, of another ``num_steps``, or of a learned
+    score where there is no head for it.
+    """
     region = state_dict.get(f'{prefix}history_region', router.region)
+    history = state_dict.get(f'{prefix}history', router.history)
     learned = f'{prefix}rank_head.weight' in state_dict
-    by_another_head = learned and router.rank_head is None
-    if int(region) == router.region and not by_another_head:
+    if (
+        int(region) == router.region
+        and history.shape == router.history.shape
+        and not (learned and router.rank_head is None)
+    ):
         return
-    print_log(
-        f'{prefix.rstrip(".")}: the checkpoint remembers scores of another '
-        'kind of router; until it is trained, this one ranks the regions of '
-        'each image by themselves.',
-        'current',
+    # A warning, not a log line: Python shows the many blocks' as one.
+    warnings.warn(
+        'the checkpoint remembers the scores of another kind of router; '
+        'until it is trained, this one ranks the regions of each image by '
+        'themselves.',
+        stacklevel=1,
     )
     for name, buffer in router.named_buffers():
         if f'{prefix}{name}' in state_dict:
@@ -466,7 +476,7 @@ def build_router(
     config = dict(config)
     # `get`, unlike `build`, looks in mmdge first whatever the default scope.
     router = MODELS.get(config.pop('type'))
-    if router is None:
+    if not (isinstance(router, type) and issubclass(router, Router)):
         raise ValueError(
             f'routing={routing!r} names no registered router; mmdge has '
             'GumbelRouter, QuantileRouter, RandomRouter and UniformRouter.'
