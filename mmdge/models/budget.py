@@ -65,7 +65,7 @@ def share_for_budget(
         config.pop('type')
         model = build(**config).eval()
         with torch.no_grad():
-            model(torch.zeros(1, model.in_channels, *size))
+            model(torch.ones(1, model.in_channels, *size))
         return model.cost.ratio.item()
 
     costs = [ratio_at(corner) for corner in corners]

@@ -16,7 +16,7 @@ from mmdge.registry import MODELS
 
 from ..cost import Cost
 from ..layers import PatchEmbed, resize_pos_embed
-from ..routing import DGEBlock
+from ..routing import DGEBlock, content_regions, patch_grid
 from .base import DynamicBackbone
 
 
@@ -143,7 +143,7 @@ class DGEPVT(DynamicBackbone):
                 'pretrain_img_size, the side of the images, must be an '
                 f'integer of at least {least}, but got {pretrain_img_size!r}.'
             )
-        granularities = check_granularities(granularities, num_stages)
+        self.granularities = check_granularities(granularities, num_stages)
         if not isinstance(routing, (list, tuple)):
             routing = [routing] * num_stages
         if len(routing) != num_stages:
@@ -179,7 +179,7 @@ class DGEPVT(DynamicBackbone):
                     arch['num_heads'][i],
                     arch['mlp_ratios'][i],
                     arch['sr_ratios'][i],
-                    granularities[i],
+                    self.granularities[i],
                     routing[i],
                     price=price,
                     sparse_training=sparse_training,
@@ -267,8 +267,9 @@ class DGEPVT(DynamicBackbone):
                 f'but got {tuple(x.shape)}.'
             )
         outs, costs = [], []
+        content = x.detach().ne(0).any(1)  # (B, H, W): hosts pad with zeros
         for i in range(self.num_stages):
-            tokens, size, cost = self._stage(i, x)
+            tokens, size, cost = self._stage(i, x, content)
             costs.append(cost)
             num_extra = tokens.shape[1] - size[0] * size[1]
             # (B, E + H * W, C) -> (B, C, H, W)
@@ -281,7 +282,7 @@ class DGEPVT(DynamicBackbone):
         return tuple(outs)
 
     def _stage(
-        self, i: int, x: Tensor
+        self, i: int, x: Tensor, content: Tensor
     ) -> tuple[Tensor, tuple[int, int], Cost]:
         """Run stage ``i`` on a map; return tokens, their size, their cost."""
         embed = getattr(self, f'patch_embed{i + 1}')
@@ -296,8 +297,12 @@ class DGEPVT(DynamicBackbone):
             cls_token = (self.cls_token + extra_pos).expand(len(x), -1, -1)
             tokens = torch.cat([cls_token, tokens], dim=1)
         costs = [Cost.constant(embed.flops(size), len(x), x.device)]
+        region = self.granularities[i][-1]
+        regions = content_regions(
+            content, region * self.strides[i], patch_grid(size, region)
+        )
         for block in getattr(self, f'block{i + 1}'):
-            tokens, cost = block(tokens, size, self.strides[i])
+            tokens, cost = block(tokens, size, self.strides[i], regions)
             costs.append(cost)
         return tokens, size, Cost.add_up(costs)
 

@@ -83,7 +83,11 @@ class DGEBlock(nn.Module):
         self.router = build_router(routing, embed_dims, granularities, price)
 
     def forward(
-        self, x: Tensor, size: Size, stride: int
+        self,
+        x: Tensor,
+        size: Size,
+        stride: int,
+        content: Tensor | None = None,
     ) -> tuple[Tensor, Cost]:
         """Run the block.
 
@@ -91,6 +95,7 @@ class DGEBlock(nn.Module):
             x (Tensor): Tokens ``(B, E + H * W, C)``, extra tokens first.
             size (tuple[int, int]): ``(H, W)``.
             stride (int): Pixels per token, for the granularity map.
+            content (Tensor, optional): See :meth:`Router.forward`.
 
         Returns:
             tuple[Tensor, Cost]: Tokens of the same shape; what it computed.
@@ -98,7 +103,8 @@ class DGEBlock(nn.Module):
         num_extra = x.shape[1] - size[0] * size[1]
         decision = None
         if self.router is not None:
-            decision = self.router(x[:, num_extra:].unflatten(1, size))
+            grid = x[:, num_extra:].unflatten(1, size)  # (B, H, W, C)
+            decision = self.router(grid, content)
         cost = self._cost(x, size, num_extra, stride, decision)
 
         if decision is None:

@@ -36,7 +36,7 @@ from torch import Tensor
 Size = tuple[int, int]
 
 
-def _grid(size: Size, side: int) -> Size:
+def patch_grid(size: Size, side: int) -> Size:
     """Rows and columns of patches of a map of ``size``."""
     return -(-size[0] // side), -(-size[1] // side)
 
@@ -93,6 +93,24 @@ def region_variance(x: Tensor, region: int) -> Tensor:
     # drown in rounding where the mean is large.
     centred = x - unpool(pool(x, region), region, x.shape[1:3])
     return pool(centred.square().mean(-1, keepdim=True), region).squeeze(-1)
+
+
+def content_regions(content: Tensor, side: int, grid: Size) -> Tensor:
+    """Which regions hold any of the image, and not just padding.
+
+    Args:
+        content (Tensor): Pixels of the image, ``(B, H, W)``, bool.
+        side (int): Side of a region in pixels.
+        grid (tuple[int, int]): Rows and columns of regions ``(Rh, Rw)``; at
+            most as many as cover the pixels.
+
+    Returns:
+        Tensor: ``(B, Rh, Rw)``, bool. An image without any content counts as
+        content throughout.
+    """
+    pooled = F.max_pool2d(content.float()[:, None], side, ceil_mode=True)
+    regions = pooled[:, 0, : grid[0], : grid[1]] > 0
+    return regions | ~regions.flatten(1).any(1)[:, None, None]
 
 
 def query_counts(
@@ -156,7 +174,7 @@ def candidate_gates(
     gates = [gate.new_ones(len(gate), num_extra)]
     for k, side in enumerate(granularities):
         # A patch lies inside one region, so patches of regions can be copied.
-        grid = _grid(size, side)
+        grid = patch_grid(size, side)
         gates.append(unpool(gate[..., k], region // side, grid).flatten(1))
     return torch.cat(gates, dim=1)
 
@@ -175,7 +193,7 @@ def merge(updates: Tensor, size: Size, granularities: Sequence[int]) -> Tensor:
     Returns:
         Tensor: The update of each token, ``(B, E + H * W, C)``.
     """
-    grids = [_grid(size, side) for side in granularities]
+    grids = [patch_grid(size, side) for side in granularities]
     lengths = [rows * columns for rows, columns in grids]
     num_extra = updates.shape[1] - sum(lengths)
     extra, *patches = updates.split([num_extra, *lengths], dim=1)

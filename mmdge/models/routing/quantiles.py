@@ -53,12 +53,21 @@ def rank_among_quantiles(scores: Tensor, quantiles: Tensor) -> Tensor:
     return ranks.nan_to_num(BELOW_ONE).clamp(max=BELOW_ONE)
 
 
-def rank_within_image(scores: Tensor) -> Tensor:
-    """Place of each region among those of its image, ``(B, Rh, Rw)``.
+def rank_within_image(scores: Tensor, content: Tensor) -> Tensor:
+    """Place of each region among those of its image.
+
+    Args:
+        scores (Tensor): ``(B, Rh, Rw)``.
+        content (Tensor): Regions that count, of the same shape, bool; the
+            rank of the others is 0.
 
     Returns:
-        Tensor: The middles of ``Rh * Rw`` even steps in [0, 1).
+        Tensor: ``(B, Rh, Rw)``; of an image's n regions that count, the
+        middles of n even steps in [0, 1).
     """
-    flat = scores.flatten(1)
+    content = content.flatten(1)
+    flat = scores.flatten(1).masked_fill(~content, -math.inf)
     order = flat.argsort(stable=True, dim=1).argsort(dim=1)
-    return ((order + 0.5) / flat.shape[1]).view_as(scores)
+    num = content.sum(1, keepdim=True)
+    ranks = (order - (flat.shape[1] - num) + 0.5) / num
+    return ranks.clamp(min=0).view_as(scores)

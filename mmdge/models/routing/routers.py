@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from mmdge.registry import MODELS
 
 from ..cost import LinearCost
-from .grains import pool, region_variance
+from .grains import patch_grid, pool, region_variance
 from .quantiles import (
     BELOW_ONE,
     rank_among_quantiles,
@@ -103,12 +103,19 @@ class Router(nn.Module):
         """
         return self.train_progress if self.training else 1.0
 
-    def logits(self, x: Tensor) -> Tensor:
-        """Logits ``(B, Rh, Rw, K)`` of a float32 map ``(B, H, W, C)``."""
+    def logits(self, x: Tensor, content: Tensor) -> Tensor:
+        """Logits ``(B, Rh, Rw, K)`` of a map; arguments as of ``forward``."""
         raise NotImplementedError
 
-    def forward(self, x: Tensor) -> Decision | None:
-        """Decide for a token map ``(B, H, W, C)``, never in half precision.
+    def forward(
+        self, x: Tensor, content: Tensor | None = None
+    ) -> Decision | None:
+        """Decide, never in half precision.
+
+        Args:
+            x (Tensor): Token map ``(B, H, W, C)``.
+            content (Tensor, optional): Regions that are no padding,
+                ``(B, Rh, Rw)``, bool. Defaults to all.
 
         Returns:
             Decision | None: None if every token is its own query and no
@@ -116,7 +123,11 @@ class Router(nn.Module):
         """
         with torch.autocast(x.device.type, enabled=False):
             # Half precision is too coarse for thresholds and noise.
-            logits = self.logits(x.float() if x.dtype.itemsize < 4 else x)
+            x = x.float() if x.dtype.itemsize < 4 else x
+            if content is None:
+                grid = patch_grid(x.shape[1:3], self.region)
+                content = x.new_ones(len(x), *grid, dtype=torch.bool)
+            logits = self.logits(x, content)
             dense = self.progress == 0 and self.granularities[0] == 1
             if dense and not logits.requires_grad:
                 return None
@@ -184,8 +195,8 @@ class GumbelRouter(Router):
             self.gate.bias.fill_(-bias)
             self.gate.bias[0] = bias
 
-    def logits(self, x: Tensor) -> Tensor:
-        """See :class:`Router`."""
+    def logits(self, x: Tensor, content: Tensor) -> Tensor:
+        """See :class:`Router`; padding is routed like the rest."""
         logits = _linear(self.gate, pool(x, self.region))  # (B, Rh, Rw, K)
         if self.training and self.noise:
             exponential = torch.empty_like(logits).exponential_()
@@ -199,6 +210,9 @@ class GumbelRouter(Router):
 
 class ShareRouter(Router):
     """Base of the routers that give fixed shares of ranked regions.
+
+    Regions of padding, which a host adds to make a batch's images one size,
+    get the coarsest granularity and don't count in the shares.
 
     Args:
         share (Sequence[float], optional): Share of the regions that gets each
@@ -234,20 +248,21 @@ class ShareRouter(Router):
             )
         self.share = tuple(share)
 
-    def ranks(self, x: Tensor) -> Tensor:
+    def ranks(self, x: Tensor, content: Tensor) -> Tensor:
         """Rank ``(B, Rh, Rw)`` in [0, 1) of each region; 1 is finest."""
         raise NotImplementedError
 
-    def logits(self, x: Tensor) -> Tensor:
+    def logits(self, x: Tensor, content: Tensor) -> Tensor:
         """Logits whose argmax cuts the ranks at the shares.
 
         Between two neighbours the difference of the logits is the rank minus
         the threshold; thresholds fall from finest to coarsest, so the argmax
-        is the candidate whose interval holds the rank.
+        is the candidate whose interval holds the rank. Padding ranks lowest.
         """
+        ranks = self.ranks(x, content).where(content, 0.0)
         finer = torch.tensor(self.share, device=x.device).cumsum(0)[:-1]
         threshold = self.progress * (1 - finer)  # (K - 1,)
-        margin = threshold - self.ranks(x)[..., None]
+        margin = threshold - ranks[..., None]
         return F.pad(margin.cumsum(-1), (1, 0))
 
     def extra_repr(self) -> str:
@@ -276,8 +291,7 @@ class QuantileRouter(ShareRouter):
     as it is, each image at the same ratio.
 
     Training and test decide alike, by what is remembered; an image's routing
-    does not depend on the others in its batch, but for the padding that a
-    host adds to make them one size: padded regions are regions like others.
+    does not depend on the others in its batch.
 
     Args:
         score (str): ``'variance'``: the variance of the tokens inside the
@@ -332,16 +346,16 @@ class QuantileRouter(ShareRouter):
         inputs = [F.layer_norm(mean, mean.shape[-1:]), spread[..., None]]
         return _linear(self.rank_head, torch.cat(inputs, -1)).squeeze(-1)
 
-    def ranks(self, x: Tensor) -> Tensor:
+    def ranks(self, x: Tensor, content: Tensor) -> Tensor:
         """See :class:`ShareRouter`."""
         scores = self.scores(x)
         ranks = torch.where(
             self.num_updates > 0,
             rank_among_quantiles(scores, self.quantiles.to(scores.dtype)),
-            rank_within_image(scores),
+            rank_within_image(scores.detach(), content),
         )
         if self.training:
-            self._remember(scores.detach())
+            self._remember(scores.detach().where(content, math.nan))
         return ranks
 
     @torch.no_grad()
@@ -409,10 +423,10 @@ def _forget_other_scores(
 class RandomRouter(ShareRouter):
     """Control: random ranks, anew in every forward."""
 
-    def ranks(self, x: Tensor) -> Tensor:
+    def ranks(self, x: Tensor, content: Tensor) -> Tensor:
         """See :class:`ShareRouter`."""
-        size = [-(-side // self.region) for side in x.shape[1:3]]
-        return torch.rand(len(x), *size, device=x.device).clamp(max=BELOW_ONE)
+        ranks = torch.rand(content.shape, device=x.device)
+        return ranks.clamp(max=BELOW_ONE)
 
 
 @MODELS.register_module()
@@ -423,11 +437,10 @@ class UniformRouter(ShareRouter):
     neighbourhood holds all granularities in their shares.
     """
 
-    def ranks(self, x: Tensor) -> Tensor:
+    def ranks(self, x: Tensor, content: Tensor) -> Tensor:
         """See :class:`ShareRouter`."""
         rows, columns = (
-            torch.arange(-(-side // self.region), device=x.device)
-            for side in x.shape[1:3]
+            torch.arange(side, device=x.device) for side in content.shape[1:]
         )
         # 1 / p and 1 / p^2 for the plastic number p, which solves p^3 = p + 1
         ranks = (rows[:, None] * 0.7548776662 + columns * 0.5698402910) % 1

@@ -363,6 +363,19 @@ class TestTraining:
         for a, b in zip(plain.buffers(), saving.buffers(), strict=True):
             assert a.equal(b)
 
+    def test_padding_takes_no_share(self):
+        """Half the canvas is padding; the image is routed as without."""
+        model = build('variance').eval()
+        image = torch.rand(1, 3, 128, 128) + 0.1
+        model(image)
+        plain = [m.granularity for m in model.cost.maps]
+        model(torch.nn.functional.pad(image, (0, 128)))
+        for alone, routed in zip(plain, model.cost.maps, strict=True):
+            columns = alone.shape[2]
+            inside = routed.granularity[..., :columns]
+            assert (inside == 1).sum() == (alone == 1).sum()
+            assert (routed.granularity[..., columns:] == 4).all()
+
     def test_frozen_stages_stay_frozen(self):
         model = build('variance', frozen_stages=2)
         assert model.train() is model and model.eval() is model

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from mmdge.models.routing import (
     candidate_gates,
     candidates,
+    content_regions,
     merge,
     pack,
     plan_packing,
@@ -163,3 +164,14 @@ def test_gradients_flow_through_packing(granularities):
         )
 
     assert torch.autograd.gradcheck(there_and_back, x)
+
+
+def test_content_regions_hold_any_of_the_image():
+    content = torch.zeros(3, 33, 48, dtype=torch.bool)
+    content[0, :17, :16] = True
+    content[1] = True
+    regions = content_regions(content, 16, (3, 3))
+    assert regions[0].int().tolist() == [[1, 0, 0], [1, 0, 0], [0, 0, 0]]
+    assert regions[1].all()
+    assert regions[2].all()  # nothing to tell padding from
+    assert content_regions(content, 16, (2, 3)).shape == (3, 2, 3)

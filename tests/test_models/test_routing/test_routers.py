@@ -161,6 +161,32 @@ def test_a_broken_image_is_no_matter_to_others(value):
     assert router.history.isfinite().all()
 
 
+@pytest.mark.parametrize(
+    'routing', ['variance', dict(type='QuantileRouter', score='learned')]
+)
+@pytest.mark.parametrize('steps', [0, 20])
+def test_padding_changes_no_share(routing, steps):
+    """Padded or not, in training or at test, an image is routed alike."""
+    router, padded_router = (build_router(routing, 8, (1, 2, 4)) for _ in 'ab')
+    padded_router.load_state_dict(router.state_dict())
+
+    def pad(x):
+        return torch.nn.functional.pad(x, (0, 0, 0, 16, 0, 8))
+
+    content = torch.zeros(4, 10, 12, dtype=torch.bool)
+    content[:, :8, :8] = True
+    for _ in range(steps):
+        x = textured()
+        router(x)
+        padded_router(pad(x), content)
+    x = textured()
+    plain = router.eval()(x).choice
+    padded = padded_router.eval()(pad(x), content).choice
+    assert padded[content].equal(plain.flatten())
+    assert (padded[~content] == 2).all()
+    assert router.quantiles.allclose(padded_router.quantiles, atol=1e-5)
+
+
 def test_price_makes_regions_coarser():
     for routing in ROUTINGS:
         torch.manual_seed(0)
@@ -215,8 +241,12 @@ def test_ranks():
         atol=2e-6,
         rtol=0,
     )
-    ranks = rank_within_image(torch.tensor([[[3.0, 1.0], [2.0, 0.0]]]))
+    scores = torch.tensor([[[3.0, 1.0], [2.0, 0.0]]])
+    everything = torch.ones(1, 2, 2, dtype=torch.bool)
+    ranks = rank_within_image(scores, everything)
     assert ranks.tolist() == [[[0.875, 0.375], [0.625, 0.125]]]
+    ranks = rank_within_image(scores, everything & (scores != 3))
+    assert (6 * ranks).round().tolist() == [[[0, 3], [5, 1]]]
 
 
 def test_the_first_step_weighs_as_much_as_the_others():
