@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from numbers import Real
 from typing import Any
 
 import torch
@@ -16,6 +14,7 @@ from torch import Tensor, nn
 from mmdge.models.backbones import DynamicBackbone
 from mmdge.models.cost import Cost
 from mmdge.registry import HOOKS
+from mmdge.utils import is_number
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -73,12 +72,12 @@ class CostHook(Hook):
     """
 
     def __init__(self, budget: float, loss_weight: float = 1.0) -> None:
-        if not _is_number(budget) or not 0 < budget <= 1:
+        if not is_number(budget) or not 0 < budget <= 1:
             raise ValueError(
                 'budget, the target ratio of dynamic to dense FLOPs, must be '
                 f'in (0, 1], but got {budget!r}.'
             )
-        if not _is_number(loss_weight) or loss_weight < 0:
+        if not is_number(loss_weight) or loss_weight < 0:
             raise ValueError(
                 'loss_weight must be a number of at least 0, but got '
                 f'{loss_weight!r}.'
@@ -205,11 +204,3 @@ def _of_all_forwards(costs: list[Cost]) -> Cost:
         return costs[0]
     stages = zip(*(cost.stages for cost in costs), strict=True)
     return Cost.of_stages([Cost.add_up(list(parts)) for parts in stages])
-
-
-def _is_number(value: Any) -> bool:
-    return (
-        isinstance(value, Real)
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-    )

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import torch
@@ -29,6 +29,7 @@ from mmengine.dist import all_gather, get_world_size
 from torch import Tensor, nn
 
 from mmdge.registry import MODELS
+from mmdge.utils import is_number
 
 from ..cost import LinearCost
 from .grains import patch_grid, pool, region_variance
@@ -75,9 +76,9 @@ class Router(nn.Module):
         temperature: float = 1.0,
     ) -> None:
         super().__init__()
-        if not _is_finite(price):
+        if not is_number(price):
             raise ValueError(f'price must be a number, but got {price!r}.')
-        if not _is_finite(temperature) or temperature <= 0:
+        if not is_number(temperature) or temperature <= 0:
             raise ValueError(
                 f'temperature must be positive, but got {temperature!r}.'
             )
@@ -149,10 +150,6 @@ class Router(nn.Module):
         return f'granularities={self.granularities}, price={self.price}'
 
 
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, Real) and math.isfinite(value)
-
-
 def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
     """Apply ``layer`` in the precision of ``x``, whatever its own."""
     return F.linear(x, layer.weight.to(x.dtype), layer.bias.to(x.dtype))
@@ -180,7 +177,7 @@ class GumbelRouter(Router):
         **kwargs: Any,
     ) -> None:
         super().__init__(embed_dims, granularities, **kwargs)
-        if not _is_finite(init_finest) or not 0 < init_finest < 1:
+        if not is_number(init_finest) or not 0 < init_finest < 1:
             raise ValueError(
                 f'init_finest must be in (0, 1), but got {init_finest}.'
             )
@@ -239,7 +236,7 @@ class ShareRouter(Router):
         if (
             not isinstance(share, Sequence)
             or len(share) != num
-            or not all(_is_finite(part) and part >= 0 for part in share)
+            or not all(is_number(part) and part >= 0 for part in share)
             or abs(sum(share) - 1) > 1e-5
         ):
             raise ValueError(
