@@ -1,4 +1,4 @@
-# A quarter of PVT-Tiny's width, for 256 x 256 images and two CPU cores.
+# About half of PVT-Tiny's width, for 256 x 256 images and two CPU cores.
 model = dict(
     type='RetinaNet',
     data_preprocessor=dict(

@@ -215,7 +215,11 @@ def draw_granularity(
         aspect=40,
         pad=0.02,
     )
-    bar.set_ticks([1 / 16, 1 / 4, 1], labels=['1/16', '1/4', '1'], minor=False)
+    ticks = [n for n in (1, 4, 16, 64, 256) if 1 / n >= least]
+    bar.set_ticks(
+        [1 / n for n in ticks],
+        labels=['1' if n == 1 else f'1/{n}' for n in ticks],
+    )
     bar.ax.minorticks_off()
     bar.set_label('queries per token, mean over the blocks of the stage')
     canvas.draw()

@@ -27,6 +27,11 @@ class DynamicBackbone(BaseModule):
         """The modules that ``frozen_stages`` keeps from training."""
         return []
 
+    @property
+    def routers(self) -> list[Router]:
+        """The routers of all blocks that route."""
+        return [m for m in self.modules() if isinstance(m, Router)]
+
     def anneal(self, progress: float) -> None:
         """Move the routers between dense and their own target, in training.
 
@@ -36,9 +41,8 @@ class DynamicBackbone(BaseModule):
             progress (float): 0: every region finest; 1: the routers' shares.
                 A router that learns its amount (the paper's) ignores it.
         """
-        for module in self.modules():
-            if isinstance(module, Router):
-                module.train_progress = progress
+        for router in self.routers:
+            router.train_progress = progress
 
     def train(self, mode: bool = True) -> DynamicBackbone:
         """Set the mode; frozen stages stay in eval mode.

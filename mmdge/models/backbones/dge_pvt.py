@@ -198,6 +198,7 @@ class DGEPVT(DynamicBackbone):
         if out_type == 'cls_token':
             self.norm = nn.LayerNorm(channels, eps=1e-6)
 
+        self.is_routed = len(self.routers) > 0
         self._init_parameters()
         self._freeze()
         self.register_load_state_dict_pre_hook(_fit_pos_embeds)
@@ -267,7 +268,9 @@ class DGEPVT(DynamicBackbone):
                 f'but got {tuple(x.shape)}.'
             )
         outs, costs = [], []
-        content = x.detach().ne(0).any(1)  # (B, H, W): hosts pad with zeros
+        content = None
+        if self.is_routed:  # hosts pad with zeros
+            content = x.detach().ne(0).any(1)  # (B, H, W)
         for i in range(self.num_stages):
             tokens, size, cost = self._stage(i, x, content)
             costs.append(cost)
@@ -282,7 +285,7 @@ class DGEPVT(DynamicBackbone):
         return tuple(outs)
 
     def _stage(
-        self, i: int, x: Tensor, content: Tensor
+        self, i: int, x: Tensor, content: Tensor | None
     ) -> tuple[Tensor, tuple[int, int], Cost]:
         """Run stage ``i`` on a map; return tokens, their size, their cost."""
         embed = getattr(self, f'patch_embed{i + 1}')
@@ -297,12 +300,13 @@ class DGEPVT(DynamicBackbone):
             cls_token = (self.cls_token + extra_pos).expand(len(x), -1, -1)
             tokens = torch.cat([cls_token, tokens], dim=1)
         costs = [Cost.constant(embed.flops(size), len(x), x.device)]
-        region = self.granularities[i][-1]
-        regions = content_regions(
-            content, region * self.strides[i], patch_grid(size, region)
-        )
+        if content is not None:
+            region = self.granularities[i][-1]
+            content = content_regions(
+                content, region * self.strides[i], patch_grid(size, region)
+            )
         for block in getattr(self, f'block{i + 1}'):
-            tokens, cost = block(tokens, size, self.strides[i], regions)
+            tokens, cost = block(tokens, size, self.strides[i], content)
             costs.append(cost)
         return tokens, size, Cost.add_up(costs)
 

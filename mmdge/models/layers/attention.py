@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..cost import LinearCost
+from .patch_embed import pad_to_patch
 
 
 def packed_attention(
@@ -91,11 +92,8 @@ class SpatialReductionAttention(nn.Module):
         extra, tokens = x.tensor_split([x.shape[1] - height * width], dim=1)
         # (B, H * W, C) -> (B, C, H, W)
         image = tokens.unflatten(1, size).permute(0, 3, 1, 2)
-        # A map smaller than the kernel is padded: PVT is not defined there.
-        short = [max(0, self.sr_ratio - side) for side in (width, height)]
-        if any(short):
-            image = F.pad(image, (0, short[0], 0, short[1]))
-        reduced = self.norm(self.sr(image).flatten(2).transpose(1, 2))
+        reduced = self.sr(pad_to_patch(image, self.sr_ratio))
+        reduced = self.norm(reduced.flatten(2).transpose(1, 2))
         return (
             torch.cat([extra, reduced], dim=1) if extra.shape[1] else reduced
         )

@@ -6,6 +6,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def pad_to_patch(x: Tensor, side: int) -> Tensor:
+    """Pad a map ``(B, C, H, W)`` smaller than a patch to one, with zeros.
+
+    A convolution whose kernel is larger than its map is not defined, in PVT
+    neither. At the right and at the bottom; other maps stay as they are.
+    """
+    bottom, right = (max(0, side - length) for length in x.shape[-2:])
+    return F.pad(x, (0, right, 0, bottom)) if bottom or right else x
+
+
 class PatchEmbed(nn.Module):
     """Non-overlapping patches to normed tokens (PVT, section 3.2).
 
@@ -34,10 +44,7 @@ class PatchEmbed(nn.Module):
         Returns:
             tuple[Tensor, tuple[int, int]]: ``(B, h * w, C)`` and ``(h, w)``.
         """
-        short = [max(0, self.patch_size - side) for side in x.shape[-2:]]
-        if any(short):
-            x = F.pad(x, (0, short[1], 0, short[0]))
-        x = self.proj(x)
+        x = self.proj(pad_to_patch(x, self.patch_size))
         size = tuple(x.shape[-2:])
         return self.norm(x.flatten(2).transpose(1, 2)), size
 
