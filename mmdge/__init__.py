@@ -8,7 +8,7 @@ with ``custom_imports = dict(imports=['mmdge'], allow_failed_imports=False)``.
 from . import _requirements, ops_fallback  # noqa: F401
 from .engine import CostHook, GranularityVisHook, RoutingWarmupHook
 from .evaluation import BackboneFLOPs
-from .models import DGEPVT, Cost, share_for_budget
+from .models import DGEPVT, Cost, DGEDeiT, SimpleFPN, share_for_budget
 from .version import __version__
 
 ops_fallback.install()
@@ -18,8 +18,10 @@ __all__ = [
     'BackboneFLOPs',
     'Cost',
     'CostHook',
+    'DGEDeiT',
     'GranularityVisHook',
     'RoutingWarmupHook',
+    'SimpleFPN',
     '__version__',
     'share_for_budget',
 ]

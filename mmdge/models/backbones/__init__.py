@@ -1,6 +1,7 @@
 """One architecture per file."""
 
 from .base import DynamicBackbone
+from .dge_deit import DGEDeiT
 from .dge_pvt import DGEPVT
 
-__all__ = ['DGEPVT', 'DynamicBackbone']
+__all__ = ['DGEPVT', 'DGEDeiT', 'DynamicBackbone']

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from mmdge.registry import MODELS
 from ..cost import Cost
 from ..layers import PatchEmbed, resize_pos_embed
 from ..routing import DGEBlock, content_regions, patch_grid
-from .base import DynamicBackbone
+from .base import DynamicBackbone, check_granularities, drop_path_rates
 
 
 @MODELS.register_module()
@@ -115,11 +114,7 @@ class DGEPVT(DynamicBackbone):
         super().__init__(init_cfg=init_cfg)
         arch = self._check_arch(arch)
         num_stages = len(self.patch_sizes)
-        if out_type not in ('featmap', 'cls_token'):
-            raise ValueError(
-                "out_type must be 'featmap' or 'cls_token', but got "
-                f'{out_type!r}.'
-            )
+        self._check_out_type(out_type)
         if out_type == 'cls_token' and not with_cls_token:
             raise ValueError("out_type='cls_token' needs with_cls_token=True.")
         if (
@@ -137,12 +132,7 @@ class DGEPVT(DynamicBackbone):
                 f'frozen_stages={frozen_stages!r} must be an integer of at '
                 f'most {num_stages}.'
             )
-        least = math.prod(self.patch_sizes)
-        if not isinstance(pretrain_img_size, int) or pretrain_img_size < least:
-            raise ValueError(
-                'pretrain_img_size, the side of the images, must be an '
-                f'integer of at least {least}, but got {pretrain_img_size!r}.'
-            )
+        self._check_img_size(pretrain_img_size, math.prod(self.patch_sizes))
         self.granularities = check_granularities(granularities, num_stages)
         if not isinstance(routing, (list, tuple)):
             routing = [routing] * num_stages
@@ -161,8 +151,7 @@ class DGEPVT(DynamicBackbone):
             self.num_stages = self.out_indices[-1] + 1
 
         depths = arch['num_layers']
-        last = max(1, sum(depths) - 1)
-        drop_path = [drop_path_rate * n / last for n in range(sum(depths))]
+        drop_path = drop_path_rates(drop_path_rate, sum(depths))
         self.strides, self.pos_sizes = [], []
         channels, stride = in_channels, 1
         for i, dims in enumerate(arch['embed_dims'][: self.num_stages]):
@@ -198,24 +187,13 @@ class DGEPVT(DynamicBackbone):
         if out_type == 'cls_token':
             self.norm = nn.LayerNorm(channels, eps=1e-6)
 
-        self.is_routed = len(self.routers) > 0
         self._init_parameters()
         self._freeze()
         self.register_load_state_dict_pre_hook(_fit_pos_embeds)
 
     @classmethod
     def _check_arch(cls, arch: str | dict) -> dict:
-        if isinstance(arch, str):
-            if arch not in cls.arch_zoo:
-                allowed = ', '.join(repr(name) for name in cls.arch_zoo)
-                raise ValueError(
-                    f'arch={arch!r} is unknown; allowed are {allowed}, or a '
-                    'dict.'
-                )
-            arch = cls.arch_zoo[arch]
-        if not isinstance(arch, dict):
-            raise ValueError(f'arch must be a name or a dict, not {arch!r}.')
-        arch = {**cls.arch_defaults, **arch}
+        arch = {**cls.arch_defaults, **cls._look_up(arch)}
         names = {'num_layers', *cls.arch_defaults}
         num_stages = len(cls.patch_sizes)
         if set(arch) != names or any(
@@ -227,16 +205,6 @@ class DGEPVT(DynamicBackbone):
                 f'{sorted(names)}, but got {arch}.'
             )
         return arch
-
-    def _init_parameters(self) -> None:
-        # As the official code does. Routers have set their own weights.
-        for name, parameter in self.named_parameters():
-            if name.startswith(('pos_embed', 'cls_token')):
-                nn.init.trunc_normal_(parameter, std=0.02)
-        for name, module in self.named_modules():
-            if isinstance(module, nn.Linear) and '.router.' not in name:
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
 
     def frozen_modules(self) -> list[nn.Module]:
         """See :class:`DynamicBackbone`."""
@@ -262,15 +230,9 @@ class DGEPVT(DynamicBackbone):
             tuple[Tensor]: ``(B, C_i, H_i, W_i)`` of each stage in
             ``out_indices``, or one ``(B, C)`` if ``out_type='cls_token'``.
         """
-        if x.dim() != 4 or x.shape[1] != self.in_channels:
-            raise ValueError(
-                f'expected images of shape (B, {self.in_channels}, H, W), '
-                f'but got {tuple(x.shape)}.'
-            )
+        self.check_images(x)
         outs, costs = [], []
-        content = None
-        if self.is_routed:  # hosts pad with zeros
-            content = x.detach().ne(0).any(1)  # (B, H, W)
+        content = self.content(x)
         for i in range(self.num_stages):
             tokens, size, cost = self._stage(i, x, content)
             costs.append(cost)
@@ -309,53 +271,6 @@ class DGEPVT(DynamicBackbone):
             tokens, cost = block(tokens, size, self.strides[i], content)
             costs.append(cost)
         return tokens, size, Cost.add_up(costs)
-
-
-def check_granularities(
-    granularities: Sequence, num_stages: int
-) -> list[tuple[int, ...]]:
-    """Bring ``granularities`` to one valid tuple per stage.
-
-    Raises:
-        ValueError: If a set isn't ascending, or a member doesn't divide the
-            last one.
-    """
-    if not _is_set(granularities):
-        per_stage = granularities
-        if (
-            not isinstance(granularities, (list, tuple))
-            or len(granularities) != num_stages
-            or not all(_is_set(candidates) for candidates in granularities)
-        ):
-            raise ValueError(
-                f'granularities={granularities!r} must be one set of '
-                f'integers, e.g. (1, 2, 4), or {num_stages}, one per stage.'
-            )
-    else:
-        per_stage = [granularities] * num_stages
-    for candidates in per_stage:
-        if (
-            list(candidates) != sorted(set(candidates))
-            or candidates[0] < 1
-            or any(candidates[-1] % side for side in candidates)
-        ):
-            raise ValueError(
-                f'granularities={tuple(candidates)} must be positive and '
-                'ascending, and each must divide the last, e.g. (1, 2, 4).'
-            )
-    return [tuple(int(side) for side in sides) for sides in per_stage]
-
-
-def _is_set(candidates: object) -> bool:
-    """Whether this is a non-empty sequence of integers."""
-    return (
-        isinstance(candidates, (list, tuple))
-        and len(candidates) > 0
-        and all(
-            isinstance(side, Integral) and not isinstance(side, bool)
-            for side in candidates
-        )
-    )
 
 
 def _fit_pos_embeds(

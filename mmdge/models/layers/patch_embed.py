@@ -17,33 +17,47 @@ def pad_to_patch(x: Tensor, side: int) -> Tensor:
 
 
 class PatchEmbed(nn.Module):
-    """Non-overlapping patches to normed tokens (PVT, section 3.2).
+    """Non-overlapping patches to tokens.
 
     Args:
         in_channels (int): Channels of the map that comes in.
         embed_dims (int): Channels ``C`` of the tokens.
         patch_size (int): Side of a patch.
+        norm (bool): Norm the tokens, as PVT does (section 3.2). Defaults to
+            True.
+        complete (bool): Complete a border narrower than a patch with zeros,
+            as mmpretrain's VisionTransformer does. Defaults to False: leave
+            it out, as PVT does; but a map smaller than one patch is padded
+            to one.
     """
 
     def __init__(
-        self, in_channels: int, embed_dims: int, patch_size: int
+        self,
+        in_channels: int,
+        embed_dims: int,
+        patch_size: int,
+        norm: bool = True,
+        complete: bool = False,
     ) -> None:
         super().__init__()
         self.patch_size = patch_size
+        self.complete = complete
         self.proj = nn.Conv2d(
             in_channels, embed_dims, patch_size, stride=patch_size
         )
-        self.norm = nn.LayerNorm(embed_dims, eps=1e-5)
+        self.norm = (
+            nn.LayerNorm(embed_dims, eps=1e-5) if norm else nn.Identity()
+        )
 
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Map ``(B, C_in, H, W)`` to tokens and their map's size.
 
-        As in PVT, a border narrower than a patch is left out; but a map
-        smaller than one patch is padded to one.
-
         Returns:
             tuple[Tensor, tuple[int, int]]: ``(B, h * w, C)`` and ``(h, w)``.
         """
+        if self.complete:
+            bottom, right = (-side % self.patch_size for side in x.shape[-2:])
+            x = F.pad(x, (0, right, 0, bottom))
         x = self.proj(pad_to_patch(x, self.patch_size))
         size = tuple(x.shape[-2:])
         return self.norm(x.flatten(2).transpose(1, 2)), size

@@ -104,6 +104,9 @@ class Router(nn.Module):
         """
         return self.train_progress if self.training else 1.0
 
+    def reset_parameters(self) -> None:
+        """Initialise the parameters, if there are any."""
+
     def logits(self, x: Tensor, content: Tensor) -> Tensor:
         """Logits ``(B, Rh, Rw, K)`` of a map; arguments as of ``forward``."""
         raise NotImplementedError
@@ -182,11 +185,16 @@ class GumbelRouter(Router):
                 f'init_finest must be in (0, 1), but got {init_finest}.'
             )
         self.noise = noise
+        self.init_finest = init_finest
+        self.gate = nn.Linear(embed_dims, len(self.granularities))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """See :class:`Router`."""
         num = len(self.granularities)
-        self.gate = nn.Linear(embed_dims, num)
         nn.init.trunc_normal_(self.gate.weight, std=0.01)
         # softmax of (+b, -b, ..., -b) is init_finest for the first one
-        odds = init_finest * (num - 1) / (1 - init_finest)
+        odds = self.init_finest * (num - 1) / (1 - self.init_finest)
         bias = 0.5 * math.log(odds) if num > 1 else 0.0
         with torch.no_grad():
             self.gate.bias.fill_(-bias)
@@ -323,14 +331,19 @@ class QuantileRouter(ShareRouter):
         self.rank_head = None
         if score == 'learned':
             self.rank_head = nn.Linear(embed_dims + 1, 1)
-            nn.init.zeros_(self.rank_head.weight)
-            nn.init.zeros_(self.rank_head.bias)
-            nn.init.ones_(self.rank_head.weight[:, -1:])
+            self.reset_parameters()
         self.register_buffer('history', torch.zeros(num_steps, self._PER_STEP))
         self.register_buffer('quantiles', torch.zeros(self._NUM_QUANTILES))
         self.register_buffer('num_updates', torch.tensor(0))
         self.register_buffer('history_region', torch.tensor(self.region))
         self.register_load_state_dict_pre_hook(_forget_other_scores)
+
+    def reset_parameters(self) -> None:
+        """See :class:`Router`; a learned score starts as the variance."""
+        if self.rank_head is not None:
+            nn.init.zeros_(self.rank_head.weight)
+            nn.init.zeros_(self.rank_head.bias)
+            nn.init.ones_(self.rank_head.weight[:, -1:])
 
     def scores(self, x: Tensor) -> Tensor:
         """Score ``(B, Rh, Rw)`` of each region; a higher one is finer."""
