@@ -23,8 +23,8 @@ PALETTE = [(230, 75, 60), (60, 130, 220), (245, 185, 50), (70, 175, 110)]
 SEM_CLASSES = ('background', *CLASSES)
 SEM_PALETTE = [(40, 40, 40), *PALETTE]
 
-# Raise it when the same parameters begin to draw other pictures.
-VERSION = 1
+# Raise it when the same parameters begin to give other files.
+VERSION = 2
 
 # Outline: (number of sides, inradius as a fraction of half the size). The
 # fractions give the outlines about the same area. 0 sides make a disc.

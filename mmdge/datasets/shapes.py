@@ -10,6 +10,8 @@ lays them out for the readers of the hosts::
       annotations/instances_val.json
       semantic/train/shapes_000000.png ...    uint8 maps
       semantic/val/shapes_000000.png ...
+      crops/train/rows/shapes_000000_0.jpg ...  one object each, RGB
+      crops/val/rows/shapes_000000_0.jpg ...
       shapes.json                             parameters, written last
 
 In the semantic maps 0 is the background (distractors included) and
@@ -17,6 +19,10 @@ In the semantic maps 0 is the background (distractors included) and
 the maps as they are (``reduce_zero_label=False``, the default) with
 ``metainfo=dict(classes=SEM_CLASSES, palette=SEM_PALETTE)``. mmdet takes
 ``metainfo=dict(classes=CLASSES, palette=PALETTE)``.
+
+A crop is the square of :data:`CROP_SIZE` px of a scene with one object in
+its middle, or nearly, at the scene's border; its folder is the object's class,
+as mmpretrain's ``CustomDataset`` reads it. Neighbours may reach into it.
 """
 
 from __future__ import annotations
@@ -35,6 +41,7 @@ from .scenes import VERSION, draw_scene
 
 MANIFEST = 'shapes.json'
 SPLITS = ('train', 'val')
+CROP_SIZE = 96
 
 # The drawing parameters and their defaults: all of draw_scene's but rng.
 _LOOK = {
@@ -161,7 +168,12 @@ def _write_split(
     from pycocotools import mask as rle_api  # only drawing needs it
 
     images, maps = root / split, root / 'semantic' / split
-    for folder, suffix in ((images, 'jpg'), (maps, 'png')):
+    crops = [root / 'crops' / split / name for name in look['classes']]
+    for folder, suffix in (
+        (images, 'jpg'),
+        (maps, 'png'),
+        *((folder, 'jpg') for folder in crops),
+    ):
         folder.mkdir(parents=True, exist_ok=True)
         # Scenes of an earlier, larger drawing; no other file is touched.
         for old in folder.glob(f'shapes_*.{suffix}'):
@@ -180,17 +192,23 @@ def _write_split(
     for i in progress(range(count)):
         scene = draw_scene(scene_rng(seed, split, i), **look)
         stem = f'shapes_{i:06d}'
-        _write_image(images / f'{stem}.jpg', scene.image[..., ::-1])
+        image = scene.image[..., ::-1]
+        _write_image(images / f'{stem}.jpg', image)
         _write_image(maps / f'{stem}.png', scene.semantic)
         coco['images'].append(
             dict(id=i + 1, file_name=f'{stem}.jpg', height=size, width=size)
         )
-        for box, label, mask in zip(
-            scene.boxes.tolist(),
-            scene.labels.tolist(),
-            scene.masks,
-            strict=True,
+        for number, (box, label, mask) in enumerate(
+            zip(
+                scene.boxes.tolist(),
+                scene.labels.tolist(),
+                scene.masks,
+                strict=True,
+            )
         ):
+            _write_image(
+                crops[label] / f'{stem}_{number}.jpg', _crop(image, box)
+            )
             rle = rle_api.encode(np.asfortranarray(mask, np.uint8))
             rle['counts'] = rle['counts'].decode()
             left, top, right, bottom = box
@@ -208,6 +226,19 @@ def _write_split(
     path = root / 'annotations' / f'instances_{split}.json'
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(coco))
+
+
+def _crop(image: np.ndarray, box: list[float]) -> np.ndarray:
+    """Cut the square around the middle of a box out of an image."""
+    left, top, right, bottom = box
+    corner = [
+        int(np.clip((low + high - CROP_SIZE) / 2, 0, max(0, end - CROP_SIZE)))
+        for low, high, end in zip(
+            (top, left), (bottom, right), image.shape[:2], strict=True
+        )
+    ]
+    rows, columns = (slice(low, low + CROP_SIZE) for low in corner)
+    return image[rows, columns]
 
 
 def _write_image(path: Path, image: np.ndarray) -> None:

@@ -3,11 +3,13 @@
 import inspect
 import json
 
+import cv2
 import numpy as np
 import pytest
 
 from mmdge.datasets import CLASSES, SEM_CLASSES, draw_scene, write_shapes
-from mmdge.datasets.shapes import scene_rng
+from mmdge.datasets.scenes import VERSION
+from mmdge.datasets.shapes import CROP_SIZE, scene_rng
 
 SMALL = dict(num_train=3, num_val=2, size=128, object_size=(20, 40))
 
@@ -109,7 +111,7 @@ def test_unknown_parameters_are_named(tmp_path):
 
 def test_manifest_records_every_parameter(root):
     manifest = json.loads((root / 'shapes.json').read_text())
-    known = dict(version=1, seed=0, **SMALL)
+    known = dict(version=VERSION, seed=0, **SMALL)
     drawing = inspect.signature(draw_scene).parameters
     for name in set(drawing) - set(SMALL) - {'rng'}:
         known[name] = drawing[name].default
@@ -142,6 +144,27 @@ def test_coco_file(root):
             assert ann['category_id'] == label + 1
             assert ann['area'] == mask.sum() and ann['iscrowd'] == 0
             assert ann['bbox'] == [*box[:2], *(box[2:] - box[:2])]
+
+
+def test_crops_show_their_object(root):
+    anns = json.loads((root / 'annotations/instances_train.json').read_text())[
+        'annotations'
+    ]
+    crops = sorted((root / 'crops/train').glob('*/*.jpg'))
+    assert len(crops) == len(anns)
+    sizes = {cv2.imread(str(path)).shape for path in crops}
+    assert sizes == {(CROP_SIZE, CROP_SIZE, 3)}
+    number = {}
+    for ann in anns:
+        i = number[ann['image_id']] = number.get(ann['image_id'], -1) + 1
+        name = CLASSES[ann['category_id'] - 1]
+        stem = f'shapes_{ann["image_id"] - 1:06d}'
+        crop = cv2.imread(str(root / f'crops/train/{name}/{stem}_{i}.jpg'))
+        scene = cv2.imread(str(root / f'train/{stem}.jpg'))
+        left, top, width, height = map(int, ann['bbox'])
+        patch = scene[top : top + height, left : left + width]
+        match = cv2.matchTemplate(crop, patch, cv2.TM_SQDIFF)
+        assert match.min() / patch.size < 40  # but for JPEG's losses
 
 
 def test_mmdet_reads_it(root):

@@ -1,4 +1,5 @@
-# About half of PVT-Tiny's width, for 256 x 256 images and two CPU cores.
+_base_ = './pvt_shapes.py'
+
 model = dict(
     type='RetinaNet',
     data_preprocessor=dict(
@@ -8,18 +9,7 @@ model = dict(
         bgr_to_rgb=True,
         pad_size_divisor=32,
     ),
-    backbone=dict(
-        type='mmdge.DGEPVT',
-        arch=dict(
-            embed_dims=(32, 64, 128, 256),
-            num_layers=(2, 2, 2, 2),
-            num_heads=(1, 2, 4, 8),
-        ),
-        routing='finest',
-        out_indices=(1, 2, 3),
-        drop_path_rate=0.0,
-        pretrain_img_size=256,
-    ),
+    backbone=dict(out_indices=(1, 2, 3)),
     neck=dict(
         type='FPN', in_channels=[64, 128, 256], out_channels=96, num_outs=3
     ),

@@ -1,0 +1,8 @@
+# The dense twin of dge-pvt_shapes-crops.py
+_base_ = [
+    '../_base_/models/classifier_pvt_shapes.py',
+    '../_base_/datasets/shapes_classification.py',
+    '../_base_/schedules/shapes.py',
+    '../_base_/cls_runtime.py',
+    '../_base_/mmdge_runtime.py',
+]
