@@ -43,23 +43,17 @@ class _CfgOptions(DictAction):
             parser.error(f'--cfg-options takes key=value pairs: {err}')
 
 
-def build_parser(description: str) -> argparse.ArgumentParser:
-    """Make the parser with the options that both tools take.
+def config_parser(description: str) -> argparse.ArgumentParser:
+    """Make the parser of a tool that reads a config.
 
     Args:
         description: What the tool does, for ``--help``.
 
     Returns:
-        A parser with ``config``, ``--work-dir``, ``--cfg-options``,
-        ``--launcher`` and ``--local_rank``.
+        A parser with ``config`` and ``--cfg-options``.
     """
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument('config', help='path of the config file')
-    parser.add_argument(
-        '--work-dir',
-        help='folder for logs and checkpoints (default: the one in the '
-        'config, else work_dirs/<config-stem>)',
-    )
     parser.add_argument(
         '--cfg-options',
         nargs='+',
@@ -67,6 +61,25 @@ def build_parser(description: str) -> argparse.ArgumentParser:
         metavar='KEY=VALUE',
         help='change entries of the config, e.g. train_cfg.max_epochs=1 '
         'model.backbone.price=0.1; lists as key="[a,b]"',
+    )
+    return parser
+
+
+def build_parser(description: str) -> argparse.ArgumentParser:
+    """Make the parser of a tool that starts a run.
+
+    Args:
+        description: What the tool does, for ``--help``.
+
+    Returns:
+        The one of :func:`config_parser` with ``--work-dir``, ``--launcher``
+        and ``--local_rank``.
+    """
+    parser = config_parser(description)
+    parser.add_argument(
+        '--work-dir',
+        help='folder for logs and checkpoints (default: the one in the '
+        'config, else work_dirs/<config-stem>)',
     )
     parser.add_argument(
         '--launcher',

@@ -34,11 +34,20 @@ def test_load_config(tmp_path):
         launch.load_config(path)
 
 
-def test_cfg_options_without_a_value(capsys):
+@pytest.mark.parametrize('parser', [launch.config_parser, launch.build_parser])
+def test_cfg_options_without_a_value(parser, capsys):
     with pytest.raises(SystemExit) as info:
-        launch.build_parser('').parse_args(['c.py', '--cfg-options', 'a'])
+        parser('').parse_args(['c.py', '--cfg-options', 'a'])
     assert info.value.code == 2
     assert 'key=value' in capsys.readouterr().err
+
+
+def test_a_tool_that_starts_no_run_takes_no_options_of_one():
+    options = ['c.py', '--cfg-options', 'a=1']
+    run = vars(launch.build_parser('').parse_args(options))
+    config = vars(launch.config_parser('').parse_args(options))
+    assert config == dict(config='c.py', cfg_options={'a': 1})
+    assert run.keys() - config.keys() == {'work_dir', 'launcher', 'local_rank'}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='for a CPU machine')

@@ -47,7 +47,7 @@ def positive(text: str) -> int:
 
 
 def parse_args():
-    parser = launch.build_parser(__doc__.splitlines()[0])
+    parser = launch.config_parser(__doc__.splitlines()[0])
     parser.add_argument(
         'checkpoint',
         nargs='?',
@@ -199,7 +199,7 @@ def report(figures: dict) -> None:
 
 def main() -> None:
     args = parse_args()
-    cfg = launch.load_config(args.config, args.cfg_options, args.work_dir)
+    cfg = launch.load_config(args.config, args.cfg_options)
     if cfg.get('val_dataloader') is None:
         raise UserError(f'{args.config} has no val_dataloader to count on')
     if args.json and not Path(args.json).absolute().parent.is_dir():
