@@ -34,8 +34,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import mmdge  # noqa: F401  registers the backbones before a config asks
 from mmdge.utils import UserError, launch
 
-# Proposals that the box head and the mask head of Mask R-CNN see: what mmdet
-# counts for one image, whatever the RPN finds in it.
+# Proposals that the box head and the mask head of Mask R-CNN see, as when
+# mmdet counts: all that its RPN may keep, and the first hundred of them.
 NUM_BOXES, NUM_MASKS = 1000, 100
 
 LAYERS = {
