@@ -9,12 +9,21 @@ import argparse
 import os
 import sys
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import BaseMetric, DumpResults
 from mmengine.registry import METRICS
 
 import mmdge  # noqa: F401  registers the backbones before a config asks
 from mmdge.utils import UserError, checks, launch
+
+# What the hosts' own test.py take where the config has no tta_model.
+TTA_MODELS = {
+    'mmdet': dict(
+        type='DetTTAModel',
+        tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
+    ),
+    'mmpretrain': dict(type='mmpretrain.AverageClsScoreTTA'),
+}
 
 
 class DumpPredictions(DumpResults):
@@ -43,6 +52,12 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--show-dir', help='draw the predictions and save them in this folder'
+    )
+    parser.add_argument(
+        '--tta',
+        action='store_true',
+        help='test-time augmentation: by tta_model and tta_pipeline of the '
+        'config; mmdet and mmpretrain do without them, by flipping',
     )
     args = parser.parse_args()
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
@@ -76,6 +91,47 @@ def show_in(cfg: Config, folder: str) -> None:
         )
 
 
+def augment(cfg: Config) -> None:
+    """Test each image in several views, and merge what is predicted."""
+    scope = cfg.get('default_scope')
+    model = cfg.get('tta_model') or TTA_MODELS.get(scope)
+    if model is None or (
+        scope not in TTA_MODELS and not cfg.get('tta_pipeline')
+    ):
+        raise UserError(
+            '--tta needs tta_model and tta_pipeline in the config, e.g. '
+            "tta_model=dict(type='SegTTAModel'); only for mmdet and "
+            'mmpretrain can both be left out'
+        )
+    if str(model['type']).endswith('DetTTAModel') and any(
+        'mask_head' in node for _, node in checks.walk(cfg.model)
+    ):
+        raise UserError(
+            "--tta cannot merge masks: mmdet's DetTTAModel takes boxes only; "
+            'test a model with a mask_head without it'
+        )
+    for _, node in checks.walk(cfg.test_dataloader):
+        if 'pipeline' in node:
+            node['pipeline'] = cfg.get('tta_pipeline') or flip(
+                node['pipeline'], scope
+            )
+    cfg.model = ConfigDict(**model, module=cfg.model)
+
+
+def flip(pipeline: list, scope: str) -> list:
+    """Show each image as it is and flipped, at the end of a pipeline."""
+    pack = dict(pipeline[-1])
+    if scope == 'mmdet':  # the flip is undone by what the sample says of it
+        meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape')
+        meta_keys += ('scale_factor', 'flip', 'flip_direction')
+        pack = dict(type='PackDetInputs', meta_keys=meta_keys)
+    views = [dict(type='RandomFlip', prob=p) for p in (0.0, 1.0)]
+    return [
+        *pipeline[:-1],
+        dict(type='TestTimeAug', transforms=[views, [pack]]),
+    ]
+
+
 def dump_to(path: str, scope: str | None) -> BaseMetric:
     if scope == 'mmdet':  # its own dump packs the masks
         return METRICS.build(
@@ -95,6 +151,8 @@ def main() -> None:
     checks.check_datasets(cfg, ('test',))
     if args.show_dir:
         show_in(cfg, args.show_dir)
+    if args.tta:
+        augment(cfg)
     launch.init_cpu_distributed(cfg)
     runner = launch.build_runner(cfg)
     if args.out:

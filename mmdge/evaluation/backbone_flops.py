@@ -18,7 +18,8 @@ class BackboneFLOPs(BaseMetric):
     As a metric, and not a hook, it stands in the same log line and JSON as
     ``coco/bbox_mAP`` or ``mIoU``, is collected per image from all ranks and
     covers the whole set. It needs :class:`mmdge.CostHook` in
-    ``custom_hooks``.
+    ``custom_hooks``. What an image costs is the sum of all forwards of the
+    backbone for it: its sliding windows, its views in an augmented test.
 
     Unit: 1 GFLOPs = 1e9 multiply-adds; convolutions, linear layers and both
     attention products, routers included. Keys: ``backbone/GFLOPs`` (mean),
@@ -46,9 +47,9 @@ class BackboneFLOPs(BaseMetric):
             if 'backbone_cost' not in sample:
                 raise ValueError(
                     'BackboneFLOPs found a sample without backbone_cost; add '
-                    "dict(type='mmdge.CostHook', budget=...) to custom_hooks. "
-                    'With test-time augmentation there is no such cost: leave '
-                    'the metric out.'
+                    "dict(type='mmdge.CostHook', budget=...) to custom_hooks, "
+                    'or leave the metric out if a tta_model of your own makes '
+                    'new samples.'
                 )
             cost = sample['backbone_cost']
             self.results.append(

@@ -151,6 +151,29 @@ def test_it_attaches_inside_wrappers():
     assert sample.backbone_cost['dense'] > 0
 
 
+def test_the_views_of_an_augmented_test_add_up():
+    class Merged(BaseTTAModel):
+        def merge_preds(self, data_samples_list):
+            # Hosts keep the first view's sample, or the last one's.
+            return [views[0] for views in data_samples_list]
+
+    small, large = torch.rand(2, 3, 64, 64), torch.rand(2, 3, 96, 96)
+    model, hook = attached()
+    model.eval()
+    alone = [model(x, mode='predict') for x in (small, large)]
+    data = dict(inputs=[small, large])
+    for _ in range(2):  # a batch begins anew
+        hook.before_test_iter(None, 0, data)
+        merged = Merged(module=model).test_step(data)
+        hook.after_test_iter(None, 0, data, merged)
+    for image, sample in enumerate(merged):
+        costs = [views[image].backbone_cost for views in alone]
+        for key in ('dynamic', 'dense'):
+            assert sample.backbone_cost[key] == sum(c[key] for c in costs)
+    (again, _) = model(small, mode='predict')
+    assert again.backbone_cost == alone[0][0].backbone_cost
+
+
 @pytest.mark.parametrize('ratio, warned', [(0.55, False), (0.95, True)])
 def test_a_ratio_far_from_the_budget_is_said(ratio, warned):
     said = []

@@ -73,15 +73,19 @@ def test_number_of_images_is_checked():
         GranularityVisHook(num_images=0)
 
 
-def test_augmented_tests_are_left_out_with_a_word():
+@pytest.mark.parametrize(
+    'views',
+    [[torch.zeros(3, 32, 32)] * 2, torch.zeros(2, 3, 32, 32)],
+    ids=['listed', 'collated'],
+)
+def test_augmented_tests_are_left_out_with_a_word(views):
     said = []
     backbone = DGEPVT('tiny', routing='variance')
     backbone.cost = cost()
     runner = SimpleNamespace(
         model=backbone, logger=SimpleNamespace(warning=said.append)
     )
-    inputs = [[torch.zeros(3, 32, 32)] * 2]
     GranularityVisHook().after_test_iter(
-        runner, 0, dict(inputs=inputs), [BaseDataElement()]
+        runner, 0, dict(inputs=[views]), [BaseDataElement()]
     )
     assert 'test-time augmentation' in said[0]

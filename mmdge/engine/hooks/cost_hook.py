@@ -64,7 +64,8 @@ class CostHook(Hook):
     In ``predict`` mode each sample gets ``backbone_cost``: a dict of floats
     ``dynamic``, ``dense`` (multiply-adds), ``region_spread``, and the lists
     ``stages_dynamic``, ``stages_dense``. If one prediction takes several
-    forwards of the backbone (sliding windows), they are added up.
+    forwards of the backbone (sliding windows, the views of an augmented
+    test), they are added up.
 
     Args:
         budget (float): Target ratio of dynamic to dense FLOPs, in (0, 1].
@@ -85,6 +86,8 @@ class CostHook(Hook):
         self.budget = budget
         self.loss_weight = loss_weight
         self._handles = []
+        # Samples and costs of the views of the batch that is being tested.
+        self._views: list[tuple[list[BaseDataElement], Cost]] | None = None
 
     def before_run(self, runner: Any) -> None:
         """Attach to the model; it is the same with and without DDP."""
@@ -115,7 +118,7 @@ class CostHook(Hook):
             if isinstance(output, dict):
                 output = {**output, **self.losses(cost)}
             elif is_samples(output):
-                write_costs(output, cost)
+                self._write(output, cost.detach())
             # With the loss taken, nothing may keep the graph alive. By name,
             # because the model may be a copy of the one attached to.
             module.get_submodule(name).cost = cost.detach()
@@ -133,6 +136,30 @@ class CostHook(Hook):
         for handle in self._handles:
             handle.remove()
         self._handles = []
+
+    def before_test_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None
+    ) -> None:
+        """Begin with a batch, whose predictions may be several views."""
+        self._views = []
+
+    def after_test_iter(
+        self,
+        runner: Any,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Any = None,
+    ) -> None:
+        """The batch is done, and its samples are let go."""
+        self._views = None
+
+    def _write(self, samples: list[BaseDataElement], cost: Cost) -> None:
+        views = [] if self._views is None else self._views
+        views.append((samples, cost))
+        total = _of_all_forwards([cost for _, cost in views])
+        # Hosts merge views into the first one's sample, or into the last's.
+        for view, _ in views:
+            write_costs(view, total)
 
     def losses(self, cost: Cost) -> dict[str, Tensor]:
         """The entries for the loss dict of a batch's cost."""

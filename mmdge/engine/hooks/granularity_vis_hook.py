@@ -78,7 +78,7 @@ class GranularityVisHook(Hook):
         # What the model saw, whatever the pipeline did to the file.
         inputs = data_batch['inputs']
         if not (
-            all(isinstance(image, Tensor) for image in inputs)
+            all(isinstance(i, Tensor) and i.dim() == 3 for i in inputs)
             and covers(cost, inputs[0].shape[-2:])
         ):
             if batch_idx == 0:
