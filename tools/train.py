@@ -20,7 +20,11 @@ from mmdge.utils import UserError, checks, launch
 def parse_args() -> argparse.Namespace:
     parser = launch.build_parser(__doc__.splitlines()[0])
     parser.add_argument(
-        '--amp', action='store_true', help='train in mixed precision'
+        '--amp',
+        nargs='?',
+        const='float16',
+        choices=['float16', 'bfloat16'],
+        help='train in mixed precision, of this type (default: float16)',
     )
     parser.add_argument(
         '--auto-scale-lr',
@@ -41,7 +45,7 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def use_amp(cfg: Config) -> None:
+def use_amp(cfg: Config, dtype: str) -> None:
     if not torch.cuda.is_available():
         raise UserError(
             '--amp needs a GPU and none was found; train without it'
@@ -53,7 +57,11 @@ def use_amp(cfg: Config) -> None:
             'OptimWrapper, AmpOptimWrapper'
         )
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
-    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+    cfg.optim_wrapper.dtype = dtype
+    if dtype == 'bfloat16':  # has the range of float32: nothing to scale
+        cfg.optim_wrapper.loss_scale = dict(enabled=False)
+    else:
+        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
 
 
 def scale_lr(cfg: Config) -> None:
@@ -84,7 +92,7 @@ def main() -> None:
         args.config, args.cfg_options, args.work_dir, args.launcher
     )
     if args.amp:
-        use_amp(cfg)
+        use_amp(cfg, args.amp)
     if args.auto_scale_lr:
         scale_lr(cfg)
     if args.resume:

@@ -5,6 +5,7 @@ three run through MMEngine's Runner.
 """
 
 import argparse
+import gc
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -245,6 +246,9 @@ def run_tool(main: Callable[[], None]) -> int:
         return 2
     # Only after success: with a rank lost, this would wait for it.
     if torch.distributed.is_initialized():
+        # A sharded model, a cycle of references, keeps the group alive, whose
+        # threads then abort the interpreter on its way out.
+        gc.collect()
         torch.distributed.destroy_process_group()
     return 0
 
