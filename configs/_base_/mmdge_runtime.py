@@ -4,3 +4,18 @@ custom_hooks = [
     dict(type='mmdge.CostHook', budget=1.0),
     dict(type='mmdge.GranularityVisHook'),
 ]
+
+# For routers with shares, which meet the budget by construction: its loss
+# would have no gradient. The paper publishes no recipe for COCO and ADE20K;
+# this warm-up is ours.
+dge_hooks = [
+    dict(type='mmdge.CostHook', budget=0.5, loss_weight=0.0),
+    dict(type='mmdge.RoutingWarmupHook', begin=0.1, end=0.3),
+    dict(type='mmdge.GranularityVisHook'),
+]
+
+# For the paper's router, which learns the amount: the paper's budget loss.
+dge_learned_hooks = [
+    dict(type='mmdge.CostHook', budget=0.5, loss_weight=1.0),
+    dict(type='mmdge.GranularityVisHook'),
+]

@@ -1,11 +1,4 @@
-_base_ = './retinanet_dge-pvt-t_fpn_1x_coco.py'
+_base_ = './retinanet_pvt-s_fpn_1x_coco.py'
 
-model = dict(
-    backbone=dict(
-        arch='small',
-        init_cfg=dict(
-            checkpoint='https://github.com/whai362/PVT/releases/download/v2/'
-            'pvt_small.pth'
-        ),
-    )
-)
+model = dict(backbone=dict(routing='variance'))
+custom_hooks = {{_base_.dge_hooks}}  # budget 0.5: ../_base_/mmdge_runtime.py

@@ -5,8 +5,8 @@ model = dict(
         arch='large',
         init_cfg=dict(
             checkpoint='https://github.com/whai362/PVT/releases/download/v2/'
-            'pvt_large.pth'
+            'pvt_large.pth',
         ),
     )
 )
-optim_wrapper = dict(type='AmpOptimWrapper')  # as mmdet's
+optim_wrapper = dict(type='AmpOptimWrapper')  # the large one needs it

@@ -5,7 +5,7 @@ model = dict(
         arch='medium',
         init_cfg=dict(
             checkpoint='https://github.com/whai362/PVT/releases/download/v2/'
-            'pvt_medium.pth'
+            'pvt_medium.pth',
         ),
     )
 )

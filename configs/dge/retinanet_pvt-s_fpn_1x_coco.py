@@ -5,7 +5,7 @@ model = dict(
         arch='small',
         init_cfg=dict(
             checkpoint='https://github.com/whai362/PVT/releases/download/v2/'
-            'pvt_small.pth'
+            'pvt_small.pth',
         ),
     )
 )

@@ -1,0 +1,33 @@
+# DETR's multi-scale pipeline and 36 epochs, as mmdet has them for Swin.
+_base_ = [
+    'mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_ms-crop-3x_coco.py',
+    '../_base_/mmdge_runtime.py',
+]
+
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='mmdge.DGEPVT',
+        arch='small',
+        routing='finest',
+        init_cfg=dict(
+            type='Pretrained',
+            checkpoint='https://github.com/whai362/PVT/releases/download/v2/'
+            'pvt_small.pth',
+        ),
+    ),
+    neck=dict(in_channels=[64, 128, 320, 512]),
+)
+optim_wrapper = dict(
+    paramwise_cfg=dict(
+        custom_keys={
+            'pos_embed': dict(decay_mult=0.0),
+            'norm': dict(decay_mult=0.0),
+        }
+    )
+)
+val_evaluator = [
+    {{_base_.val_evaluator}},
+    dict(type='mmdge.BackboneFLOPs'),
+]
+test_evaluator = val_evaluator

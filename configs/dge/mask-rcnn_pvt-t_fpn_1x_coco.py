@@ -1,0 +1,28 @@
+_base_ = [
+    'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
+    '../_base_/mmdge_runtime.py',
+]
+
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='mmdge.DGEPVT',
+        arch='tiny',
+        routing='finest',
+        init_cfg=dict(
+            type='Pretrained',
+            checkpoint='https://github.com/whai362/PVT/releases/download/v2/'
+            'pvt_tiny.pth',
+        ),
+    ),
+    neck=dict(in_channels=[64, 128, 320, 512]),
+)
+# As in the detection code of PVT's authors.
+optim_wrapper = dict(
+    optimizer=dict(_delete_=True, type='AdamW', lr=2e-4, weight_decay=1e-4)
+)
+val_evaluator = [
+    {{_base_.val_evaluator}},
+    dict(type='mmdge.BackboneFLOPs'),
+]
+test_evaluator = val_evaluator

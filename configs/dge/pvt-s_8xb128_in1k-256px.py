@@ -1,0 +1,3 @@
+_base_ = './pvt-t_8xb128_in1k-256px.py'
+
+model = dict(backbone=dict(arch='small'))

@@ -1,0 +1,120 @@
+"""Run a shipped config for one iteration and one evaluation."""
+
+import json
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from mmdge.utils import launch
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+SIDE = 96
+
+
+def shipped(folder, pattern='*'):
+    """The configs of a folder whose names match."""
+    return sorted((CONFIGS / folder).glob(f'{pattern}.py'))
+
+
+def run(path, data_root, work_dir):
+    """Train a step, evaluate an image; nothing but sizes is changed.
+
+    Returns:
+        tuple[Config, dict, dict]: The config, the training's and the
+        evaluation's entries of the log.
+    """
+    assert len(path.read_text().splitlines()) < 60
+    cfg = launch.load_config(path, work_dir=work_dir)
+    assert cfg.custom_imports['imports'] == ['mmdge']
+    assert cfg.val_evaluator == cfg.test_evaluator
+    cfg.model.backbone.init_cfg = None  # no download
+    # MMEngine hands out loggers and visualizers by name.
+    cfg.experiment_name = f'{work_dir.name}_{path.stem}'
+    cfg.visualizer.name = cfg.experiment_name
+    cfg.default_hooks.logger.interval = 1
+    if cfg.train_cfg.get('type') == 'IterBasedTrainLoop':
+        cfg.train_cfg.max_iters = cfg.train_cfg.val_interval = 1
+    else:
+        for schedule in cfg.param_scheduler:
+            schedule.setdefault('end', cfg.train_cfg.max_epochs)
+        cfg.train_cfg.max_epochs = cfg.train_cfg.val_interval = 1
+    for split, size in (('train', 2), ('val', 1)):
+        loader = cfg[f'{split}_dataloader']
+        loader.update(batch_size=size, num_workers=0, persistent_workers=False)
+        loader.dataset.update(data_root=f'{data_root}/', indices=size)
+        for step in loader.dataset.pipeline:
+            shrink(step)
+    if 'size' in cfg.model.data_preprocessor:
+        cfg.model.data_preprocessor.size = (SIDE, SIDE)
+    for evaluator in cfg.val_evaluator:
+        if 'ann_file' in evaluator:
+            name = Path(evaluator.ann_file).name
+            evaluator.ann_file = str(data_root / 'annotations' / name)
+    # Untrained, nothing is sure; without a detection there is no metric.
+    few = dict(score_thr=0.0, nms_pre=20, max_per_img=20)
+    test_cfg = cfg.model.get('test_cfg') or {}
+    for part in (test_cfg, test_cfg.get('rpn', {}), test_cfg.get('rcnn', {})):
+        part.update({k: v for k, v in few.items() if k in part})
+    launch.do_without_amp(cfg)
+    runner = launch.build_runner(cfg)
+    with_gradient = record_gradients(runner)
+    runner.train()
+    trained = {
+        n for n, p in runner.model.named_parameters() if p.requires_grad
+    }
+    assert with_gradient == trained
+
+    (log,) = work_dir.glob('*/vis_data/scalars.json')
+    entries = [json.loads(line) for line in log.read_text().splitlines()]
+    (train,) = [entry for entry in entries if 'loss' in entry]
+    (val,) = [entry for entry in entries if 'backbone/GFLOPs' in entry]
+    return cfg, train, val
+
+
+def shrink(step):
+    """Make every size in a pipeline's step small."""
+    for key, value in step.items():
+        if key in ('scale', 'crop_size'):
+            step[key] = SIDE if isinstance(value, int) else (SIDE, SIDE)
+        elif key == 'scales':
+            step[key] = [(SIDE, SIDE)]
+        elif isinstance(value, list):
+            for part in value:
+                parts = part if isinstance(part, list) else [part]
+                for inner in parts:
+                    if isinstance(inner, dict):
+                        shrink(inner)
+
+
+def record_gradients(runner: Runner) -> set[str]:
+    """The names of the parameters that get a gradient, as they do."""
+    names = set()
+    for name, parameter in runner.model.named_parameters():
+        if parameter.requires_grad:
+            parameter.register_post_accumulate_grad_hook(
+                lambda _, name=name: names.add(name)
+            )
+    return names
+
+
+def check(path: Path, cfg: Config, train: dict, val: dict, metric: str):
+    """The realised ratio, the metric and the FLOPs stand where they belong."""
+    dynamic = 'dge-' in path.stem
+    (cost_hook,) = [
+        hook for hook in cfg.custom_hooks if hook.type == 'mmdge.CostHook'
+    ]
+    assert cost_hook.budget == (0.5 if dynamic else 1.0)
+    assert metric in val
+    assert train['loss'] > 0 and 'loss_budget' in train
+    gflops = val['backbone/GFLOPs'], val['backbone/GFLOPs_dense']
+    ratio = val['backbone/FLOPs_ratio']
+    if not dynamic:
+        assert train['flops_ratio'] == ratio == 1
+        assert gflops[0] == gflops[1] > 0
+    elif cfg.model.backbone.routing == 'learned':  # starts at 95 % finest
+        assert 0.85 < train['flops_ratio'] < 1.01
+        assert 0.85 < ratio < 1.01
+    else:
+        assert train['flops_ratio'] < 1.01  # still warming up
+        assert 0.2 < ratio < 0.9 and 0 < gflops[0] < gflops[1]
