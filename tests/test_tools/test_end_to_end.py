@@ -10,9 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS
 
 from mmdge.datasets import write_shapes
-from tests.tool_runs import figures, metrics, python, run
+from tests.tool_runs import ROOT, figures, metrics, python, run
 
 CONFIG = 'configs/shapes/retinanet_dge-pvt_fpn_shapes.py'
 METRICS = ('coco/bbox_mAP', 'backbone/GFLOPs', 'backbone/FLOPs_ratio')
@@ -155,12 +158,12 @@ def test_static_checkpoint_runs_dynamic(trained, options, tmp_path):
 
 
 @pytest.mark.slow
-def test_coco_config_trains_on_coco_files(test_data, tmp_path):
+@pytest.mark.parametrize('detector', ['retinanet', 'mask-rcnn'])
+def test_coco_config_trains_on_coco_files(detector, test_data, tmp_path):
     """COCO's layout, with --cfg-options alone; a few images, small."""
     coco = test_data / 'data' / 'coco_tiny'
     keys = [
         'model.backbone.init_cfg=None',
-        'model.test_cfg.score_thr=0.001',  # an epoch of 2 steps is unsure
         'train_cfg.max_epochs=1',
         'train_dataloader.dataset.pipeline.2.scale=(256,160)',
     ]
@@ -177,9 +180,12 @@ def test_coco_config_trains_on_coco_files(test_data, tmp_path):
             f'{split}_dataloader.dataset.pipeline.1.scale=(256,160)',
             f'{split}_evaluator.0.ann_file={annotations}',
         ]
+    # An epoch of 3 steps is unsure; without a detection there is no metric.
+    part = 'rcnn.' if detector == 'mask-rcnn' else ''
+    keys.append(f'model.test_cfg.{part}score_thr=0.001')
     log = python(
         'tools/train.py',
-        'configs/dge/retinanet_dge-pvt-t_fpn_1x_coco.py',
+        f'configs/dge/{detector}_dge-pvt-t_fpn_1x_coco.py',
         '--work-dir',
         tmp_path,
         '--cfg-options',
@@ -187,6 +193,33 @@ def test_coco_config_trains_on_coco_files(test_data, tmp_path):
     )
     (line,) = re.findall(r'Epoch\(val\).*coco/bbox_mAP: .*', log)
     assert all(f'{key}: ' in line for key in METRICS)
+    assert ('coco/segm_mAP: ' in line) == (detector == 'mask-rcnn')
+
+
+@pytest.mark.slow
+def test_ade20k_config_evaluates_all_classes(test_data, tmp_path):
+    config = ROOT / 'configs/dge/fpn_dge-pvt-t_8xb4-40k_ade20k-512x512.py'
+    cfg = Config.fromfile(config)
+    model = MODELS.build(dict(cfg.model, _scope_='mmseg'))
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'random.pth')
+    log = python(
+        'tools/test.py',
+        config,
+        tmp_path / 'random.pth',
+        '--work-dir',
+        tmp_path,
+        '--cfg-options',
+        f'test_dataloader.dataset.data_root={test_data}/data/ade_sample',
+        'test_dataloader.num_workers=0',
+        'test_dataloader.persistent_workers=False',
+        'test_dataloader.dataset.pipeline.1.scale=(512,128)',
+    )
+    # The last table of the metric has a line per class.
+    rows = re.findall(r'^\|\s+([a-z][^|]*?)\s+\|', log, re.MULTILINE)
+    assert rows[:2] == ['wall', 'building'] and len(rows) == 150
+    entries = metrics(tmp_path, 'test')
+    assert 0 <= entries['mIoU'] <= 100
+    assert 0 < entries['backbone/FLOPs_ratio'] < 1
 
 
 @pytest.mark.slow

@@ -99,7 +99,9 @@ class GranularityVisHook(Hook):
             return
         visualizer = Visualizer.get_current_instance()
         picture = draw_granularity(self._rows)
-        visualizer.add_image(self.name, picture, step=runner.iter)
+        # A test has no iteration: asking would build the training data.
+        step = runner.iter if mode == 'val' else 0
+        visualizer.add_image(self.name, picture, step=step)
         self._rows = []
 
 
