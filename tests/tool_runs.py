@@ -1,5 +1,6 @@
 """Run the tools as a user would, in processes of their own."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -7,6 +8,11 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+SHAPES = dict(
+    mmdet='configs/shapes/retinanet_dge-pvt_fpn_shapes.py',
+    mmseg='configs/shapes/fpn_dge-pvt_shapes.py',
+    mmpretrain='configs/shapes/dge-pvt_shapes-crops.py',
+)
 
 
 def run(*command, expect=0, **env):
@@ -26,6 +32,30 @@ def run(*command, expect=0, **env):
 
 def python(*command, **kwargs):
     return run(sys.executable, *command, **kwargs)
+
+
+def functions_of(script):
+    """A tool as a module, not run."""
+    spec = importlib.util.spec_from_file_location('tool', ROOT / script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def data_options(host, shapes):
+    """Lead a host's config of shapes to a data set drawn elsewhere."""
+    root = shapes / 'crops' if host == 'mmpretrain' else shapes
+    options = [
+        f'{split}_dataloader.dataset.data_root={root}/'
+        for split in ('train', 'val', 'test')
+    ]
+    if host == 'mmdet':
+        annotations = shapes / 'annotations' / 'instances_val.json'
+        options += [
+            f'{split}_evaluator.0.ann_file={annotations}'
+            for split in ('val', 'test')
+        ]
+    return options
 
 
 def metrics(work_dir, mode):

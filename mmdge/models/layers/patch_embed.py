@@ -64,4 +64,6 @@ class PatchEmbed(nn.Module):
 
     def flops(self, size: tuple[int, int]) -> int:
         """Multiply-adds of one image for a token map of ``size``."""
-        return size[0] * size[1] * self.proj.weight.numel()
+        # Not from the weight itself, which FSDP keeps in shards.
+        per_token = self.proj.in_channels * self.proj.out_channels
+        return size[0] * size[1] * per_token * self.patch_size**2

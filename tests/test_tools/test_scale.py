@@ -1,0 +1,255 @@
+"""Training at scale, as far as processes on one machine can show it."""
+
+import re
+import socket
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+
+from mmdge.datasets import write_shapes
+from tests.tool_runs import ROOT, SHAPES, data_options, python, run
+
+CONFIG = SHAPES['mmpretrain']  # whose loss is a plain mean over the images
+DOCS = (ROOT / 'docs' / 'training.md').read_text()
+TWO = ('bash', 'tools/dist_train.sh', CONFIG, 2)
+LAUNCH = dict(PYTHON=sys.executable, OMP_NUM_THREADS='1')
+
+# One batch of eight images in each of five epochs, the same for any number of
+# processes: in order, not flipped. The paper's router, with its budget loss
+# but without noise, begins undecided, so that it routes differently soon.
+# SGD, since AdamW makes whole steps of what is rounding.
+SAME_BATCHES = [
+    'train_dataloader.dataset.indices=8',
+    'train_dataloader.sampler.shuffle=False',
+    'train_dataloader.dataset.pipeline.1.prob=0.0',
+    'train_dataloader.num_workers=0',
+    'train_dataloader.persistent_workers=False',
+    'train_cfg.max_epochs=5',
+    'val_cfg=None',
+    'val_dataloader=None',
+    'val_evaluator=None',
+    'model.backbone.routing._delete_=True',
+    'model.backbone.routing.type=GumbelRouter',
+    'model.backbone.routing.noise=False',
+    'model.backbone.routing.init_finest=0.34',
+    'custom_hooks.0.loss_weight=1.0',
+    'optim_wrapper.optimizer._delete_=True',
+    'optim_wrapper.optimizer.type=SGD',
+    'optim_wrapper.optimizer.lr=0.1',
+    'optim_wrapper.optimizer.momentum=0.9',
+    'optim_wrapper.clip_grad=None',
+    'param_scheduler=None',
+    'default_hooks.checkpoint.max_keep_ckpts=-1',
+]
+
+
+@pytest.fixture(scope='module')
+def options(tmp_path_factory):
+    shapes = tmp_path_factory.mktemp('shapes')
+    write_shapes(shapes, num_train=8, num_val=5, size=128)
+    return ['--cfg-options', *data_options('mmpretrain', shapes)]
+
+
+@pytest.fixture(scope='module')
+def batches(options):
+    return [*options, *SAME_BATCHES]
+
+
+@pytest.fixture(scope='module')
+def alone(batches, tmp_path_factory):
+    """The checkpoint that one process comes to."""
+    work_dir = tmp_path_factory.mktemp('alone')
+    command = ('tools/train.py', CONFIG, '--work-dir', work_dir, *batches)
+    python(*command, 'train_dataloader.batch_size=8')
+    first, last = (load(work_dir / f'epoch_{n}.pth') for n in (1, 5))
+    assert difference(first, last) > 1e-2
+    assert np.ptp(history(last, 'flops_ratio')) > 0.1
+    return last
+
+
+def load(path):
+    return torch.load(path, map_location='cpu', weights_only=False)
+
+
+def difference(found, expected):
+    """The largest one between the weights of two checkpoints."""
+    found, expected = found['state_dict'], expected['state_dict']
+    assert found.keys() == expected.keys()
+    return max((found[k] - expected[k]).abs().max().item() for k in found)
+
+
+def history(checkpoint, name):
+    """The values of each step of a training."""
+    values, _ = checkpoint['message_hub']['log_scalars'][f'train/{name}'].data
+    return values
+
+
+def assert_same_training(work_dir, expected):
+    found = load(work_dir / 'epoch_5.pth')
+    assert difference(found, expected) < 1e-5
+    for name in ('flops_ratio', 'loss_budget'):  # of all processes' images
+        np.testing.assert_allclose(
+            history(found, name), history(expected, name), rtol=1e-6
+        )
+
+
+def equal(state, other):
+    """To the last bit, at any depth."""
+    if isinstance(state, torch.Tensor):
+        return state.equal(other)
+    if isinstance(state, dict):
+        return state.keys() == other.keys() and all(
+            equal(value, other[key]) for key, value in state.items()
+        )
+    if isinstance(state, (list, tuple)):
+        return len(state) == len(other) and all(map(equal, state, other))
+    return state == other
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(alone, batches, tmp_path):
+    half = 'train_dataloader.batch_size=4'
+    run(*TWO, '--work-dir', tmp_path, *batches, half, **LAUNCH)
+    assert_same_training(tmp_path, alone)
+
+
+@pytest.mark.slow
+def test_two_nodes_equal_one_process(alone, batches, tmp_path):
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        port = str(probe.getsockname()[1])
+    command = ['bash', 'tools/dist_train.sh', CONFIG, 1]
+    command += ['--work-dir', tmp_path, *batches]
+    command += ['train_dataloader.batch_size=4']
+    with ThreadPoolExecutor() as pool:
+        nodes = [
+            pool.submit(
+                run, *command, **LAUNCH, NNODES='2', NODE_RANK=rank, PORT=port
+            )
+            for rank in '01'
+        ]
+        for node in nodes:
+            node.result()
+    assert_same_training(tmp_path, alone)
+
+
+@pytest.mark.slow
+def test_sharded_processes_equal_one(alone, batches, tmp_path):
+    """FSDP by the lines of the documentation, on the CPU by a few more."""
+    (lines,) = re.findall(r'```python\n(runner_type.*?)```', DOCS, re.DOTALL)
+    config = tmp_path / 'sharded.py'
+    on_cpu = (  # where the offload of weights that are there loses them
+        "wrapper = strategy['model_wrapper']\n"
+        "wrapper['device_id'] = 'cpu'\n"
+        "wrapper['auto_wrap_policy']['min_num_params'] = 50_000\n"
+        "strategy['state_dict_cfg'] = dict(\n"
+        "    state_dict_type='FULL_STATE_DICT',\n"
+        "    state_dict_config=dict(type='FullStateDictConfig'),\n"
+        "    optim_state_dict_config=dict(type='FullOptimStateDictConfig'),\n"
+        ')\n'
+    )
+    config.write_text(f'_base_ = {str(ROOT / CONFIG)!r}\n{lines}{on_cpu}')
+    command = ('bash', 'tools/dist_train.sh', config, 2)
+    half = 'train_dataloader.batch_size=4'
+    run(*command, '--work-dir', tmp_path, *batches, half, **LAUNCH)
+    assert_same_training(tmp_path, alone)
+
+
+@pytest.mark.slow
+def test_accumulated_halves_equal_a_batch(batches, tmp_path):
+    """Without the budget loss: the square of a mean is no mean of squares."""
+    states = []
+    for size, count in ((8, 1), (4, 2)):
+        work_dir = tmp_path / str(size)
+        python(
+            *('tools/train.py', CONFIG, '--work-dir', work_dir, *batches),
+            'custom_hooks.0.loss_weight=0.0',
+            f'train_dataloader.batch_size={size}',
+            f'optim_wrapper.accumulative_counts={count}',
+        )
+        states.append(load(work_dir / 'epoch_5.pth'))
+    assert difference(*states) < 1e-5
+
+
+INTERRUPTED = f"""
+_base_ = {str(ROOT / CONFIG)!r}
+custom_imports = dict(imports=['mmdge', 'interrupt'])
+"""
+INTERRUPT = """
+import os, signal
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+@HOOKS.register_module()
+class Interrupt(Hook):
+    def after_train_iter(self, runner, batch_idx, **kwargs):
+        if runner.iter == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+"""
+LOOPS = {
+    'epochs': ('epoch_{}.pth', 1, 3, ['train_cfg.max_epochs=3']),
+    'iterations': (
+        'iter_{}.pth',
+        2,
+        6,
+        [
+            'train_cfg._delete_=True',
+            'train_cfg.type=IterBasedTrainLoop',
+            'train_cfg.max_iters=6',
+            'train_dataloader.sampler.type=InfiniteSampler',
+            'default_hooks.checkpoint.by_epoch=False',
+            'default_hooks.checkpoint.interval=2',
+            'log_processor.by_epoch=False',
+            'param_scheduler.1.by_epoch=False',
+            'param_scheduler.1.convert_to_iter_based=False',
+            'param_scheduler.1.end=6',
+        ],
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('loop', LOOPS)
+def test_a_killed_training_goes_on_as_if_it_had_not_been(
+    loop, options, tmp_path
+):
+    name, first, last, more = LOOPS[loop]
+    options = [
+        *options,
+        'train_dataloader.batch_size=8',  # of 20 images, three steps an epoch
+        'train_dataloader.num_workers=0',
+        'train_dataloader.persistent_workers=False',
+        'train_dataloader.dataset.pipeline.1.prob=0.0',
+        'default_hooks.logger.interval=1',
+        'val_cfg=None',
+        'val_dataloader=None',
+        'val_evaluator=None',
+        *more,
+    ]
+    whole, killed = tmp_path / 'whole', tmp_path / 'killed'
+    command = ('tools/train.py', CONFIG, '--work-dir')
+    python(*command, whole, *options)
+
+    (tmp_path / 'interrupt.py').write_text(INTERRUPT)
+    (tmp_path / 'interrupted.py').write_text(INTERRUPTED)
+    python(
+        *('tools/train.py', tmp_path / 'interrupted.py', '--work-dir'),
+        *(killed, *options, 'custom_hooks.2.type=Interrupt'),
+        PYTHONPATH=f'{ROOT}:{tmp_path}',
+        expect=-9,
+    )
+    assert (killed / name.format(first)).is_file()
+    assert not (killed / name.format(last)).is_file()
+    log = python(*command, killed, '--resume', *options)
+    assert f'resumed epoch: {first if loop == "epochs" else 0}' in log
+
+    expected = load(whole / name.format(last))
+    found = load(killed / name.format(last))
+    for key in ('epoch', 'iter'):
+        assert found['meta'][key] == expected['meta'][key]
+    for key in ('state_dict', 'optimizer', 'param_schedulers'):
+        assert equal(found[key], expected[key]), key
+    assert history(found, 'lr').tolist() == history(expected, 'lr').tolist()
