@@ -6,7 +6,6 @@ costs a second and leaves nothing behind.
 
 import os
 import re
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from mmengine.config import Config
 
 from .errors import UserError
+from .safe_load import read_checkpoint
 
 # How to get what is missing, by the first folder that names it.
 _SOURCES = {
@@ -26,45 +26,26 @@ _SOURCES = {
 }
 
 
-def check_checkpoint(path: str | os.PathLike, resume: bool = False) -> None:
-    """Make sure that a checkpoint is there, whole, and holds weights.
-
-    The file is unpickled, as MMEngine will do: open only what you trust.
+def check_checkpoint(
+    path: str | os.PathLike, resume: bool = False, prefix: str | None = None
+) -> None:
+    """Make sure that a checkpoint is there, whole, safe, and holds weights.
 
     Args:
         path: A local file, or an address such as ``https://...`` or
             ``torchvision://resnet50``, which is let through.
         resume: Whether the state of the training is needed as well.
             Default: False.
+        prefix: How the entries begin that are needed. Default: any.
 
     Raises:
-        UserError: If the file is missing, cut off, or something else.
+        UserError: If the file is missing, cut off, or something else, or if
+            reading it would run code.
     """
     if '://' in os.fspath(path):
         return
     path = Path(path).expanduser().absolute()
-    if not path.is_file():
-        raise UserError(
-            f'checkpoint not found: {path} is not a file; check the path, or '
-            'train one first (tools/train.py writes to '
-            'work_dirs/<config-stem>)'
-        )
-    try:
-        # Mapped, not read: only the old format without an archive must be
-        # loaded as a whole to see its end.
-        checkpoint = torch.load(
-            path,
-            map_location='cpu',
-            mmap=zipfile.is_zipfile(path),
-            weights_only=False,
-        )
-    except Exception as err:  # whatever a broken pickle may raise
-        reason = f'{type(err).__name__}: {err}'.splitlines()[0]
-        raise UserError(
-            f'cannot read the checkpoint {path} ({path.stat().st_size} '
-            'bytes): it is cut off or no PyTorch checkpoint; copy or '
-            f'download it again ({reason[:120]})'
-        ) from err
+    checkpoint = read_checkpoint(path, mmap=True)
     if not _holds_weights(checkpoint):
         raise UserError(
             f'the file {path} holds no weights but '
@@ -75,6 +56,13 @@ def check_checkpoint(path: str | os.PathLike, resume: bool = False) -> None:
             f'cannot resume from {path}: it holds weights but not the state '
             'of a training; start from it with '
             f'--cfg-options load_from={path}'
+        )
+    weights = checkpoint.get('state_dict', checkpoint)
+    if prefix and not any(str(key).startswith(prefix) for key in weights):
+        raise UserError(
+            f'the file {path} holds nothing below {prefix!r} but '
+            f'{_describe(weights)}; leave out the prefix of init_cfg, or name '
+            'a checkpoint of a whole model'
         )
 
 
@@ -93,7 +81,7 @@ def check_checkpoints(cfg: Config) -> None:
         check_checkpoint(cfg.load_from, resume=bool(cfg.get('resume')))
     for _, node in walk(cfg.get('model')):
         if node.get('type') == 'Pretrained' and node.get('checkpoint'):
-            check_checkpoint(node['checkpoint'])
+            check_checkpoint(node['checkpoint'], prefix=node.get('prefix'))
 
 
 def check_datasets(cfg: Config, splits: Iterable[str]) -> None:
@@ -142,14 +130,17 @@ def walk(node: Any, key: str = '') -> Iterator[tuple[str, Mapping]]:
 
 
 def _holds_weights(checkpoint: Any) -> bool:
-    """Whether a dict holds tensors, or a dict of tensors."""
+    """Whether a dict holds tensors by name, or a dict of them."""
     if not isinstance(checkpoint, Mapping):
         return False
-    inner = [v for v in checkpoint.values() if isinstance(v, Mapping)]
+    weights = checkpoint.get('state_dict', checkpoint)
+    if not isinstance(weights, Mapping):
+        return False
+    inner = [v for v in weights.values() if isinstance(v, Mapping)]
     return any(
-        isinstance(value, torch.Tensor)
-        for entries in (checkpoint, *inner)
-        for value in entries.values()
+        isinstance(name, str) and isinstance(value, torch.Tensor)
+        for entries in (weights, *inner)
+        for name, value in entries.items()
     )
 
 

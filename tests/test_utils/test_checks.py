@@ -5,6 +5,7 @@ import torch
 from mmengine.config import Config
 
 from mmdge.utils import UserError, checks
+from tests import hostile
 
 
 @pytest.fixture(autouse=True)
@@ -46,15 +47,41 @@ def test_truncated_checkpoint(tmp_path, weights, archive, keep):
     assert '\n' not in str(info.value)
 
 
-def test_other_files_are_no_checkpoint(tmp_path):
-    path = tmp_path / 'a.pth'
-    path.write_text('<html>404</html>')
-    with pytest.raises(UserError, match='no PyTorch checkpoint'):
+@pytest.mark.parametrize('case', hostile.CASES, ids=lambda c: c.__name__)
+def test_what_is_no_checkpoint_is_refused(tmp_path, case):
+    path, marker = tmp_path / 'a.pth', tmp_path / 'marker'
+    case(path, marker)
+    with pytest.raises(UserError, match=hostile.CASES[case]) as info:
         checks.check_checkpoint(path)
-    with pytest.raises(UserError, match='one object of type list'):
-        checks.check_checkpoint(save(path, [1, 2]))
-    with pytest.raises(UserError, match='keys: epoch'):
-        checks.check_checkpoint(save(path, {'epoch': 3}))
+    assert str(path) in str(info.value) and '\n' not in str(info.value)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        ({'epoch': 3}, 'holds no weights but a dict with the keys: epoch'),
+        ({}, 'an empty dict'),
+        ({1: torch.zeros(2)}, 'a dict with the keys: 1'),
+        ({'state_dict': torch.zeros(2)}, 'holds no weights'),
+    ],
+)
+def test_a_dict_without_weights(tmp_path, content, message):
+    with pytest.raises(UserError, match=message):
+        checks.check_checkpoint(save(tmp_path / 'a.pth', content))
+
+
+def test_a_prefix_must_be_there(tmp_path, weights):
+    path = save(tmp_path / 'a.pth', weights)
+    with pytest.raises(UserError, match=r"nothing below 'backbone\.' but a d"):
+        checks.check_checkpoint(path, prefix='backbone.')
+    init = dict(type='Pretrained', checkpoint=str(path), prefix='backbone.')
+    cfg = Config(dict(model=dict(backbone=dict(init_cfg=init))))
+    with pytest.raises(UserError, match='leave out the prefix of init_cfg'):
+        checks.check_checkpoints(cfg)
+    checks.check_checkpoint(
+        save(path, {'backbone.w': torch.zeros(2)}), prefix='backbone'
+    )
 
 
 def test_missing_checkpoint_and_addresses(tmp_path):

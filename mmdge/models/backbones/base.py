@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from numbers import Integral
 
+from mmengine.dist import is_main_process
+from mmengine.logging import print_log
 from mmengine.model import BaseModule
+from mmengine.model.weight_init import PretrainedInit
 from torch import Tensor, nn
 
+from mmdge.utils import checks
+
+from ..checkpoint import Wanted, fit
 from ..cost import Cost
 from ..routing import Router
 
@@ -18,9 +24,11 @@ class DynamicBackbone(BaseModule):
     Attributes:
         cost (Cost | None): What the last forward computed; the one thing a
             backbone remembers between calls.
+        family (str): Whose checkpoints it loads, ``'PVT'`` or ``'DeiT'``.
     """
 
     cost: Cost | None = None
+    family: str = ''
     arch_zoo: dict[str, dict] = {}
     in_channels: int = 3
 
@@ -99,11 +107,93 @@ class DynamicBackbone(BaseModule):
         """Initialise as ``init_cfg`` says; the routers in their own way.
 
         A host's initialisation of all its linear layers comes before, and
-        would leave the routers with logits of zero.
+        would leave the routers with logits of zero. A file of weights is
+        looked at first, because MMEngine runs what code it may carry.
+
+        Raises:
+            UserError: If the file is missing, broken, not safe or no fit.
         """
         for router in self.routers:
             router.reset_parameters()
+        configs = self.init_cfg or []
+        for config in [configs] if isinstance(configs, dict) else configs:
+            if config['type'] in ('Pretrained', PretrainedInit):
+                checks.check_checkpoint(
+                    config['checkpoint'], prefix=config.get('prefix')
+                )
         super().init_weights()
+
+    def wanted(self) -> Wanted:
+        """What a checkpoint must hold."""
+        raise NotImplementedError
+
+    def _wanted(
+        self,
+        unbuilt: Sequence[str],
+        pos_sizes: dict[str, tuple[int, int]],
+        pos_mode: str,
+    ) -> Wanted:
+        """Fill in what all backbones have in common."""
+        routers = {
+            path: router
+            for path, router in self.named_modules()
+            if isinstance(router, Router)
+        }
+        return Wanted(
+            name=type(self).__name__,
+            family=self.family,
+            arch=_sizes(self.arch),
+            arch_zoo={
+                name: _sizes(self._check_arch(name)) for name in self.arch_zoo
+            },
+            state=self.state_dict(),
+            unbuilt=tuple(unbuilt),
+            pos_sizes=pos_sizes,
+            pos_mode=pos_mode,
+            routers={path: r.granularities for path, r in routers.items()},
+            remembered=frozenset(
+                f'{path}.{name}'
+                for path, router in routers.items()
+                for name, _ in router.named_buffers()
+            ),
+        )
+
+    def _load_from_state_dict(
+        self, state_dict: dict, prefix: str, *args
+    ) -> None:
+        """Load what :func:`fit` makes of the entries below ``prefix``.
+
+        Whatever loads this backbone, alone or as a part of a model, MMEngine
+        or PyTorch, comes through here.
+
+        Raises:
+            UserError: If they don't fit.
+        """
+        if self.family:
+            given = [key for key in state_dict if key.startswith(prefix)]
+            weights, report = fit(
+                {key[len(prefix) :]: state_dict[key] for key in given},
+                self.wanted(),
+            )
+            weights.update(self._start_anew(report.initial))
+            for key in given:
+                del state_dict[key]
+            state_dict.update({prefix + k: v for k, v in weights.items()})
+            if is_main_process():
+                print_log(
+                    f'{type(self).__name__} from the {report}', 'current'
+                )
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _start_anew(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """Initialise the routers of these entries; return the entries."""
+        for path, router in self.named_modules():
+            if isinstance(router, Router) and any(
+                name.startswith(f'{path}.') for name in names
+            ):
+                router.reset_parameters()
+        state = self.state_dict()
+        return {name: state[name] for name in names}
 
     def _init_parameters(self) -> None:
         """Initialise as the official PVT and DeiT do."""
@@ -133,6 +223,15 @@ class DynamicBackbone(BaseModule):
     def __getstate__(self) -> dict:
         """Copies and pickles start without a cost, which may hold a graph."""
         return {**self.__dict__, 'cost': None}
+
+
+def _sizes(arch: dict) -> dict:
+    """The sizes of an architecture that its weights show."""
+    return {
+        key: tuple(value) if isinstance(value, (list, tuple)) else value
+        for key, value in arch.items()
+        if key in ('num_layers', 'embed_dims')
+    }
 
 
 def check_granularities(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmdge.registry import MODELS
 
+from ..checkpoint import Wanted
 from ..cost import Cost
 from ..layers import PatchEmbed, resize_pos_embed
 from ..routing import DGEBlock, content_regions, patch_grid
@@ -25,7 +26,8 @@ class DGEDeiT(DynamicBackbone):
     ``routing='finest'`` is its dense twin, the plain DeiT, equal to
     ``mmpretrain.VisionTransformer`` with the same weights. Parameters carry
     the names of the official DeiT, but ``attn.qkv`` is ``attn.q`` and
-    ``attn.kv``, because queries are packed and keys are not.
+    ``attn.kv``, because queries are packed and keys are not; its checkpoints
+    and others' load as they are, see ``docs/checkpoints.md``.
 
     Any image size runs: the position embedding is resized, and a border
     narrower than a patch is completed with zeros.
@@ -71,6 +73,7 @@ class DGEDeiT(DynamicBackbone):
         (torch.Size([1, 192, 16, 20]), torch.Size([1]))
     """
 
+    family = 'DeiT'
     arch_zoo = {
         'tiny': dict(embed_dims=192, num_heads=3, feedforward_channels=768),
         'small': dict(embed_dims=384, num_heads=6, feedforward_channels=1536),
@@ -113,6 +116,7 @@ class DGEDeiT(DynamicBackbone):
             )
         self._check_img_size(pretrain_img_size, patch_size)
         (self.granularities,) = check_granularities(granularities, 1)
+        self.arch = arch
         self.patch_size = patch_size
         self.out_type = out_type
         self.out_indices = _check_out_indices(out_indices, depth)
@@ -170,6 +174,15 @@ class DGEDeiT(DynamicBackbone):
                 f'{sorted(names)}, but got {arch}.'
             )
         return arch
+
+    def wanted(self) -> Wanted:
+        """See :class:`DynamicBackbone`."""
+        later = range(len(self.blocks), self.arch['num_layers'])
+        return self._wanted(
+            unbuilt=[f'blocks.{i}.' for i in later],
+            pos_sizes={'pos_embed': self.pos_size},
+            pos_mode='bicubic',
+        )
 
     def frozen_modules(self) -> list[nn.Module]:
         """See :class:`DynamicBackbone`."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mmdge.registry import MODELS
 
+from ..checkpoint import Wanted
 from ..cost import Cost
 from ..layers import PatchEmbed, resize_pos_embed
 from ..routing import DGEBlock, content_regions, patch_grid
@@ -24,8 +25,8 @@ class DGEPVT(DynamicBackbone):
     """PVT whose blocks give each region as many queries as it deserves.
 
     ``routing='finest'`` is its dense twin, the plain PVT. Parameters carry
-    the names of the official PVT, so that its checkpoints load; a position
-    embedding of another size is resized when it is loaded.
+    the names of the official PVT; its checkpoints and others' load as they
+    are, see ``docs/checkpoints.md``.
 
     Any image size runs. Where the official PVT is defined, its sizes are
     kept (borders that the strides don't divide are cut off); smaller maps
@@ -80,6 +81,7 @@ class DGEPVT(DynamicBackbone):
         ((1, 64, 56, 56), torch.Size([1]))
     """
 
+    family = 'PVT'
     arch_zoo = {
         'tiny': dict(num_layers=(2, 2, 2, 2)),
         'small': dict(num_layers=(3, 4, 6, 3)),
@@ -141,6 +143,7 @@ class DGEPVT(DynamicBackbone):
                 f'routing={routing} must be one routing, or {num_stages}, one '
                 'per stage.'
             )
+        self.arch = arch
         self.out_type = out_type
         self.out_indices = tuple(out_indices)
         self.frozen_stages = frozen_stages
@@ -189,7 +192,6 @@ class DGEPVT(DynamicBackbone):
 
         self._init_parameters()
         self._freeze()
-        self.register_load_state_dict_pre_hook(_fit_pos_embeds)
 
     @classmethod
     def _check_arch(cls, arch: str | dict) -> dict:
@@ -205,6 +207,19 @@ class DGEPVT(DynamicBackbone):
                 f'{sorted(names)}, but got {arch}.'
             )
         return arch
+
+    def wanted(self) -> Wanted:
+        """See :class:`DynamicBackbone`."""
+        later = range(self.num_stages + 1, len(self.patch_sizes) + 1)
+        parts = ('patch_embed', 'pos_embed', 'block')
+        return self._wanted(
+            unbuilt=[f'{part}{i}' for i in later for part in parts],
+            pos_sizes={
+                f'pos_embed{i}': size
+                for i, size in enumerate(self.pos_sizes, start=1)
+            },
+            pos_mode='bilinear',
+        )
 
     def frozen_modules(self) -> list[nn.Module]:
         """See :class:`DynamicBackbone`."""
@@ -271,32 +286,3 @@ class DGEPVT(DynamicBackbone):
             tokens, cost = block(tokens, size, self.strides[i], content)
             costs.append(cost)
         return tokens, size, Cost.add_up(costs)
-
-
-def _fit_pos_embeds(
-    module: DGEPVT, state_dict: dict, prefix: str, *args
-) -> None:
-    """Resize position embeddings of a checkpoint to this model's grids.
-
-    A cls token's embedding, first in the last stage, is dropped if the model
-    has no cls token, and stays as it is if the checkpoint has none.
-    """
-    for i, side in enumerate(module.pos_sizes):
-        key = f'{prefix}pos_embed{i + 1}'
-        target = getattr(module, f'pos_embed{i + 1}')
-        loaded = state_dict.get(key)
-        if loaded is None or loaded.shape == target.shape:
-            continue
-        num_loaded = int(loaded.shape[1] ** 0.5) ** 2
-        if loaded.dim() != 3 or loaded.shape[1] - num_loaded > 1:
-            continue  # No square grid: PyTorch reports the mismatch.
-        extra, grid = loaded.tensor_split([loaded.shape[1] - num_loaded], 1)
-        own, _ = target.detach().tensor_split(
-            [target.shape[1] - side[0] * side[1]], 1
-        )
-        if own.shape[1]:
-            own = extra if extra.shape[1] else own
-        source = (int(num_loaded**0.5),) * 2
-        state_dict[key] = torch.cat(
-            [own, resize_pos_embed(grid, source, side)], dim=1
-        )

@@ -331,15 +331,19 @@ class QuantileRouter(ShareRouter):
         self.rank_head = None
         if score == 'learned':
             self.rank_head = nn.Linear(embed_dims + 1, 1)
-            self.reset_parameters()
         self.register_buffer('history', torch.zeros(num_steps, self._PER_STEP))
         self.register_buffer('quantiles', torch.zeros(self._NUM_QUANTILES))
         self.register_buffer('num_updates', torch.tensor(0))
         self.register_buffer('history_region', torch.tensor(self.region))
         self.register_load_state_dict_pre_hook(_forget_other_scores)
+        self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """See :class:`Router`; a learned score starts as the variance."""
+        """See :class:`Router`; a learned score starts as the variance.
+
+        What was remembered is forgotten.
+        """
+        self.num_updates.zero_()
         if self.rank_head is not None:
             nn.init.zeros_(self.rank_head.weight)
             nn.init.zeros_(self.rank_head.bias)

@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmdge.models import DGEDeiT
+from mmdge.models.layouts import LAYOUTS, from_ours
 
 ARCH = dict(embed_dims=48, num_layers=3, num_heads=3, feedforward_channels=192)
 QUIET = dict(type='GumbelRouter', noise=False)
@@ -49,15 +50,13 @@ class TestAgainstTheOfficialCode:
             drop_path_rate=0.0,
         )
         state = {
-            key[3:].replace('.dge.router.', '.router.'): torch.tensor(
-                golden[key]
-            )
+            key[3:]: torch.tensor(golden[key])
             for key in golden.files
-            if key.startswith('sd.') and not key.endswith('.splits')
+            if key.startswith('sd.')
         }
         head = nn.Linear(48, 10)
         head.load_state_dict(
-            {k: state.pop(f'head.{k}') for k in ('weight', 'bias')}
+            {k: state[f'head.{k}'] for k in ('weight', 'bias')}
         )
         backbone.load_state_dict(state)
         return backbone, head
@@ -106,23 +105,9 @@ class TestAgainstTheOfficialCode:
 
 def load_into_mmpretrain(host, model):
     """Give mmpretrain's model our weights, under its names."""
-    ours, theirs = model.state_dict(), {}
-    for key, value in ours.items():
-        if '.attn.q.' in key:
-            kv = ours[key.replace('.attn.q.', '.attn.kv.')]
-            key, value = key.replace('.q.', '.qkv.'), torch.cat([value, kv])
-        elif '.attn.kv.' in key:
-            continue
-        for old, new in {
-            'blocks.': 'layers.',
-            'patch_embed.proj': 'patch_embed.projection',
-            'norm1': 'ln1',
-            'norm2': 'ln2',
-            'mlp.fc1': 'ffn.layers.0.0',
-            'mlp.fc2': 'ffn.layers.1',
-        }.items():
-            key = key.replace(old, new)
-        theirs[key.replace('norm.', 'ln1.')] = value
+    (layout,) = [layout for layout in LAYOUTS if layout.name == 'mmpretrain']
+    theirs, dropped = from_ours(model.state_dict(), layout)
+    assert not dropped
     host.load_state_dict(theirs)
     host.eval()  # returns None
 
