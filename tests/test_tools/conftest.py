@@ -1,0 +1,33 @@
+"""Run the tools without the seconds that a process of its own takes."""
+
+import runpy
+import sys
+
+import pytest
+from mmengine.runner import CheckpointLoader
+
+from tests.tool_runs import ROOT
+
+
+@pytest.fixture
+def tool(monkeypatch, capfd):
+    """A function that runs a tool in this process, from its ``__main__``.
+
+    It returns what the tool printed. What a tool changes for its process,
+    which is how checkpoints are read, is changed back.
+    """
+    schemes = dict(CheckpointLoader._schemes)
+    monkeypatch.setattr(CheckpointLoader, '_schemes', schemes)
+    monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '0')
+
+    def run(script, *arguments, expect=0):
+        argv = [str(part) for part in (script, *arguments)]
+        monkeypatch.setattr(sys, 'argv', argv)
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as info:
+            runpy.run_path(str(ROOT / script), run_name='__main__')
+        said = ''.join(capfd.readouterr())
+        assert (info.value.code or 0) == expect, said[-3000:]
+        return said
+
+    return run

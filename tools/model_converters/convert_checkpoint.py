@@ -1,0 +1,104 @@
+"""Convert a checkpoint of PVT or DeiT between the names of code bases.
+
+Loading needs no conversion; this is for handing weights to other code::
+
+    python tools/model_converters/convert_checkpoint.py \
+        work_dirs/mine/epoch_12.pth pvt.pth --to official
+
+Only the backbone's weights are written, position embeddings as they are.
+"""
+
+import argparse
+import re
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from mmdge.models.layouts import (
+    LAYOUTS,
+    from_ours,
+    recognise,
+    to_ours,
+    unwrap,
+)
+from mmdge.utils import UserError, checks, launch
+from mmdge.utils.safe_load import read_checkpoint
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('source', help='the checkpoint, of any layout')
+    parser.add_argument('target', help='the file to write')
+    parser.add_argument(
+        '--to',
+        choices=sorted({layout.name for layout in LAYOUTS}),
+        default='mmdge',
+        help='whose names to use; vtpack is the official DGE code, mmdet is '
+        'for PVT, mmpretrain for DeiT (default: mmdge)',
+    )
+    parser.add_argument(
+        '--granularities',
+        nargs='+',
+        type=int,
+        metavar='SIDE',
+        help='those of the routers, finest first, for vtpack (default: '
+        'powers of two)',
+    )
+    return parser.parse_args()
+
+
+def convert(
+    checkpoint: Mapping, name: str, granularities: list[int] | None
+) -> tuple[dict, str]:
+    """Translate what a file holds; also say what was done."""
+    weights, rest = unwrap(checkpoint)
+    source = recognise(weights)
+    if source is None:
+        raise UserError(
+            'the checkpoint holds no PVT and no DeiT but '
+            f'{", ".join(list(weights)[:3])}, ...'
+        )
+    targets = {la.name: la for la in LAYOUTS if la.family == source.family}
+    if name not in targets:
+        raise UserError(
+            f'--to {name}: {name} has no {source.family}; allowed are '
+            + ', '.join(targets)
+        )
+    tensors = {k: v for k, v in weights.items() if isinstance(v, torch.Tensor)}
+    theirs, dropped = from_ours(
+        to_ours(tensors, source), targets[name], granularities
+    )
+    said = f'{source.name} {source.family} to {name}: {len(theirs)} entries'
+    if dropped:
+        kinds = Counter(re.sub(r'\d+', '*', key) for key in dropped)
+        listed = ', '.join(f'{n} {kind}' for kind, n in kinds.items())
+        said += f'\n{name} has no place for: {listed}'
+    if rest:
+        parts = dict.fromkeys(key.partition('.')[0] for key in rest)
+        said += f'\nnot of the backbone: {", ".join(parts)}'
+    # A part of a fused tensor would take the whole along.
+    theirs = {key: value.clone() for key, value in theirs.items()}
+    container = targets[name].container
+    return ({container: theirs} if container else theirs), said
+
+
+def main() -> None:
+    args = parse_args()
+    target = Path(args.target)
+    if target.exists():
+        raise UserError(f'{target} is there already; name another file')
+    if not target.absolute().parent.is_dir():
+        raise UserError(f'{target}: there is no such folder')
+    checks.check_checkpoint(args.source)
+    converted, said = convert(
+        read_checkpoint(args.source), args.to, args.granularities
+    )
+    torch.save(converted, target)
+    print(f'{said}\nwrote {target}')
+
+
+if __name__ == '__main__':
+    sys.exit(launch.run_tool(main))
