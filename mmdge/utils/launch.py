@@ -21,6 +21,7 @@ from mmengine.runner import Runner
 
 from .checks import walk
 from .errors import UserError
+from .safe_load import use_safe_loading
 
 # Rank, world size and local rank, as each launcher names them.
 _LAUNCHER_ENV = {
@@ -233,12 +234,15 @@ def build_runner(cfg: Config) -> Runner:
 def run_tool(main: Callable[[], None]) -> int:
     """Run a tool and turn its user errors into one line.
 
+    What it loads, it loads safely.
+
     Args:
         main: The tool, without arguments.
 
     Returns:
         The exit code: 0, or 2 after a :class:`UserError`.
     """
+    use_safe_loading()
     try:
         main()
     except UserError as err:
