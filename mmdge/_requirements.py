@@ -10,19 +10,23 @@ from importlib.util import find_spec
 _DISTRIBUTIONS = {
     'mmengine': ('onedl-mmengine', 'mmengine'),
     'mmcv': ('onedl-mmcv', 'mmcv'),
+    'mmdet': ('onedl-mmdetection', 'mmdet'),
+    'mmseg': ('onedl-mmsegmentation', 'mmsegmentation'),
+    'mmpretrain': ('onedl-mmpretrain', 'mmpretrain'),
 }
+HOSTS = ('mmdet', 'mmseg', 'mmpretrain')
 
 
-def missing_message(module: str) -> str:
-    """How to get ``module``, one of the packages that mmdge stands on."""
+def missing_message(module: str, who: str = 'mmdge') -> str:
+    """How to get ``module``, one of the OpenMMLab packages."""
     maintained, original = _DISTRIBUTIONS[module]
     return (
-        f'mmdge needs {module}, which is not installed: pip install '
+        f'{who} needs {module}, which is not installed: pip install '
         f'{maintained} (maintained, for current torch) or {original} '
         '(open-mmlab), but not both.'
     )
 
 
-for _module in _DISTRIBUTIONS:
+for _module in ('mmengine', 'mmcv'):
     if find_spec(_module) is None:
         raise ImportError(missing_message(_module))

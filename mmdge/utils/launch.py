@@ -9,6 +9,7 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
+
+from mmdge._requirements import HOSTS, missing_message
 
 from .checks import walk
 from .errors import UserError
@@ -121,7 +124,7 @@ def load_config(
 
     Raises:
         UserError: If the file or one of its ``_base_`` files cannot be read,
-            or an option does not fit the config.
+            its host is not installed, or an option does not fit the config.
     """
     path = Path(path)
     if not path.is_file():
@@ -133,6 +136,11 @@ def load_config(
         cfg = Config.fromfile(path)
     except OSError as err:
         raise UserError(f'cannot read the config {path}: {err}') from err
+    except ModuleNotFoundError as err:
+        raise UserError(_host_missing(path, err)) from err
+    scope = cfg.get('default_scope')
+    if scope in HOSTS and find_spec(scope) is None:
+        raise UserError(missing_message(scope, str(path)))
     try:
         cfg.merge_from_dict(dict(cfg_options or {}))
     except (KeyError, IndexError, TypeError) as err:
@@ -255,6 +263,21 @@ def run_tool(main: Callable[[], None]) -> int:
         gc.collect()
         torch.distributed.destroy_process_group()
     return 0
+
+
+def _host_missing(path: Path, err: ModuleNotFoundError) -> str:
+    """Say what to do if a ``_base_`` of a host is not found."""
+    # MMEngine names the distribution, which is not the package's name.
+    name = str(err).split(' is not installed')[0]
+    host = {'mmsegmentation': 'mmseg'}.get(name, name)
+    if host not in HOSTS:
+        return f'cannot read the config {path}: {err}'
+    if find_spec(host) is not None:
+        return (
+            f'{path} inherits from {host}:: and MMEngine finds that only in a '
+            f'distribution named {name}; with a fork of it, inherit by a path'
+        )
+    return missing_message(host, str(path))
 
 
 def _fill_dataloaders(cfg: Config) -> None:

@@ -1,11 +1,13 @@
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.utils import is_installed
 
 from mmdge.utils import UserError, launch
 
@@ -106,3 +108,52 @@ def test_mixed_precision_needs_a_gpu(monkeypatch):
     cfg = Config(dict(optim_wrapper=wrapper))
     launch.do_without_amp(cfg)
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
+
+
+class TestHosts:
+    """A config for a host that is not there; ``find_spec`` doesn't see it."""
+
+    @pytest.fixture
+    def without(self, monkeypatch):
+        def hide(host):
+            monkeypatch.setattr(
+                launch,
+                'find_spec',
+                lambda name: None if name == host else find_spec(name),
+            )
+
+        return hide
+
+    @pytest.mark.parametrize(
+        'host, how',
+        [
+            ('mmdet', 'onedl-mmdetection'),
+            ('mmseg', 'onedl-mmsegmentation'),
+            ('mmpretrain', 'onedl-mmpretrain'),
+        ],
+    )
+    def test_a_missing_host_is_named(self, host, how, without, tmp_path):
+        path = tmp_path / 'mine.py'
+        path.write_text(f'default_scope = {host!r}')
+        launch.load_config(path)  # it is there
+        without(host)
+        message = rf'mine.py needs {host}, .*pip install {how} '
+        with pytest.raises(UserError, match=message):
+            launch.load_config(path)
+
+    def test_a_base_of_a_missing_host_is_named(self, without, tmp_path):
+        path = tmp_path / 'mine.py'
+        path.write_text("_base_ = 'mmseg::_base_/models/fpn_r50.py'")
+        if is_installed('mmsegmentation'):
+            pytest.skip('the distribution mmsegmentation is there')
+        with pytest.raises(UserError, match='inherit by a path'):
+            launch.load_config(path)
+        without('mmseg')
+        with pytest.raises(UserError, match='mine.py needs mmseg'):
+            launch.load_config(path)
+
+    def test_another_missing_module_is_named(self, tmp_path):
+        path = tmp_path / 'mine.py'
+        path.write_text("x = __import__('surely_not_there')")
+        with pytest.raises(UserError, match="mine.py: No .*'surely_not_there"):
+            launch.load_config(path)
