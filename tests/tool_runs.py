@@ -14,6 +14,9 @@ SHAPES = dict(
     mmpretrain='configs/shapes/dge-pvt_shapes-crops.py',
 )
 
+# Where two processes are asked for, or results to the last bit.
+ON_CPU = dict(CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='1')
+
 
 def run(*command, expect=0, **env):
     """Run a command in the repository; return what it printed."""

@@ -82,6 +82,11 @@ def resume_from(cfg: Config, checkpoint: str) -> None:
             print(f'nothing to resume in {cfg.work_dir}, starting afresh')
             return
         checkpoint = latest.read_text().strip()
+    if (cfg.get('strategy') or {}).get('type') == 'FSDPStrategy':
+        raise UserError(
+            'MMEngine cannot resume with FSDPStrategy; start from the weights '
+            f'with --cfg-options load_from={checkpoint}'
+        )
     cfg.resume = True
     cfg.load_from = checkpoint
 

@@ -11,7 +11,14 @@ from pycocotools import mask as coco_mask
 
 from mmdge.datasets import write_shapes
 from mmdge.utils import UserError
-from tests.tool_runs import ROOT, SHAPES, data_options, functions_of, run
+from tests.tool_runs import (
+    ON_CPU,
+    ROOT,
+    SHAPES,
+    data_options,
+    functions_of,
+    run,
+)
 
 MASK_RCNN = 'configs/shapes/mask-rcnn_dge-pvt_fpn_shapes.py'
 
@@ -69,6 +76,7 @@ def test_masks_of_two_processes_are_written(tmp_path):
         *('--cfg-options', *data_options('mmdet', tmp_path / 'shapes')),
         'model.test_cfg.rcnn.score_thr=0.001',
         PYTHON=sys.executable,
+        **ON_CPU,
     )
     with (tmp_path / 'out.pkl').open('rb') as file:
         samples = pickle.load(file)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mmdge.datasets import write_shapes
-from tests.tool_runs import ROOT, SHAPES, data_options, figures, python
+from tests.tool_runs import ON_CPU, ROOT, SHAPES, data_options, figures, python
 
 SEG_TTA = f"""
 _base_ = {str(ROOT / SHAPES['mmseg'])!r}
@@ -63,7 +63,9 @@ def trained(request, tmp_path_factory):
         options += ['model.test_cfg.score_thr=0.001']
     scripts = dict(own=own(host, 'train.py'), ours='tools/train.py')
     for name, script in scripts.items():
-        python(script, config, '--work-dir', root / name, *options)
+        python(
+            *(script, config, '--work-dir', root / name, *options), **ON_CPU
+        )
     return host, config, options, root
 
 
@@ -101,7 +103,7 @@ def test_augmented_tests_are_the_same_and_cost_their_views(trained, tmp_path):
         command = [*script, config, root / 'ours' / 'epoch_1.pth', '--tta']
         if name == 'ours':
             command += ['--out', tmp_path / 'out.pkl']
-        python(*command, '--work-dir', work_dir, *options)
+        python(*command, '--work-dir', work_dir, *options, **ON_CPU)
         (log,) = work_dir.glob('2*/2*.json')
         found[name] = figures(json.loads(log.read_text()))
     assert found['ours'] == pytest.approx(found['own'], rel=1e-9)

@@ -8,14 +8,24 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 
 from mmdge.datasets import write_shapes
-from tests.tool_runs import ROOT, SHAPES, data_options, python, run
+from mmdge.utils import UserError
+from tests.tool_runs import (
+    ON_CPU,
+    ROOT,
+    SHAPES,
+    data_options,
+    functions_of,
+    python,
+    run,
+)
 
 CONFIG = SHAPES['mmpretrain']  # whose loss is a plain mean over the images
 DOCS = (ROOT / 'docs' / 'training.md').read_text()
 TWO = ('bash', 'tools/dist_train.sh', CONFIG, 2)
-LAUNCH = dict(PYTHON=sys.executable, OMP_NUM_THREADS='1')
+LAUNCH = dict(ON_CPU, PYTHON=sys.executable)
 
 # One batch of eight images in each of five epochs, the same for any number of
 # processes: in order, not flipped. The paper's router, with its budget loss
@@ -63,7 +73,7 @@ def alone(batches, tmp_path_factory):
     """The checkpoint that one process comes to."""
     work_dir = tmp_path_factory.mktemp('alone')
     command = ('tools/train.py', CONFIG, '--work-dir', work_dir, *batches)
-    python(*command, 'train_dataloader.batch_size=8')
+    python(*command, 'train_dataloader.batch_size=8', **ON_CPU)
     first, last = (load(work_dir / f'epoch_{n}.pth') for n in (1, 5))
     assert difference(first, last) > 1e-2
     assert np.ptp(history(last, 'flops_ratio')) > 0.1
@@ -158,6 +168,12 @@ def test_sharded_processes_equal_one(alone, batches, tmp_path):
     assert_same_training(tmp_path, alone)
 
 
+def test_a_sharded_training_is_not_resumed():
+    cfg = Config(dict(work_dir='none', strategy=dict(type='FSDPStrategy')))
+    with pytest.raises(UserError, match='load_from=a.pth'):
+        functions_of('tools/train.py').resume_from(cfg, 'a.pth')
+
+
 @pytest.mark.slow
 def test_accumulated_halves_equal_a_batch(batches, tmp_path):
     """Without the budget loss: the square of a mean is no mean of squares."""
@@ -169,6 +185,7 @@ def test_accumulated_halves_equal_a_batch(batches, tmp_path):
             'custom_hooks.0.loss_weight=0.0',
             f'train_dataloader.batch_size={size}',
             f'optim_wrapper.accumulative_counts={count}',
+            **ON_CPU,
         )
         states.append(load(work_dir / 'epoch_5.pth'))
     assert difference(*states) < 1e-5
@@ -231,7 +248,7 @@ def test_a_killed_training_goes_on_as_if_it_had_not_been(
     ]
     whole, killed = tmp_path / 'whole', tmp_path / 'killed'
     command = ('tools/train.py', CONFIG, '--work-dir')
-    python(*command, whole, *options)
+    python(*command, whole, *options, **ON_CPU)
 
     (tmp_path / 'interrupt.py').write_text(INTERRUPT)
     (tmp_path / 'interrupted.py').write_text(INTERRUPTED)
@@ -240,10 +257,11 @@ def test_a_killed_training_goes_on_as_if_it_had_not_been(
         *(killed, *options, 'custom_hooks.2.type=Interrupt'),
         PYTHONPATH=f'{ROOT}:{tmp_path}',
         expect=-9,
+        **ON_CPU,
     )
     assert (killed / name.format(first)).is_file()
     assert not (killed / name.format(last)).is_file()
-    log = python(*command, killed, '--resume', *options)
+    log = python(*command, killed, '--resume', *options, **ON_CPU)
     assert f'resumed epoch: {first if loop == "epochs" else 0}' in log
 
     expected = load(whole / name.format(last))
