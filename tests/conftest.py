@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.runner import CheckpointLoader
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -12,6 +13,14 @@ REPOSITORY = Path(__file__).parents[1]
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def loading(monkeypatch):
+    """Give MMEngine its own way of loading back, which a tool replaces."""
+    schemes = dict(CheckpointLoader._schemes)
+    monkeypatch.setattr(CheckpointLoader, '_schemes', schemes)
+    monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '0')
 
 
 @pytest.fixture(scope='session')

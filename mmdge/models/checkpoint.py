@@ -226,7 +226,8 @@ def _check_splits(key: str, splits: Any, wanted: Wanted) -> None:
     if f'{router}.gate.weight' not in wanted.state:
         return
     splits = torch.as_tensor(splits).flatten().tolist()
-    theirs = tuple(max(splits) // max(1, split) for split in splits)
+    side = max(splits, default=1)
+    theirs = tuple(side // max(1, split) for split in splits)
     here = tuple(wanted.routers[router])
     if theirs != here:
         raise UserError(
@@ -245,8 +246,9 @@ def _resize(ours: dict[str, Any], wanted: Wanted, report: Report) -> None:
         side = math.isqrt(pos.shape[1])
         extra, grid = pos.tensor_split([pos.shape[1] - side**2], 1)
         num_extra = own.shape[1] - size[0] * size[1]
-        if pos.shape == own.shape or not num_extra <= extra.shape[1] <= 2:
-            continue  # it fits, or is no square map
+        is_square = side > 0 and num_extra <= extra.shape[1] <= 2
+        if pos.shape == own.shape or not is_square:
+            continue
         # float: bicubic has no half precision everywhere
         grid = resize_pos_embed(
             grid.float(), (side, side), size, wanted.pos_mode

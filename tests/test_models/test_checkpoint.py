@@ -405,13 +405,33 @@ class TestRouters:
                 else:
                     assert router.gate.weight.abs().max() < 0.1
 
-    def test_other_regions_are_forgotten_as_ever(self):
+    def test_routers_start_alike_in_all_processes(self):
+        state = pvt().state_dict()
+        first, second = pvt('learned'), pvt('learned')
+        first.load_state_dict(state)
+        torch.manual_seed(1)
+        before = torch.get_rng_state()
+        second.load_state_dict(state)
+        assert torch.get_rng_state().equal(before)
+        same(first.state_dict(), second.state_dict())
+
+    @pytest.mark.parametrize(
+        'kwargs',
+        [
+            dict(granularities=(1, 2)),
+            dict(routing=dict(type='QuantileRouter', num_steps=64)),
+        ],
+    )
+    def test_what_others_remember_is_forgotten_as_ever(self, kwargs):
         source = pvt('variance').train()
         source(torch.rand(2, 3, 64, 64))
-        model = pvt('variance', granularities=(1, 2))
+        model = pvt(**dict(dict(routing='variance'), **kwargs))
         with pytest.warns(UserWarning, match='another kind of router'):
             model.load_state_dict(source.state_dict())
         assert all(r.num_updates == 0 for r in model.routers)
+        assert model.block1[0].mlp.fc1.weight.equal(
+            source.block1[0].mlp.fc1.weight
+        )
 
 
 class TestWaysToLoad:
@@ -562,6 +582,13 @@ class TestRefusals:
                     deit().state_dict(), pos_embed=torch.zeros(1, 13, 48)
                 ),
                 r'pos_embed \(1, 13, 48\) in place of \(1, 17, 48\)',
+            ),
+            (
+                pvt,
+                lambda: dict(
+                    pvt().state_dict(), pos_embed1=torch.zeros(1, 0, 16)
+                ),
+                r'pos_embed1 \(1, 0, 16\) in place of \(1, 256, 16\)',
             ),
             (
                 lambda: deit('learned'),

@@ -4,7 +4,6 @@ import runpy
 import sys
 
 import pytest
-from mmengine.runner import CheckpointLoader
 
 from tests.tool_runs import ROOT
 
@@ -13,12 +12,8 @@ from tests.tool_runs import ROOT
 def tool(monkeypatch, capfd):
     """A function that runs a tool in this process, from its ``__main__``.
 
-    It returns what the tool printed. What a tool changes for its process,
-    which is how checkpoints are read, is changed back.
+    It returns what the tool printed.
     """
-    schemes = dict(CheckpointLoader._schemes)
-    monkeypatch.setattr(CheckpointLoader, '_schemes', schemes)
-    monkeypatch.setenv('TORCH_FORCE_WEIGHTS_ONLY_LOAD', '0')
 
     def run(script, *arguments, expect=0):
         argv = [str(part) for part in (script, *arguments)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from numbers import Integral
 
+import torch
 from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
@@ -186,12 +187,22 @@ class DynamicBackbone(BaseModule):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _start_anew(self, names: Sequence[str]) -> dict[str, Tensor]:
-        """Initialise the routers of these entries; return the entries."""
-        for path, router in self.named_modules():
-            if isinstance(router, Router) and any(
-                name.startswith(f'{path}.') for name in names
-            ):
-                router.reset_parameters()
+        """Initialise the routers of these entries; return the entries.
+
+        Alike in all processes, which nothing brings together after loading.
+        """
+        devices = {p.device for p in self.parameters() if p.is_cuda}
+        with torch.random.fork_rng(devices):
+            # Not torch.manual_seed, which reaches devices of others too.
+            torch.default_generator.manual_seed(0)
+            for device in devices:
+                with torch.cuda.device(device):
+                    torch.cuda.manual_seed(0)
+            for path, router in self.named_modules():
+                if isinstance(router, Router) and any(
+                    name.startswith(f'{path}.') for name in names
+                ):
+                    router.reset_parameters()
         state = self.state_dict()
         return {name: state[name] for name in names}
 
