@@ -9,7 +9,15 @@ import pytest
 import torch
 
 from mmdge.datasets import write_shapes
-from tests.tool_runs import ON_CPU, ROOT, SHAPES, data_options, figures, python
+from tests.tool_runs import (
+    ON_CPU,
+    ROOT,
+    SHAPES,
+    data_options,
+    figures,
+    metrics,
+    python,
+)
 
 SEG_TTA = f"""
 _base_ = {str(ROOT / SHAPES['mmseg'])!r}
@@ -121,3 +129,34 @@ def test_augmented_tests_are_the_same_and_cost_their_views(trained, tmp_path):
     costs = [sample['backbone_cost']['dense'] for sample in samples]
     mean = sum(costs) / len(costs) / 1e9
     assert mean == pytest.approx(found['ours'][DENSE], rel=1e-9)
+
+
+@pytest.mark.slow
+def test_test_repeats_the_metric_to_the_last_digit(trained, tmp_path):
+    _, _, _, root = trained
+    expected = lines(root / 'ours')[-1]
+    found = tested(trained, tmp_path)
+    assert found['backbone/FLOPs_ratio'] < 1
+    assert found == {key: expected[key] for key in found}
+
+
+@pytest.mark.slow
+def test_dense_twin_has_ratio_one(trained, tmp_path):
+    twin = tested(trained, tmp_path, 'model.backbone.routing=finest')
+    assert twin['backbone/FLOPs_ratio'] == 1
+    assert twin['backbone/GFLOPs'] == pytest.approx(twin[DENSE], rel=1e-12)
+    _, _, _, root = trained
+    expected = lines(root / 'ours')[-1][DENSE]
+    assert twin[DENSE] == pytest.approx(expected, rel=1e-12)
+
+
+def tested(trained, work_dir, *more):
+    """The entries of our test.py on the checkpoint."""
+    _, config, options, root = trained
+    weights = root / 'ours' / 'epoch_1.pth'
+    python(
+        *('tools/test.py', config, weights, '--work-dir', work_dir),
+        *(*options, *more),
+        **ON_CPU,
+    )
+    return figures(metrics(work_dir, 'test'))
