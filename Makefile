@@ -21,7 +21,7 @@ help:  ## list the targets
 	  | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
 	@echo 'Variables: PYTHON=$(PYTHON) VENV=$(VENV) JOBS=$(JOBS) PYTEST_ARGS='
 
-env: $(STAMP)  ## set up .venv (once, 3-5 minutes)
+env: $(STAMP)  ## set up .venv (once, 2-5 minutes)
 
 demo: $(STAMP)  ## train, evaluate and picture a small dynamic detector
 	@$(BIN) tools/demo.py
@@ -55,7 +55,7 @@ $(STAMP): requirements.txt setup.cfg pyproject.toml
 	  echo 'error: $(PYTHON) has no venv module; install it (Debian and' \
 	    'Ubuntu: apt install python3-venv) and run make again' >&2; exit 1; }
 	@echo 'mmdge: setting up $(VENV), once, from requirements.txt;' \
-	  'downloads about 3 GB and takes 3-5 minutes'
+	  'downloads about 3 GB and takes 2-5 minutes'
 	@$(BIN) -m pip --version >/dev/null 2>&1 \
 	  || $(PYTHON) -m venv --clear $(VENV)
 	@$(BIN) -m pip install --progress-bar on -r requirements.txt

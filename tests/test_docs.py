@@ -88,3 +88,17 @@ def test_the_detector_of_your_own_config_builds(neck, tmp_path):
     assert type(model.neck).__name__ == neck
     assert [out.shape[-1] for out in outs] == [32, 16, 8, 4, 2]
     assert cfg.val_evaluator[1].type == 'mmdge.BackboneFLOPs'
+
+
+def test_the_classifier_of_your_own_config_builds(tmp_path):
+    (source,) = [b for b in code('docs/your_own_config.md') if 'resnet' in b]
+    path = tmp_path / 'mine.py'
+    path.write_text(source)
+    cfg = Config.fromfile(path)
+    init_default_scope('mmpretrain')
+    model = MODELS.build(cfg.model).eval()
+    with torch.no_grad():
+        scores = model(torch.rand(2, 3, 64, 64))
+    assert scores.shape == (2, 1000)
+    assert type(model.backbone).__name__ == 'DGEPVT'
+    assert cfg.test_evaluator[1].type == 'mmdge.BackboneFLOPs'

@@ -19,7 +19,6 @@ import time
 from pathlib import Path
 
 import torch
-from mmengine.config import Config
 from mmengine.utils import get_git_hash
 
 from mmdge import __version__
@@ -73,9 +72,9 @@ def evaluated(checkpoint: Path, meta: dict) -> dict[str, float]:
     run = str(meta.get('experiment_name'))[-15:]
     log = checkpoint.parent / run / 'vis_data' / 'scalars.json'
     lines = log.read_text().splitlines() if log.is_file() else []
-    hooks = Config.fromstring(meta['cfg'], '.py').get('default_hooks') or {}
-    by_epoch = (hooks.get('logger') or {}).get('log_metric_by_epoch', True)
-    step = meta['epoch' if by_epoch else 'iter']
+    # A look at the text: to read it as a config would run it.
+    by_iter = re.search(r'log_metric_by_epoch\s*=\s*False', meta['cfg'])
+    step = meta['iter' if by_iter else 'epoch']
     found = [
         entries
         for entries in map(json.loads, lines)

@@ -6,8 +6,8 @@ custom_hooks = [
 ]
 
 # For routers with shares, which meet the budget by construction: its loss
-# would have no gradient. The paper publishes no recipe for COCO and ADE20K;
-# this warm-up is ours.
+# would have no gradient. The paper publishes no recipe for COCO and ADE20K:
+# there routing, budget and warm-up are ours.
 dge_hooks = [
     dict(type='mmdge.CostHook', budget=0.5, loss_weight=0.0),
     dict(type='mmdge.RoutingWarmupHook', begin=0.1, end=0.3),

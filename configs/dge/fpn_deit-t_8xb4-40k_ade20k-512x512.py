@@ -1,5 +1,6 @@
 _base_ = './fpn_pvt-t_8xb4-40k_ade20k-512x512.py'
 
+# The schedule is PVT's, untuned for DeiT; that and the neck are ours.
 model = dict(
     backbone=dict(
         _delete_=True,

@@ -8,8 +8,4 @@ model = dict(
         routing=dict(_delete_=True, type='QuantileRouter', share=share)
     )
 )
-custom_hooks = [
-    dict(type='mmdge.CostHook', budget=0.5, loss_weight=0.0),
-    dict(type='mmdge.RoutingWarmupHook', begin=0.3, end=0.6),
-    dict(type='mmdge.GranularityVisHook'),
-]
+custom_hooks = {{_base_.shapes_dge_hooks}}  # budget 0.5

@@ -3,7 +3,4 @@
 _base_ = './retinanet_dge-pvt_fpn_shapes.py'
 
 model = dict(backbone=dict(routing='learned'))
-custom_hooks = [
-    dict(type='mmdge.CostHook', budget=0.5, loss_weight=1.0),
-    dict(type='mmdge.GranularityVisHook'),
-]
+custom_hooks = {{_base_.dge_learned_hooks}}  # budget 0.5, its loss weighs 1

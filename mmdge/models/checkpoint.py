@@ -23,14 +23,14 @@ from .layouts import (
     HEAD,
     LAYOUTS,
     ROUTER,
-    SPLITS,
     Layout,
     recognise,
     to_ours,
     unwrap,
 )
 
-_SHOWN = 3  # entries that a message names before it only counts
+# Entries that are named before they are only counted, in log and errors.
+_LOGGED, _LISTED = 3, 20
 
 
 @dataclass(frozen=True)
@@ -129,11 +129,16 @@ def fit(
     _drop(ours, wanted, report)
     _resize(ours, wanted, report)
     report.loaded = len(ours)
-    report.initial = [
-        key
-        for key in wanted.state
-        if key not in ours and wanted.router_of(key)
-    ]
+    # Of a module's entries all must be there, or none.
+    known = {key.rpartition('.')[0] for key in ours}
+    for key in wanted.state:
+        module = key.rpartition('.')[0]
+        if key in ours or not wanted.router_of(key):
+            continue
+        if key.endswith('.sides') and f'{module}.gate' in known:
+            ours[key] = wanted.state[key]  # not told: taken to be the same
+        elif module not in known:
+            report.initial.append(key)
     _check_entries(ours, wanted, report, sizes)
     return ours, report
 
@@ -150,10 +155,9 @@ def sizes_of(ours: Mapping[str, Any]) -> dict[str, Any]:
         getattr(ours.get(f'patch_embed{stage}.proj.weight'), 'shape', ())
         for stage in sorted(depths)
     ]
-    sizes = {
-        'num_layers': tuple(depths[stage] for stage in sorted(depths)),
-        'embed_dims': tuple(shape[0] for shape in shapes if shape),
-    }
+    sizes = {'num_layers': tuple(depths[stage] for stage in sorted(depths))}
+    if all(shapes):
+        sizes['embed_dims'] = tuple(shape[0] for shape in shapes)
     if '' in depths:  # DeiT is one stage, without a number
         return {key: values[0] for key, values in sizes.items() if values}
     return sizes
@@ -192,6 +196,8 @@ def _drop(ours: dict[str, Any], wanted: Wanted, report: Report) -> None:
         if wanted.router_of(key) in foreign:
             reason = "another routing's"
         elif key in wanted.state:
+            if key.endswith('.router.sides'):
+                _check_granularities(key, ours[key], wanted)
             continue
         elif key.startswith(wanted.unbuilt):
             reason = 'after the last output'
@@ -203,9 +209,6 @@ def _drop(ours: dict[str, Any], wanted: Wanted, report: Report) -> None:
             reason = 'an extra token, unused here'
         elif re.fullmatch(ROUTER, key) and _has_block(key, wanted):
             reason = "another routing's"
-        elif re.fullmatch(SPLITS, key) and _has_block(key, wanted):
-            _check_splits(key, ours[key], wanted)
-            reason = 'granularities, as they are here'
         else:
             continue  # unknown: reported below
         report.dropped.setdefault(reason, []).append(key)
@@ -217,23 +220,15 @@ def _has_block(key: str, wanted: Wanted) -> bool:
     return block is not None and f'{block[0]}norm1.weight' in wanted.state
 
 
-def _check_splits(key: str, splits: Any, wanted: Wanted) -> None:
-    """Compare vtpack's granularities with a router's, if it is the same.
-
-    They are stored as the number of patches along a region, finest first.
-    """
-    router = key.replace('.dge.splits', '.router')
-    if f'{router}.gate.weight' not in wanted.state:
-        return
-    splits = torch.as_tensor(splits).flatten().tolist()
-    side = max(splits, default=1)
-    theirs = tuple(side // max(1, split) for split in splits)
-    here = tuple(wanted.routers[router])
+def _check_granularities(key: str, sides: Any, wanted: Wanted) -> None:
+    """Raise unless a router chose among what it chooses among here."""
+    theirs = tuple(torch.as_tensor(sides).flatten().tolist())
+    here = tuple(wanted.routers[key.removesuffix('.sides')])
     if theirs != here:
         raise UserError(
             f'the routers of the checkpoint choose among the granularities '
-            f'{theirs} ({key} is {splits}), but those of {wanted.name} among '
-            f'{here}; set granularities={theirs}, or another routing'
+            f'{theirs} ({key}), but those of {wanted.name} among {here}; set '
+            f'granularities={theirs}, or another routing'
         )
 
 
@@ -286,12 +281,16 @@ def _check_entries(
     problems = []
     if missing:
         problems.append(
-            f'lacks {len(missing)} of its entries ({_some(missing)})'
+            f'lacks {len(missing)} of its entries ({_some(missing, _LISTED)})'
         )
     if unknown:
-        problems.append(f'holds {len(unknown)} unknown ({_some(unknown)})')
+        problems.append(
+            f'holds {len(unknown)} unknown ({_some(unknown, _LISTED)})'
+        )
     if other:
-        problems.append(f'has {len(other)} of other shapes ({_some(other)})')
+        problems.append(
+            f'has {len(other)} of other shapes ({_some(other, _LISTED)})'
+        )
     if problems:
         raise UserError(
             f'the checkpoint ({_name(report.layout)} layout) does not fit the '
@@ -306,7 +305,7 @@ def _remedy(
     wanted: Wanted,
     sizes: Mapping[str, Any],
 ) -> str:
-    if any(_differ(sizes.get(key), wanted.arch[key]) for key in wanted.arch):
+    if any(_differ(sizes[key], wanted.arch[key]) for key in sizes):
         known = [n for n, arch in wanted.arch_zoo.items() if arch == sizes]
         listed = ', '.join(f'{key}={value}' for key, value in sizes.items())
         arch = repr(known[0]) if known else f'dict({listed}, ...)'
@@ -334,6 +333,6 @@ def _name(layout: Layout) -> str:
     return f'{layout.name} {layout.family}'
 
 
-def _some(keys: Sequence[str]) -> str:
+def _some(keys: Sequence[str], most: int = _LOGGED) -> str:
     """The first few of many."""
-    return ', '.join(keys[:_SHOWN]) + (', ...' if len(keys) > _SHOWN else '')
+    return ', '.join(keys[:most]) + (', ...' if len(keys) > most else '')

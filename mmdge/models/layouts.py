@@ -8,14 +8,12 @@ Each :class:`Layout` is a table from the names of one code base to ours.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-
-from mmdge.utils import UserError
 
 
 class Row(NamedTuple):
@@ -29,6 +27,7 @@ class Row(NamedTuple):
     theirs: str
     ours: tuple[str, ...]
     conv: bool = False  # our linear weight is their 1 x 1 convolution
+    splits: bool = False  # our sides of patches are theirs along a region
 
 
 class Layout(NamedTuple):
@@ -57,11 +56,8 @@ def _qkv(theirs: str, block: str) -> Row:
 
 
 HEAD = r'head(_dist)?\..*'
-SPLITS = r'.*\.dge\.splits'
 ROUTER = r'.*\.router\..*'
-_DYNAMIC = rf'{ROUTER}|{SPLITS}'
-_NOT_VTPACKS = rf'.*\.router\.(?!gate\.).*|{SPLITS}'
-_NOT_OURS = rf'{HEAD}|{SPLITS}'
+_NOT_VTPACKS = r'.*\.router\.(?!gate\.|sides$).*'
 _PVT = 'block{s}.{j}'
 _DEIT = 'blocks.{i}'
 _MMDET = 'layers.{s-1}.1.{j+1}'  # {j} 0 of theirs is the position embedding
@@ -72,7 +68,10 @@ LAYOUTS = (
         'PVT',
         'vtpack',  # the official DGE code
         r'block\d\.\d+\.dge\..*',
-        (Row(_PVT + '.dge.router.{p}', (_PVT + '.router.{p}',)),),
+        (
+            Row(_PVT + '.dge.splits', (_PVT + '.router.sides',), splits=True),
+            Row(_PVT + '.dge.router.{p}', (_PVT + '.router.{p}',)),
+        ),
         _NOT_VTPACKS,
         'model',
     ),
@@ -81,7 +80,7 @@ LAYOUTS = (
         'mmdge',
         r'block\d\.\d+\.router\..*',
         (),
-        _NOT_OURS,
+        HEAD,
         'state_dict',
     ),
     Layout(
@@ -100,16 +99,21 @@ LAYOUTS = (
             Row(_MMDET + '.ffn.layers.3.{p}', (_PVT + '.mlp.fc2.{p}',), True),
             Row(_MMDET + '.{p}', (_PVT + '.{p}',)),
         ),
-        rf'cls_token|norm\..*|{HEAD}|{_DYNAMIC}',
+        rf'cls_token|norm\..*|{HEAD}|{ROUTER}',
         'state_dict',
     ),
     # A static PVT of ours has the same names.
-    Layout('PVT', 'official', r'block\d\.\d+\.attn\..*', (), _DYNAMIC),
+    Layout('PVT', 'official', r'block\d\.\d+\.attn\..*', (), ROUTER),
     Layout(
         'DeiT',
         'vtpack',
         r'blocks\.\d+\.dge\..*',
-        (Row(_DEIT + '.dge.router.{p}', (_DEIT + '.router.{p}',)),),
+        (
+            Row(
+                _DEIT + '.dge.splits', (_DEIT + '.router.sides',), splits=True
+            ),
+            Row(_DEIT + '.dge.router.{p}', (_DEIT + '.router.{p}',)),
+        ),
         _NOT_VTPACKS,
         'model',
     ),
@@ -127,7 +131,7 @@ LAYOUTS = (
             Row('layers.{i}.{p}', (_DEIT + '.{p}',)),
             Row('ln1.{p}', ('norm.{p}',)),
         ),
-        rf'{HEAD}|{_DYNAMIC}',
+        rf'{HEAD}|{ROUTER}',
         'state_dict',
     ),
     Layout(
@@ -135,7 +139,7 @@ LAYOUTS = (
         'official',  # and timm's
         r'blocks\.\d+\.attn\.qkv\..*',
         (_qkv(_DEIT + '.attn.qkv.{p}', _DEIT),),
-        _DYNAMIC,
+        ROUTER,
         'model',
     ),
     Layout(
@@ -143,7 +147,7 @@ LAYOUTS = (
         'mmdge',
         r'blocks\.\d+\.attn\.q\..*',
         (),
-        _NOT_OURS,
+        HEAD,
         'state_dict',
     ),
 )
@@ -198,30 +202,24 @@ def to_ours(state: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
                     values = value.tensor_split([len(value) // 3])
                 elif row.conv and value.dim() == 4:
                     values = [value.flatten(1)]  # (O, I, 1, 1) -> (O, I)
+                elif row.splits:
+                    values = [_invert(value)]
         ours.update(zip(names, values, strict=True))
     return ours
 
 
 def from_ours(
-    state: Mapping[str, Tensor],
-    layout: Layout,
-    granularities: Sequence[int] | None = None,
+    state: Mapping[str, Tensor], layout: Layout
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Translate our names and shapes to a layout's; inverse of ``to_ours``.
 
     Args:
         state (Mapping[str, Tensor]): Entries of our backbone.
         layout (Layout): Whose names to use.
-        granularities (Sequence[int], optional): Those of the routers, finest
-            first, which vtpack keeps among the weights. Defaults to None:
-            powers of two.
 
     Returns:
         tuple[dict, list[str]]: The translated entries, and those of ours
         that the layout has no place for.
-
-    Raises:
-        UserError: If there are more or fewer granularities than choices.
     """
     dropped = [key for key in state if re.fullmatch(layout.no_place, key)]
     if 'cls_token' in dropped and 'pos_embed4' in state:
@@ -239,31 +237,15 @@ def from_ours(
             value = torch.cat([state[_fill(n, fields)] for n in row.ours])
         elif row.conv and value.dim() == 2:
             value = value[..., None, None]  # (O, I) -> (O, I, 1, 1)
+        elif row.splits:
+            value = _invert(value)
         theirs[_fill(row.theirs, fields)] = value
-    if layout.name == 'vtpack':
-        theirs.update(_splits(theirs, granularities))
     return theirs, dropped
 
 
-def _splits(
-    theirs: Mapping[str, Tensor], granularities: Sequence[int] | None
-) -> dict[str, Tensor]:
-    """Each block's granularities, as the number of patches along a region."""
-    splits = {}
-    for key, value in theirs.items():
-        if not key.endswith('.router.gate.bias'):
-            continue
-        sides = granularities or [2**k for k in range(len(value))]
-        if len(sides) != len(value):
-            raise UserError(
-                f'{len(sides)} granularities were given, but {key} chooses '
-                f'among {len(value)}; give as many'
-            )
-        block = key.removesuffix('.router.gate.bias')
-        splits[f'{block}.splits'] = torch.tensor(
-            [sides[-1] // s for s in sides]
-        )
-    return splits
+def _invert(sides: Tensor) -> Tensor:
+    """Sides of patches to patches along a region, or back."""
+    return sides.max() // sides if sides.numel() else sides
 
 
 _FIELD = re.compile(r'\{(\w)([+-]\d)?\}')

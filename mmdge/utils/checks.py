@@ -21,6 +21,8 @@ _SOURCES = {
     'shapes': 'make it with `python tools/dataset_converters/make_shapes.py`',
     'coco': 'download it from https://cocodataset.org/#download and unpack '
     'it as data/coco',
+    'imagenet': 'get it from https://image-net.org and unpack it as '
+    'data/imagenet',
     'ade': 'download https://data.csail.mit.edu/places/ADEchallenge/'
     'ADEChallengeData2016.zip and unpack it as data/ade',
 }

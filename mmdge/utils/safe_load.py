@@ -109,20 +109,32 @@ def use_safe_loading() -> None:
 
 def load_from_local(filename: str, map_location: Any) -> Any:
     """Load a file for MMEngine."""
-    return read_checkpoint(filename, map_location)
+    return _without_config(read_checkpoint(filename, map_location))
 
 
 def load_from_http(filename: str, map_location: Any = None) -> Any:
     """Download a file, unless it was before, and load it for MMEngine."""
     try:
         with torch.serialization.safe_globals(_harmless()):
-            return checkpoint.load_from_http(filename, map_location)
+            return _without_config(
+                checkpoint.load_from_http(filename, map_location)
+            )
     except (OSError, RuntimeError, pickle.UnpicklingError) as err:
         _refuse_code(filename, err)
         raise UserError(
             f'cannot get the checkpoint {filename}; download it by hand and '
             f'name the file ({_reason(err)})'
         ) from err
+
+
+def _without_config(loaded: Any) -> Any:
+    """Take out what MMEngine would run on resuming, a config as text.
+
+    Its trainings don't write this entry; those before MMEngine did.
+    """
+    if isinstance(loaded, dict) and isinstance(loaded.get('meta'), dict):
+        loaded['meta'].pop('config', None)
+    return loaded
 
 
 def _is_pickle(path: str) -> bool:
@@ -137,8 +149,9 @@ def _refuse_code(source: str, err: Exception) -> None:
     if found:
         raise UserError(
             f'the checkpoint {source} is refused: reading it would run code '
-            f'that it brings along ({found[1] or found[2]}); where you trust '
-            'it, save its weights alone: torch.save(model.state_dict(), ...)'
+            f'({found[1] or found[2]}), and only tensors and plain values are '
+            'read; where you trust it, save its weights alone: '
+            'torch.save(model.state_dict(), ...)'
         ) from err
 
 

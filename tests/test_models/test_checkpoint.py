@@ -329,7 +329,7 @@ class TestReport:
         )
         for part in (
             'dropped, after the last output: ',
-            "8 dropped, another routing's: block1.0.router.gate.weight",
+            "12 dropped, another routing's: block1.0.router.sides",
             '1 dropped, an extra token, unused here: cls_token',
             '2 dropped, the final norm, unused here: norm.weight, norm.bias',
             '2 dropped, the classification head: head.weight, head.bias',
@@ -348,13 +348,13 @@ class TestReport:
         assert 'unused here: norm.weight, norm.bias' in log.text
         assert 'after the last output: blocks.2.norm1.weight' in log.text
 
-    def test_splits_are_compared_and_dropped(self, log):
+    def test_splits_are_compared(self, log):
         source = shaken(deit('learned'))
         theirs, _ = from_ours(source.state_dict(), layout_of('vtpack', 'DeiT'))
         model = deit('learned')
         model.load_state_dict(theirs)
         same(model.state_dict(), source.state_dict())
-        assert '3 dropped, granularities, as they are here' in log.text
+        assert 'left at their initial' not in log.text
         # Nobody asks for those of routers that aren't used.
         deit('variance', granularities=(1, 2)).load_state_dict(theirs)
         deit('finest', granularities=(1, 2)).load_state_dict(theirs)
@@ -593,6 +593,24 @@ class TestRefusals:
             (
                 lambda: deit('learned'),
                 lambda: deit('learned', granularities=(1, 2)).state_dict(),
+                r'choose among the granularities \(1, 2\) \(blocks\.0\.'
+                r'router\.sides\).*among \(1, 2, 4\); set granularities=',
+            ),
+            (
+                lambda: pvt('learned'),
+                lambda: pvt('learned', granularities=(1, 2, 8)).state_dict(),
+                r'choose among the granularities \(1, 2, 8\) .*among '
+                r'\(1, 2, 4\); set granularities=\(1, 2, 8\)',
+            ),
+            (
+                lambda: deit('learned'),
+                lambda: {
+                    key: value
+                    for key, value in deit('learned', granularities=(1, 2))
+                    .state_dict()
+                    .items()
+                    if not key.endswith('.sides')  # of before they said so
+                },
                 r'blocks\.0\.router\.gate\.weight \(2, 48\) in place of '
                 r'\(3, 48\).*set the granularities of its training, or '
                 'another routing',
@@ -600,13 +618,40 @@ class TestRefusals:
             (
                 lambda: deit('learned'),
                 lambda: from_ours(
-                    deit('learned').state_dict(),
+                    deit('learned', granularities=(1, 2, 8)).state_dict(),
                     layout_of('vtpack', 'DeiT'),
-                    (1, 2, 8),
                 )[0],
-                r'choose among the granularities \(1, 2, 8\) \(blocks\.0\.dge'
-                r'\.splits is \[8, 4, 1\]\).*\(1, 2, 4\); set granularities='
+                r'choose among the granularities \(1, 2, 8\) \(blocks\.0\.'
+                r'router\.sides\).*\(1, 2, 4\); set granularities='
                 r'\(1, 2, 8\), or another routing',
+            ),
+            (
+                lambda: deit('learned'),
+                lambda: {
+                    key: value
+                    for key, value in deit('learned').state_dict().items()
+                    if key != 'blocks.1.router.gate.bias'
+                },
+                r'lacks 1 of its entries \(blocks\.1\.router\.gate\.bias',
+            ),
+            (
+                lambda: deit('variance'),
+                lambda: {
+                    key: value
+                    for key, value in deit('variance').state_dict().items()
+                    if key != 'blocks.1.router.history'
+                },
+                r'lacks 1 of its entries \(blocks\.1\.router\.history',
+            ),
+            (
+                pvt,
+                lambda: {
+                    key: value
+                    for key, value in pvt().state_dict().items()
+                    if key != 'patch_embed1.proj.weight'
+                },
+                r'lacks 1 of its entries \(patch_embed1\.proj\.weight.*use '
+                'weights of this architecture',
             ),
             (
                 deit,

@@ -108,7 +108,7 @@ MISFITS = {
         r'holds 1 unknown \(gamma\); use weights of this architecture',
     ),
     'other granularities': (
-        lambda: from_ours(backbone(), VTPACK, (1, 2, 8))[0],
+        lambda: from_ours(backbone(granularities=(1, 2, 8)), VTPACK)[0],
         r'granularities \(1, 2, 8\).*set granularities=\(1, 2, 8\)',
     ),
 }

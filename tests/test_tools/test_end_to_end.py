@@ -68,18 +68,6 @@ def test_training_logs_cost_and_metric_in_one_line(trained):
 
 
 @pytest.mark.slow
-def test_test_repeats_the_metric_to_the_last_digit(trained, options, tmp_path):
-    work_dir, _ = trained
-    checkpoint = work_dir / 'epoch_2.pth'
-    python(
-        'tools/test.py', CONFIG, checkpoint, '--work-dir', tmp_path, *options
-    )
-    expected = figures(metrics(work_dir, 'val'))
-    assert expected['backbone/FLOPs_ratio'] < 1
-    assert figures(metrics(tmp_path, 'test')) == expected
-
-
-@pytest.mark.slow
 def test_two_processes_train_and_report_alike(trained, options, tmp_path):
     work_dir, _ = trained
     run(
@@ -138,23 +126,19 @@ def test_get_flops_counts_real_images(trained, options, tmp_path):
 
 
 @pytest.mark.slow
-def test_static_checkpoint_runs_dynamic(trained, options, tmp_path):
-    """A checkpoint without routers, evaluated with each routing."""
+def test_another_routing_by_the_command_line(trained, options, tmp_path):
     work_dir, _ = trained
-    ratios = {}
-    for routing in ('finest', 'uniform'):
-        python(
-            'tools/test.py',
-            CONFIG,
-            work_dir / 'epoch_2.pth',
-            '--work-dir',
-            tmp_path / routing,
-            *options,
-            f'model.backbone.routing={routing}',
-        )
-        entries = metrics(tmp_path / routing, 'test')
-        ratios[routing] = entries['backbone/FLOPs_ratio']
-    assert ratios['finest'] == 1 and ratios['uniform'] < 0.8
+    python(
+        'tools/test.py',
+        CONFIG,
+        work_dir / 'epoch_2.pth',
+        '--work-dir',
+        tmp_path,
+        *options,
+        'model.backbone.routing=uniform',
+    )
+    entries = metrics(tmp_path, 'test')
+    assert 0.2 < entries['backbone/FLOPs_ratio'] < 0.8
 
 
 @pytest.mark.slow

@@ -82,7 +82,7 @@ def test_the_container_is_the_one_that_is_read_there(whole, tmp_path, tool):
 def test_granularities_and_a_process_of_its_own(whole, tmp_path):
     source, _ = whole('PVT', granularities=(1, 4))
     out = tmp_path / 'vtpack.pth'
-    command = [TOOL, source, out, '--to', 'vtpack', '--granularities', 1, 4]
+    command = [TOOL, source, out, '--to', 'vtpack']
     python(*command)
     splits = torch.load(out)['model']['block4.0.dge.splits']
     assert splits.tolist() == [4, 1]
@@ -97,7 +97,6 @@ def test_granularities_and_a_process_of_its_own(whole, tmp_path):
         ({'conv1.weight': torch.zeros(1)}, [], 'no PVT and no DeiT but conv1'),
         ([1], [], 'one object of type list'),
         (None, ['--to', 'mmdet'], '--to mmdet: mmdet has no DeiT; allowed'),
-        (None, ['--to', 'vtpack', '--granularities', 1, 2], 'among 3; give'),
     ],
 )
 def test_mistakes(whole, tmp_path, tool, content, options, message):

@@ -122,3 +122,13 @@ def test_weights_alone_are_not_enough(publish, tmp_path):
     torch.save({'state_dict': {'w': torch.zeros(1)}}, path)
     said = publish(path, tmp_path / 'a.pth', expect=2)
     assert 'does not say by which config it was trained' in said
+
+
+def test_a_config_inside_a_checkpoint_is_not_run(publish, tmp_path):
+    marker = tmp_path / 'marker'
+    meta = dict(cfg=f'x = open({str(marker)!r}, "w").close()', epoch=1, iter=1)
+    weights = dict(w=torch.zeros(2))
+    torch.save(dict(state_dict=weights, meta=meta), tmp_path / 'a.pth')
+    said = publish(tmp_path / 'a.pth', tmp_path / 'b.pth', expect=2)
+    assert 'holds 0 evaluations' in said
+    assert not marker.exists()

@@ -119,3 +119,11 @@ def test_who_sets_the_opposite_means_it(monkeypatch):
     monkeypatch.setenv('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD', '1')
     use_safe_loading()
     assert 'TORCH_FORCE_WEIGHTS_ONLY_LOAD' not in os.environ
+
+
+def test_a_config_that_resuming_would_run_is_left_out(tmp_path, safe, served):
+    meta = dict(config='print("harm")', epoch=3)
+    content = dict(state_dict=dict(w=torch.zeros(2)), meta=meta)
+    torch.save(content, tmp_path / 'a.pth')
+    for source in (str(tmp_path / 'a.pth'), f'{served}/a.pth'):
+        assert _load_checkpoint(source, 'cpu')['meta'] == dict(epoch=3)

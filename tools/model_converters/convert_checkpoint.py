@@ -39,20 +39,10 @@ def parse_args() -> argparse.Namespace:
         help='whose names to use; vtpack is the official DGE code, mmdet is '
         'for PVT, mmpretrain for DeiT (default: mmdge)',
     )
-    parser.add_argument(
-        '--granularities',
-        nargs='+',
-        type=int,
-        metavar='SIDE',
-        help='those of the routers, finest first, for vtpack (default: '
-        'powers of two)',
-    )
     return parser.parse_args()
 
 
-def convert(
-    checkpoint: Mapping, name: str, granularities: list[int] | None
-) -> tuple[dict, str]:
+def convert(checkpoint: Mapping, name: str) -> tuple[dict, str]:
     """Translate what a file holds; also say what was done."""
     weights, rest = unwrap(checkpoint)
     source = recognise(weights)
@@ -68,9 +58,7 @@ def convert(
             + ', '.join(targets)
         )
     tensors = {k: v for k, v in weights.items() if isinstance(v, torch.Tensor)}
-    theirs, dropped = from_ours(
-        to_ours(tensors, source), targets[name], granularities
-    )
+    theirs, dropped = from_ours(to_ours(tensors, source), targets[name])
     said = f'{source.name} {source.family} to {name}: {len(theirs)} entries'
     if dropped:
         kinds = Counter(re.sub(r'\d+', '*', key) for key in dropped)
@@ -93,9 +81,7 @@ def main() -> None:
     if not target.absolute().parent.is_dir():
         raise UserError(f'{target}: there is no such folder')
     checks.check_checkpoint(args.source)
-    converted, said = convert(
-        read_checkpoint(args.source), args.to, args.granularities
-    )
+    converted, said = convert(read_checkpoint(args.source), args.to)
     torch.save(converted, target)
     print(f'{said}\nwrote {target}')
 

@@ -187,6 +187,8 @@ class GumbelRouter(Router):
         self.noise = noise
         self.init_finest = init_finest
         self.gate = nn.Linear(embed_dims, len(self.granularities))
+        # A checkpoint says among what its routers choose.
+        self.register_buffer('sides', torch.tensor(self.granularities))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
