@@ -194,10 +194,13 @@ def init_cpu_distributed(cfg: Config) -> bool:
     needed = [*source, 'MASTER_ADDR']
     missing = [name for name in needed if name not in os.environ]
     if missing:
+        kind, first = 'dist', ''
+        if cfg.launcher == 'slurm':  # which does not set the address
+            kind, first = 'slurm', 'export MASTER_ADDR=<first node> and '
         raise UserError(
             f'--launcher {cfg.launcher} needs {", ".join(missing)} in the '
-            'environment; start with tools/dist_train.sh or '
-            'tools/dist_test.sh, or drop --launcher'
+            f'environment; {first}start with tools/{kind}_train.sh or '
+            f'tools/{kind}_test.sh, or drop --launcher'
         )
     for name, value in zip(_LAUNCHER_ENV['pytorch'], source, strict=True):
         os.environ[name] = os.environ[value]

@@ -5,6 +5,7 @@ import json
 import pickle
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 
@@ -133,9 +134,14 @@ def test_augmented_tests_are_the_same_and_cost_their_views(trained, tmp_path):
 
 @pytest.mark.slow
 def test_test_repeats_the_metric_to_the_last_digit(trained, tmp_path):
+    """And draws the predictions."""
     _, _, _, root = trained
     expected = lines(root / 'ours')[-1]
-    found = tested(trained, tmp_path)
+    pictures = tmp_path / 'pictures'
+    found = tested(trained, tmp_path, '--show-dir', pictures)
+    drawn = [p for p in pictures.rglob('*') if p.suffix in ('.jpg', '.png')]
+    assert len(drawn) >= 5  # images
+    assert all(cv2.imread(str(path)) is not None for path in drawn)
     assert found['backbone/FLOPs_ratio'] < 1
     assert found == {key: expected[key] for key in found}
 

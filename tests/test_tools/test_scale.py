@@ -1,5 +1,6 @@
 """Training at scale, as far as processes on one machine can show it."""
 
+import os
 import re
 import socket
 import sys
@@ -26,6 +27,19 @@ CONFIG = SHAPES['mmpretrain']  # whose loss is a plain mean over the images
 DOCS = (ROOT / 'docs' / 'training.md').read_text()
 TWO = ('bash', 'tools/dist_train.sh', CONFIG, 2)
 LAUNCH = dict(ON_CPU, PYTHON=sys.executable)
+# Starts the command after its options --ntasks times, as one node would.
+SRUN = """#!/bin/bash
+while [[ $1 == --* ]]; do
+  [[ $1 != --ntasks=* ]] || export SLURM_NTASKS=${1#*=}
+  shift
+done
+for ((rank = 0; rank < SLURM_NTASKS; rank++)); do
+  SLURM_PROCID=$rank SLURM_LOCALID=$rank "$@" &
+done
+for ((rank = 0; rank < SLURM_NTASKS; rank++)); do
+  wait -n || { kill $(jobs -p); exit 1; }
+done
+"""
 
 # One batch of eight images in each of five epochs, the same for any number of
 # processes: in order, not flipped. The paper's router, with its budget loss
@@ -84,6 +98,12 @@ def load(path):
     return torch.load(path, map_location='cpu', weights_only=False)
 
 
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return str(probe.getsockname()[1])
+
+
 def difference(found, expected):
     """The largest one between the weights of two checkpoints."""
     found, expected = found['state_dict'], expected['state_dict']
@@ -121,16 +141,37 @@ def equal(state, other):
 
 @pytest.mark.slow
 def test_two_processes_equal_one(alone, batches, tmp_path):
-    half = 'train_dataloader.batch_size=4'
-    run(*TWO, '--work-dir', tmp_path, *batches, half, **LAUNCH)
+    """At a learning rate that is the same once it is scaled by the batch."""
+    run(
+        *(*TWO, '--auto-scale-lr', '--work-dir', tmp_path, *batches),
+        'auto_scale_lr.base_batch_size=16',
+        'optim_wrapper.optimizer.lr=0.2',
+        'train_dataloader.batch_size=4',
+        **LAUNCH,
+    )
+    assert_same_training(tmp_path, alone)
+
+
+@pytest.mark.slow
+def test_two_processes_of_slurm_equal_one(alone, batches, tmp_path):
+    srun = tmp_path / 'srun'
+    srun.write_text(SRUN)
+    srun.chmod(0o755)
+    run(
+        *('bash', 'tools/slurm_train.sh', 'part', 'job', CONFIG, tmp_path),
+        *(*batches, 'train_dataloader.batch_size=4'),
+        **LAUNCH,
+        PATH=f'{tmp_path}:{os.environ["PATH"]}',
+        GPUS='2',
+        MASTER_ADDR='127.0.0.1',
+        MASTER_PORT=free_port(),
+    )
     assert_same_training(tmp_path, alone)
 
 
 @pytest.mark.slow
 def test_two_nodes_equal_one_process(alone, batches, tmp_path):
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        port = str(probe.getsockname()[1])
+    port = free_port()
     command = ['bash', 'tools/dist_train.sh', CONFIG, 1]
     command += ['--work-dir', tmp_path, *batches]
     command += ['train_dataloader.batch_size=4']
@@ -172,6 +213,16 @@ def test_a_sharded_training_is_not_resumed():
     cfg = Config(dict(work_dir='none', strategy=dict(type='FSDPStrategy')))
     with pytest.raises(UserError, match='load_from=a.pth'):
         functions_of('tools/train.py').resume_from(cfg, 'a.pth')
+
+
+def test_the_learning_rate_is_scaled_from_a_known_batch_size():
+    scale_lr = functions_of('tools/train.py').scale_lr
+    cfg = Config(dict(auto_scale_lr=dict(base_batch_size=16, enable=False)))
+    scale_lr(cfg)
+    assert cfg.auto_scale_lr == dict(base_batch_size=16, enable=True)
+    for unknown in ({}, dict(auto_scale_lr=None), dict(auto_scale_lr={})):
+        with pytest.raises(UserError, match=r'auto_scale_lr\.base_batch_size'):
+            scale_lr(Config(unknown))
 
 
 @pytest.mark.slow

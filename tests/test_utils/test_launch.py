@@ -58,6 +58,11 @@ def test_cpu_group_needs_a_launcher(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(UserError, match=r'RANK.*dist_train\.sh'):
         launch.init_cpu_distributed(Config(dict(launcher='pytorch')))
+    for name in ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'):
+        monkeypatch.setenv(name, '0')
+    how = 'needs MASTER_ADDR in .*; export MASTER_ADDR=<first node> and start'
+    with pytest.raises(UserError, match=rf'{how} with tools/slurm_train\.sh'):
+        launch.init_cpu_distributed(Config(dict(launcher='slurm')))
     assert not launch.init_cpu_distributed(Config(dict(launcher='none')))
 
 
