@@ -6,7 +6,7 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mmdge.utils import launch
+from mmdge.utils import checks, launch
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 SIDE = 96
@@ -51,11 +51,12 @@ def run(path, data_root, work_dir):
         if 'ann_file' in evaluator:
             name = Path(evaluator.ann_file).name
             evaluator.ann_file = str(data_root / 'annotations' / name)
-    # Untrained, nothing is sure; without a detection there is no metric.
-    few = dict(score_thr=0.0, nms_pre=20, max_per_img=20)
-    test_cfg = cfg.model.get('test_cfg') or {}
-    for part in (test_cfg, test_cfg.get('rpn', {}), test_cfg.get('rcnn', {})):
-        part.update({k: v for k, v in few.items() if k in part})
+    # Untrained, nothing is sure; without a detection there is no metric. And
+    # a few proposals do.
+    few = dict(score_thr=0.0, nms_pre=20, max_per_img=20, num=16)
+    for name in ('train_cfg', 'test_cfg'):
+        for _, part in checks.walk(cfg.model.get(name)):
+            part.update({k: v for k, v in few.items() if k in part})
     launch.do_without_amp(cfg)
     runner = launch.build_runner(cfg)
     with_gradient = record_gradients(runner)

@@ -138,7 +138,7 @@ def test_test_repeats_the_metric_to_the_last_digit(trained, tmp_path):
     _, _, _, root = trained
     expected = lines(root / 'ours')[-1]
     pictures = tmp_path / 'pictures'
-    found = tested(trained, tmp_path, '--show-dir', pictures)
+    found = evaluated(trained, tmp_path, '--show-dir', pictures)
     drawn = [p for p in pictures.rglob('*') if p.suffix in ('.jpg', '.png')]
     assert len(drawn) >= 5  # images
     assert all(cv2.imread(str(path)) is not None for path in drawn)
@@ -148,7 +148,7 @@ def test_test_repeats_the_metric_to_the_last_digit(trained, tmp_path):
 
 @pytest.mark.slow
 def test_dense_twin_has_ratio_one(trained, tmp_path):
-    twin = tested(trained, tmp_path, 'model.backbone.routing=finest')
+    twin = evaluated(trained, tmp_path, 'model.backbone.routing=finest')
     assert twin['backbone/FLOPs_ratio'] == 1
     assert twin['backbone/GFLOPs'] == pytest.approx(twin[DENSE], rel=1e-12)
     _, _, _, root = trained
@@ -156,7 +156,7 @@ def test_dense_twin_has_ratio_one(trained, tmp_path):
     assert twin[DENSE] == pytest.approx(expected, rel=1e-12)
 
 
-def tested(trained, work_dir, *more):
+def evaluated(trained, work_dir, *more):
     """The entries of our test.py on the checkpoint."""
     _, config, options, root = trained
     weights = root / 'ours' / 'epoch_1.pth'
