@@ -23,7 +23,6 @@ from mmengine.utils import get_git_hash
 
 from mmdge import __version__
 from mmdge.utils import UserError, checks, launch
-from mmdge.utils.safe_load import read_checkpoint
 
 # Entries of a training's meta that say what the weights are.
 KEPT = ('cfg', 'dataset_meta', 'epoch', 'iter', 'mmengine_version', 'seed')
@@ -111,8 +110,7 @@ def published(checkpoint: dict, metrics: dict[str, float]) -> dict[str, dict]:
 
 def main() -> None:
     args = parse_args()
-    checks.check_checkpoint(args.checkpoint)
-    checkpoint = read_checkpoint(args.checkpoint)
+    checkpoint = checks.open_checkpoint(args.checkpoint)
     if not {'state_dict', 'meta'} <= checkpoint.keys() or not checkpoint[
         'meta'
     ].get('cfg'):

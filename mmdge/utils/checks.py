@@ -47,12 +47,7 @@ def check_checkpoint(
     if '://' in os.fspath(path):
         return
     path = Path(path).expanduser().absolute()
-    checkpoint = read_checkpoint(path, mmap=True)
-    if not _holds_weights(checkpoint):
-        raise UserError(
-            f'the file {path} holds no weights but '
-            f'{_describe(checkpoint)}; name a checkpoint of this model'
-        )
+    checkpoint = open_checkpoint(path)
     if resume and not {'meta', 'optimizer'} <= checkpoint.keys():
         raise UserError(
             f'cannot resume from {path}: it holds weights but not the state '
@@ -66,6 +61,43 @@ def check_checkpoint(
             f'{_describe(weights)}; leave out the prefix of init_cfg, or name '
             'a checkpoint of a whole model'
         )
+
+
+def open_checkpoint(path: str | os.PathLike) -> Mapping[str, Any]:
+    """Read a local file that holds weights; run no code of its.
+
+    Args:
+        path: The file, which is mapped where its format allows: tensors are
+            read when they are used.
+
+    Returns:
+        What it holds: tensors, or a dict of tensors, among the values.
+
+    Raises:
+        UserError: If the file is missing, cut off, or something else, or if
+            reading it would run code.
+    """
+    checkpoint = read_checkpoint(path, mmap=True)
+    if not _holds_weights(checkpoint):
+        raise UserError(
+            f'the file {path} holds no weights but '
+            f'{_describe(checkpoint)}; name a checkpoint of this model'
+        )
+    return checkpoint
+
+
+def check_output(path: str | os.PathLike, option: str) -> None:
+    """Make sure that there is a folder for a file to be written.
+
+    Args:
+        path: The file.
+        option: What it was given as, for the message.
+
+    Raises:
+        UserError: If the folder is not there.
+    """
+    if not Path(path).absolute().parent.is_dir():
+        raise UserError(f'{option} {path}: there is no such folder')
 
 
 def check_checkpoints(cfg: Config) -> None:

@@ -5,7 +5,16 @@ import sys
 
 import pytest
 
+from mmdge.datasets import write_shapes
 from tests.tool_runs import ROOT
+
+
+@pytest.fixture(scope='session')
+def shapes(tmp_path_factory):
+    """A data set of a few small images, which no test changes."""
+    root = tmp_path_factory.mktemp('shapes')
+    write_shapes(root, num_train=8, num_val=5, size=128)
+    return root
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from mmengine.optim.optimizer import amp_optimizer_wrapper
 from mmengine.registry import OPTIM_WRAPPERS
 
 import mmdge
-from mmdge.datasets import write_shapes
 from mmdge.models.backbones import DGEDeiT
 from mmdge.utils import UserError
 from tests.tool_runs import SHAPES, data_options, functions_of, python
@@ -118,12 +117,11 @@ def test_bfloat16_trains(script, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 @pytest.mark.parametrize('dtype', DTYPES)
-def test_a_training_in_mixed_precision(dtype, tmp_path):
-    write_shapes(tmp_path / 'shapes', num_train=8, num_val=5, size=128)
+def test_a_training_in_mixed_precision(dtype, shapes, tmp_path):
     python(
         *('tools/train.py', SHAPES['mmdet'], '--amp', dtype),
         *('--work-dir', tmp_path, '--cfg-options'),
-        *data_options('mmdet', tmp_path / 'shapes'),
+        *data_options('mmdet', shapes),
         *('train_cfg.max_epochs=2', 'train_cfg.val_interval=2'),
         *('param_scheduler.1.end=2', 'train_dataloader.batch_size=4'),
     )

@@ -14,39 +14,24 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
-from mmdge.datasets import write_shapes
-from tests.tool_runs import ROOT, figures, metrics, python, run
+from tests.tool_runs import ROOT, data_options, figures, metrics, python, run
 
 CONFIG = 'configs/shapes/retinanet_dge-pvt_fpn_shapes.py'
 METRICS = ('coco/bbox_mAP', 'backbone/GFLOPs', 'backbone/FLOPs_ratio')
 
 
 @pytest.fixture(scope='module')
-def shapes(tmp_path_factory):
-    root = tmp_path_factory.mktemp('shapes')
-    write_shapes(root, num_train=8, num_val=5, size=128)
-    return root
-
-
-@pytest.fixture(scope='module')
 def options(shapes):
     """Point the config at the small data set; nothing else changes."""
-    keys = [
-        f'{split}_dataloader.dataset.data_root={shapes}/'
-        for split in ('train', 'val', 'test')
-    ]
-    keys += [
-        f'{split}_evaluator.0.ann_file={shapes}/annotations/instances_val.json'
-        for split in ('val', 'test')
-    ]
-    keys += [
+    return [
+        '--cfg-options',
+        *data_options('mmdet', shapes),
         'train_dataloader.batch_size=4',
         'train_cfg.max_epochs=2',
         'train_cfg.val_interval=2',
         'param_scheduler.0.end=2',
         'model.test_cfg.score_thr=0.001',
     ]
-    return ['--cfg-options', *keys]
 
 
 @pytest.fixture(scope='module')

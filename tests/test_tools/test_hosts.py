@@ -9,7 +9,6 @@ import cv2
 import pytest
 import torch
 
-from mmdge.datasets import write_shapes
 from tests.tool_runs import (
     ON_CPU,
     ROOT,
@@ -48,11 +47,10 @@ def own(host, name):
 
 
 @pytest.fixture(scope='module', params=SHAPES)
-def trained(request, tmp_path_factory):
+def trained(request, shapes, tmp_path_factory):
     """A host, its config, options, and a training by each of two scripts."""
     host = request.param
     root = tmp_path_factory.mktemp(host)
-    write_shapes(root / 'shapes', num_train=8, num_val=5, size=128)
     config = root / 'config.py'
     config.write_text(
         SEG_TTA
@@ -61,7 +59,7 @@ def trained(request, tmp_path_factory):
     )
     options = [
         '--cfg-options',
-        *data_options(host, root / 'shapes'),
+        *data_options(host, shapes),
         'train_dataloader.batch_size=4',
         'train_cfg.max_epochs=1',
         'train_cfg.val_interval=1',

@@ -7,7 +7,6 @@ import re
 import pytest
 import torch
 
-from mmdge.datasets import write_shapes
 from tests.tool_runs import (
     SHAPES,
     data_options,
@@ -20,9 +19,7 @@ CONFIG = SHAPES['mmpretrain']
 
 
 @pytest.fixture(scope='module')
-def options(tmp_path_factory):
-    shapes = tmp_path_factory.mktemp('shapes')
-    write_shapes(shapes, num_train=8, num_val=5, size=128)
+def options(shapes):
     return [
         '--cfg-options',
         *data_options('mmpretrain', shapes),

@@ -11,7 +11,6 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmdge.datasets import write_shapes
 from mmdge.utils import UserError
 from tests.tool_runs import (
     ON_CPU,
@@ -71,9 +70,7 @@ SAME_BATCHES = [
 
 
 @pytest.fixture(scope='module')
-def options(tmp_path_factory):
-    shapes = tmp_path_factory.mktemp('shapes')
-    write_shapes(shapes, num_train=8, num_val=5, size=128)
+def options(shapes):
     return ['--cfg-options', *data_options('mmpretrain', shapes)]
 
 

@@ -31,12 +31,11 @@ from mmengine.utils import track_iter_progress
 from rich.console import Console
 from rich.table import Table
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 import mmdge  # noqa: F401  registers the backbones before a config asks
 from mmdge.engine.hooks import find_dynamic_backbone
 from mmdge.utils import UserError, checks, launch
+from mmdge.utils.counting import flop_counter
 
 
 def positive(text: str) -> int:
@@ -90,9 +89,7 @@ def count(model: nn.Module, loader: Iterable, num_images: int) -> Counts:
     counts = Counts()
     for data in track_iter_progress((loader, num_images), file=sys.stderr):
         data = model.data_preprocessor(data, False)
-        counter = FlopCounterMode(display=False)
-        # Fused attention kernels on CPU are not counted.
-        with sdpa_kernel(SDPBackend.MATH), counter:
+        with flop_counter() as counter:
             model(**data, mode='tensor')
         cost = backbone.cost.detach()
         seen = counter.get_flop_counts()
@@ -202,8 +199,8 @@ def main() -> None:
     cfg = launch.load_config(args.config, args.cfg_options)
     if cfg.get('val_dataloader') is None:
         raise UserError(f'{args.config} has no val_dataloader to count on')
-    if args.json and not Path(args.json).absolute().parent.is_dir():
-        raise UserError(f'--json {args.json}: there is no such folder')
+    if args.json:
+        checks.check_output(args.json, '--json')
     checks.check_datasets(cfg, ['val'])
     if args.checkpoint:
         checks.check_checkpoint(args.checkpoint)

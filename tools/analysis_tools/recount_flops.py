@@ -28,11 +28,10 @@ from mmengine.utils import track_iter_progress
 from rich.console import Console
 from rich.table import Table
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 import mmdge  # noqa: F401  registers the backbones before a config asks
-from mmdge.utils import UserError, launch
+from mmdge.utils import UserError, checks, launch
+from mmdge.utils.counting import flop_counter
 
 # Proposals that the box head and the mask head of Mask R-CNN see, as when
 # mmdet counts: all that its RPN may keep, and the first hundred of them.
@@ -243,9 +242,7 @@ def count(module: Callable, *inputs: Any) -> tuple[Any, int, int]:
     Raises:
         RuntimeError: If something else was counted, which has no column.
     """
-    counter = FlopCounterMode(display=False)
-    # Fused attention kernels on CPU are not counted.
-    with sdpa_kernel(SDPBackend.MATH), counter:
+    with flop_counter() as counter:
         output = module(*inputs)
     seen = counter.get_flop_counts().get('Global', {})
     if unknown := seen.keys() - LAYERS - ATTENTION:
@@ -382,9 +379,8 @@ def main() -> None:
     args = parse_args()
     outputs = {'json': as_json, 'markdown': as_markdown}
     for name in outputs:
-        path = getattr(args, name)
-        if path and not Path(path).absolute().parent.is_dir():
-            raise UserError(f'--{name} {path}: there is no such folder')
+        if path := getattr(args, name):
+            checks.check_output(path, f'--{name}')
     counts = {task: {} for task in TASKS}
     pairs = [(task, name) for task in TASKS for name in BACKBONES]
     for task, name in track_iter_progress(pairs, file=sys.stderr):

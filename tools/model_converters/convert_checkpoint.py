@@ -25,7 +25,6 @@ from mmdge.models.layouts import (
     unwrap,
 )
 from mmdge.utils import UserError, checks, launch
-from mmdge.utils.safe_load import read_checkpoint
 
 
 def parse_args() -> argparse.Namespace:
@@ -75,15 +74,12 @@ def convert(checkpoint: Mapping, name: str) -> tuple[dict, str]:
 
 def main() -> None:
     args = parse_args()
-    target = Path(args.target)
-    if target.exists():
-        raise UserError(f'{target} is there already; name another file')
-    if not target.absolute().parent.is_dir():
-        raise UserError(f'{target}: there is no such folder')
-    checks.check_checkpoint(args.source)
-    converted, said = convert(read_checkpoint(args.source), args.to)
-    torch.save(converted, target)
-    print(f'{said}\nwrote {target}')
+    if Path(args.target).exists():
+        raise UserError(f'{args.target} is there already; name another file')
+    checks.check_output(args.target, 'target')
+    converted, said = convert(checks.open_checkpoint(args.source), args.to)
+    torch.save(converted, args.target)
+    print(f'{said}\nwrote {args.target}')
 
 
 if __name__ == '__main__':

@@ -15,7 +15,7 @@ from mmdge.registry import MODELS
 from ..checkpoint import Wanted
 from ..cost import Cost
 from ..layers import PatchEmbed, resize_pos_embed
-from ..routing import DGEBlock, content_regions, patch_grid
+from ..routing import DGEBlock, content_regions
 from .base import DynamicBackbone, check_granularities, drop_path_rates
 
 
@@ -141,7 +141,7 @@ class DGEDeiT(DynamicBackbone):
             DGEBlock(
                 dims,
                 arch['num_heads'],
-                arch['feedforward_channels'] / dims,
+                arch['feedforward_channels'],
                 1,  # sr_ratio: keys and values from all tokens
                 self.granularities,
                 routing,
@@ -214,12 +214,9 @@ class DGEDeiT(DynamicBackbone):
         """
         self.check_images(x)
         tokens, size = self.patch_embed(x)
-        region = self.granularities[-1]
-        content = self.content(x)
-        if content is not None:
-            content = content_regions(
-                content, region * self.patch_size, patch_grid(size, region)
-            )
+        content = content_regions(
+            self.content(x), size, self.patch_size, self.granularities[-1]
+        )
         tokens = self._embed(tokens, size)
         flops = self.patch_embed.flops(size)
         costs = [Cost.constant(flops, len(x), x.device)]
@@ -262,12 +259,12 @@ def _check_out_indices(
     out_indices: int | Sequence[int], depth: int
 ) -> tuple[int, ...]:
     """Bring ``out_indices`` to ascending, non-negative block indices."""
-    given = (
-        [out_indices]
-        if isinstance(out_indices, int)
-        else list(out_indices or [])
-    )
-    indices = [i + depth if i < 0 else i for i in given]
+    given = [out_indices] if isinstance(out_indices, int) else out_indices
+    indices = []
+    if isinstance(given, (list, tuple)):
+        indices = [
+            i + depth if isinstance(i, int) and i < 0 else i for i in given
+        ]
     if not indices or indices != sorted(set(indices) & set(range(depth))):
         raise ValueError(
             f'out_indices={out_indices!r} must be ascending and among 0 to '

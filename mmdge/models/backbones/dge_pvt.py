@@ -16,7 +16,7 @@ from mmdge.registry import MODELS
 from ..checkpoint import Wanted
 from ..cost import Cost
 from ..layers import PatchEmbed, resize_pos_embed
-from ..routing import DGEBlock, content_regions, patch_grid
+from ..routing import DGEBlock, content_regions
 from .base import DynamicBackbone, check_granularities, drop_path_rates
 
 
@@ -169,7 +169,7 @@ class DGEPVT(DynamicBackbone):
                 DGEBlock(
                     dims,
                     arch['num_heads'][i],
-                    arch['mlp_ratios'][i],
+                    int(dims * arch['mlp_ratios'][i]),
                     arch['sr_ratios'][i],
                     self.granularities[i],
                     routing[i],
@@ -277,11 +277,9 @@ class DGEPVT(DynamicBackbone):
             cls_token = (self.cls_token + extra_pos).expand(len(x), -1, -1)
             tokens = torch.cat([cls_token, tokens], dim=1)
         costs = [Cost.constant(embed.flops(size), len(x), x.device)]
-        if content is not None:
-            region = self.granularities[i][-1]
-            content = content_regions(
-                content, region * self.strides[i], patch_grid(size, region)
-            )
+        content = content_regions(
+            content, size, self.strides[i], self.granularities[i][-1]
+        )
         for block in getattr(self, f'block{i + 1}'):
             tokens, cost = block(tokens, size, self.strides[i], content)
             costs.append(cost)

@@ -43,7 +43,7 @@ class DGEBlock(nn.Module):
     Args:
         embed_dims (int): Channels ``C``.
         num_heads (int): Heads of the attention.
-        mlp_ratio (float): Hidden channels of the MLP relative to ``C``.
+        feedforward_channels (int): Hidden channels of the MLP.
         sr_ratio (int): See :class:`SpatialReductionAttention`.
         granularities (Sequence[int]): Candidates, finest first.
         routing (str | dict): See :func:`build_router`.
@@ -60,7 +60,7 @@ class DGEBlock(nn.Module):
         self,
         embed_dims: int,
         num_heads: int,
-        mlp_ratio: float,
+        feedforward_channels: int,
         sr_ratio: int,
         granularities: Sequence[int],
         routing: str | dict,
@@ -78,7 +78,7 @@ class DGEBlock(nn.Module):
         self.norm1 = nn.LayerNorm(embed_dims, eps=1e-6)
         self.attn = SpatialReductionAttention(embed_dims, num_heads, sr_ratio)
         self.norm2 = nn.LayerNorm(embed_dims, eps=1e-6)
-        self.mlp = MLP(embed_dims, int(embed_dims * mlp_ratio))
+        self.mlp = MLP(embed_dims, feedforward_channels)
         self.drop_path = DropPath(drop_path)
         self.router = build_router(routing, embed_dims, granularities, price)
 

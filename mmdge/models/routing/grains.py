@@ -95,21 +95,30 @@ def region_variance(x: Tensor, region: int) -> Tensor:
     return pool(centred.square().mean(-1, keepdim=True), region).squeeze(-1)
 
 
-def content_regions(content: Tensor, side: int, grid: Size) -> Tensor:
+def content_regions(
+    content: Tensor | None, size: Size, stride: int, region: int
+) -> Tensor | None:
     """Which regions hold any of the image, and not just padding.
 
     Args:
-        content (Tensor): Pixels of the image, ``(B, H, W)``, bool.
-        side (int): Side of a region in pixels.
-        grid (tuple[int, int]): Rows and columns of regions ``(Rh, Rw)``; at
-            most as many as cover the pixels.
+        content (Tensor | None): Pixels of the image, ``(B, Hp, Wp)``, bool;
+            None passes.
+        size (tuple[int, int]): The token map's height and width; at most as
+            many tokens as cover the pixels.
+        stride (int): Side of a token in pixels.
+        region (int): Side of a region in tokens.
 
     Returns:
-        Tensor: ``(B, Rh, Rw)``, bool. An image without any content counts as
-        content throughout.
+        Tensor | None: ``(B, Rh, Rw)``, bool. An image without any content
+        counts as content throughout.
     """
-    pooled = F.max_pool2d(content.float()[:, None], side, ceil_mode=True)
-    regions = pooled[:, 0, : grid[0], : grid[1]] > 0
+    if content is None:
+        return None
+    pooled = F.max_pool2d(
+        content.float()[:, None], region * stride, ceil_mode=True
+    )
+    rows, columns = patch_grid(size, region)
+    regions = pooled[:, 0, :rows, :columns] > 0
     return regions | ~regions.flatten(1).any(1)[:, None, None]
 
 

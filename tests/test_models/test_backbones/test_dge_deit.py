@@ -10,11 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from mmdge.models import DGEDeiT
 from mmdge.models.layouts import LAYOUTS, from_ours
+from mmdge.utils.counting import flop_counter
 
 ARCH = dict(embed_dims=48, num_layers=3, num_heads=3, feedforward_channels=192)
 QUIET = dict(type='GumbelRouter', noise=False)
@@ -177,8 +176,7 @@ class TestAgreement:
 
 def count(model, x):
     """What PyTorch's counter sees, in multiply-adds."""
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+    with torch.no_grad(), flop_counter() as counter:
         model(x)
     return counter.get_total_flops() / 2
 
@@ -302,6 +300,11 @@ class TestArguments:
         normed = model.norm(out.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         torch.testing.assert_close(model(x)[0], normed)
 
+    def test_the_mlp_is_as_wide_as_asked(self):
+        # 56 * (488 / 56) is a little less than 488
+        arch = dict(ARCH, embed_dims=56, num_heads=4, feedforward_channels=488)
+        assert DGEDeiT(arch).blocks[0].mlp.fc1.out_features == 488
+
     @pytest.mark.parametrize(
         'kwargs, message',
         [
@@ -314,6 +317,8 @@ class TestArguments:
             (dict(out_indices=3), 'out_indices=3.*0 to 2'),
             (dict(out_indices=(2, 1)), 'ascending'),
             (dict(out_indices=()), 'out_indices'),
+            (dict(out_indices='x'), "out_indices='x'"),
+            (dict(out_indices=1.5), 'out_indices=1.5'),
             (dict(frozen_stages=4), 'frozen_stages=4.*at most 3'),
             (dict(patch_size=0), 'patch_size.*0'),
             (dict(pretrain_img_size=8), 'at least 16.*8'),

@@ -8,11 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from mmdge.models import DGEPVT
 from mmdge.models.layouts import LAYOUTS, from_ours
+from mmdge.utils.counting import flop_counter
 
 ARCH = dict(
     embed_dims=(16, 32, 40, 64),
@@ -204,8 +203,7 @@ def load_into_mmdet(host, model):
 
 def count(model, x):
     """What PyTorch's counter sees, in multiply-adds."""
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+    with torch.no_grad(), flop_counter() as counter:
         model(x)
     return counter.get_total_flops() / 2
 
