@@ -3,44 +3,118 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mmdge.models.layers import (
     DropPath,
     PatchEmbed,
     SpatialReductionAttention,
+    attention,
     resize_pos_embed,
+    split_lengths,
 )
 
 
 @pytest.mark.parametrize('sr_ratio', [1, 2, 4])
 @pytest.mark.parametrize('num_extra', [0, 1])
-@pytest.mark.parametrize('lengths', [[5, 5], [1, 9], [30, 2]])
+@pytest.mark.parametrize('lengths', [[5, 5], [1, 9], [30, 2], [0, 7]])
 def test_packed_attention_is_each_images_own(sr_ratio, num_extra, lengths):
-    attention = SpatialReductionAttention(12, 3, sr_ratio)
+    layer = SpatialReductionAttention(12, 3, sr_ratio)
     x = torch.randn(2, num_extra + 35, 12)
+    k, v = layer.keys_values(x, (5, 7))
     queries = torch.randn(sum(lengths), 12)
-    packed = attention(queries, x, (5, 7), lengths).split(lengths)
+    packed = layer(queries, k, v, lengths).split(lengths)
     for i, part in enumerate(queries.split(lengths)):
-        alone = attention(part[None], x[i : i + 1], (5, 7))[0]
+        own = k[i : i + 1], v[i : i + 1]
+        alone = layer(part, *own, [len(part)])
         torch.testing.assert_close(packed[i], alone)
 
 
+def one_by_one(q, k, v, ends_q, ends_k, max_q, max_k):
+    """The contract of PyTorch's `varlen_attn`, in a loop."""
+    assert ends_q.dtype == ends_k.dtype == torch.int32
+    outs = []
+    for i in range(len(ends_q) - 1):
+        rows = slice(ends_q[i], ends_q[i + 1])
+        keys = slice(ends_k[i], ends_k[i + 1])
+        assert len(q[rows]) <= max_q and len(k[keys]) <= max_k
+        parts = (x.transpose(0, 1) for x in (q[rows], k[keys], v[keys]))
+        outs.append(F.scaled_dot_product_attention(*parts).transpose(0, 1))
+    return torch.cat(outs)
+
+
+def test_what_the_kernel_for_unequal_lengths_is_told(monkeypatch):
+    q, k, v = (torch.randn(*n, 2, 8) for n in ((12,), (3, 5), (3, 5)))
+    plain = attention.packed_attention(q, k, v, [1, 8, 3])
+    monkeypatch.setattr(attention, 'can_use_varlen', lambda _: True)
+    monkeypatch.setattr(attention, 'varlen_attn', one_by_one)
+    kernel = attention.packed_attention(q, k, v, [1, 8, 3])
+    torch.testing.assert_close(kernel, plain)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_the_kernel_for_unequal_lengths_equals_one_by_one(dtype, monkeypatch):
+    kwargs = dict(dtype=dtype, device='cuda')
+    q, k, v = (
+        torch.randn(*shape, 2, 32, **kwargs, requires_grad=True)
+        for shape in ((300,), (3, 50), (3, 50))
+    )
+    if not attention.can_use_varlen(q):
+        pytest.skip('this PyTorch, or this GPU, has no such kernel')
+    results = []
+    for usable in (True, False):
+        monkeypatch.setattr(attention, 'can_use_varlen', lambda _, u=usable: u)
+        out = attention.packed_attention(q, k, v, [1, 200, 99])
+        results.append(
+            [out, *torch.autograd.grad(out.square().sum(), (q, k, v))]
+        )
+    for fast, plain in zip(*results, strict=True):
+        torch.testing.assert_close(fast, plain, atol=2e-2, rtol=2e-2)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16])
+def test_a_cpu_needs_no_kernel_for_unequal_lengths(dtype):
+    assert not attention.can_use_varlen(torch.zeros(3, 2, 32, dtype=dtype))
+
+
+@given(
+    lengths=st.lists(st.integers(0, 50), min_size=1, max_size=6),
+    most=st.integers(1, 60),
+)
+@settings(max_examples=80, deadline=None)
+def test_split_lengths_loses_no_row_and_keeps_the_order(lengths, most):
+    parts = split_lengths(lengths, most)
+    assert [sum(rows) for rows in zip(*parts, strict=True)] == lengths
+    assert all(sum(part) <= most for part in parts)
+    order = [i for part in parts for i, rows in enumerate(part) if rows]
+    assert order == sorted(order)
+
+
+def test_split_lengths_cuts_evenly_and_puts_small_images_together():
+    assert split_lengths([10], 4) == [[3], [3], [4]]
+    assert split_lengths([2, 2, 3], 4) == [[2, 2, 0], [0, 0, 3]]
+
+
 def test_attention_by_hand():
-    attention = SpatialReductionAttention(4, 2)
+    layer = SpatialReductionAttention(4, 2)
     x = torch.randn(1, 6, 4)
-    q, (k, v) = attention.q(x), attention.kv(x).chunk(2, -1)
+    q, (k, v) = layer.q(x), layer.kv(x).chunk(2, -1)
     heads = []
     for h in (slice(0, 2), slice(2, 4)):
         weights = (q[..., h] @ k[..., h].mT / 2**0.5).softmax(-1)
         heads.append(weights @ v[..., h])
-    expected = attention.proj(torch.cat(heads, -1))
-    torch.testing.assert_close(attention(x, x, (2, 3)), expected)
+    expected = layer.proj(torch.cat(heads, -1))
+    k, v = layer.keys_values(x, (2, 3))
+    torch.testing.assert_close(layer(x[0], k, v, [6]), expected[0])
 
 
 def test_a_map_smaller_than_the_reduction_has_one_key():
-    attention = SpatialReductionAttention(4, 2, sr_ratio=8)
-    assert attention.reduced_size((3, 20)) == (1, 2)
-    out = attention.reduce(torch.randn(2, 60, 4), (3, 20))
+    layer = SpatialReductionAttention(4, 2, sr_ratio=8)
+    assert layer.reduced_size((3, 20)) == (1, 2)
+    out = layer.reduce(torch.randn(2, 60, 4), (3, 20))
     assert out.shape == (2, 2, 4) and out.isfinite().all()
 
 
@@ -49,15 +123,13 @@ def test_heads_must_divide():
         SpatialReductionAttention(10, 3)
 
 
-def test_drop_path_drops_samples_whole_on_either_path():
+def test_drop_path_drops_samples_whole():
     drop = DropPath(0.5)
     lengths = [3, 1, 4] * 50
     rows = drop(torch.ones(sum(lengths), 2), lengths).split(lengths)
     values = {part.unique().item() for part in rows}
     assert values == {0.0, 2.0}
-    dense = drop(torch.ones(100, 3, 2))
-    assert {part.unique().item() for part in dense} == {0.0, 2.0}
-    assert drop.eval()(torch.ones(2, 3, 2)).unique().item() == 1
+    assert drop.eval()(torch.ones(3, 2), [1, 2]).unique().item() == 1
 
 
 @pytest.mark.parametrize('value', [-0.1, 1.0])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from numbers import Integral
 
 import torch
+import torch.nn.functional as F
 from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
@@ -80,12 +81,23 @@ class DynamicBackbone(BaseModule):
                 f'but got {tuple(x.shape)}.'
             )
 
-    def content(self, x: Tensor) -> Tensor | None:
-        """Where images ``(B, C, H, W)`` are no padding, ``(B, H, W)``, bool.
+    def content(self, x: Tensor, side: int) -> Tensor | None:
+        """Where images ``(B, C, H, W)`` are no padding, in cells of pixels.
 
-        The hosts pad with zeros. None if nothing is routed.
+        The hosts pad with zeros.
+
+        Args:
+            x (Tensor): Images.
+            side (int): Side of a cell in pixels.
+
+        Returns:
+            Tensor | None: ``(B, ceil(H / side), ceil(W / side))``, 1 where a
+            cell holds any of the image, else 0. None if nothing is routed.
         """
-        return x.detach().ne(0).any(1) if self.routers else None
+        if not any(isinstance(module, Router) for module in self.modules()):
+            return None
+        pixels = x.detach().ne(0).any(1, keepdim=True).float()
+        return F.max_pool2d(pixels, side, ceil_mode=True)[:, 0]
 
     @property
     def routers(self) -> list[Router]:

@@ -15,7 +15,7 @@ from mmdge.registry import MODELS
 from ..checkpoint import Wanted
 from ..cost import Cost
 from ..layers import PatchEmbed, resize_pos_embed
-from ..routing import DGEBlock, content_regions
+from ..routing import DGEBlock, content_regions, patch_grid
 from .base import DynamicBackbone, check_granularities, drop_path_rates
 
 
@@ -214,8 +214,11 @@ class DGEDeiT(DynamicBackbone):
         """
         self.check_images(x)
         tokens, size = self.patch_embed(x)
+        region = self.granularities[-1]
         content = content_regions(
-            self.content(x), size, self.patch_size, self.granularities[-1]
+            self.content(x, self.patch_size * region),
+            patch_grid(size, region),
+            side=1,
         )
         tokens = self._embed(tokens, size)
         flops = self.patch_embed.flops(size)

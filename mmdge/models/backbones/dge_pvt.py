@@ -16,7 +16,7 @@ from mmdge.registry import MODELS
 from ..checkpoint import Wanted
 from ..cost import Cost
 from ..layers import PatchEmbed, resize_pos_embed
-from ..routing import DGEBlock, content_regions
+from ..routing import DGEBlock, content_regions, patch_grid
 from .base import DynamicBackbone, check_granularities, drop_path_rates
 
 
@@ -155,12 +155,13 @@ class DGEPVT(DynamicBackbone):
 
         depths = arch['num_layers']
         drop_path = drop_path_rates(drop_path_rate, sum(depths))
-        self.strides, self.pos_sizes = [], []
+        self.strides, self.region_sizes, self.pos_sizes = [], [], []
         channels, stride = in_channels, 1
         for i, dims in enumerate(arch['embed_dims'][: self.num_stages]):
             stride *= self.patch_sizes[i]
             side = pretrain_img_size // stride
             self.strides.append(stride)
+            self.region_sizes.append(stride * self.granularities[i][-1])
             self.pos_sizes.append((side, side))
             embed = PatchEmbed(channels, dims, self.patch_sizes[i])
             extra = int(with_cls_token and i == num_stages - 1)
@@ -247,7 +248,7 @@ class DGEPVT(DynamicBackbone):
         """
         self.check_images(x)
         outs, costs = [], []
-        content = self.content(x)
+        content = self.content(x, math.gcd(*self.region_sizes))
         for i in range(self.num_stages):
             tokens, size, cost = self._stage(i, x, content)
             costs.append(cost)
@@ -278,7 +279,9 @@ class DGEPVT(DynamicBackbone):
             tokens = torch.cat([cls_token, tokens], dim=1)
         costs = [Cost.constant(embed.flops(size), len(x), x.device)]
         content = content_regions(
-            content, size, self.strides[i], self.granularities[i][-1]
+            content,
+            patch_grid(size, self.granularities[i][-1]),
+            self.region_sizes[i] // math.gcd(*self.region_sizes),
         )
         for block in getattr(self, f'block{i + 1}'):
             tokens, cost = block(tokens, size, self.strides[i], content)

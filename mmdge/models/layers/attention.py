@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..cost import LinearCost
 from .patch_embed import pad_to_patch
+
+try:
+    from torch.nn.attention.varlen import varlen_attn
+except ImportError:  # before PyTorch 2.10
+    varlen_attn = None
 
 
 def packed_attention(
@@ -16,30 +23,71 @@ def packed_attention(
     """Attention of packed queries to their own image's keys and values.
 
     Exact and without padding: images with equally many queries run as one
-    batch, others one after the other.
+    batch, others in one call where PyTorch has a kernel for it, or else one
+    after the other.
 
     Args:
-        q (Tensor): Packed queries, image-major, ``(sum_b L_b, C)``.
-        k (Tensor): Keys, ``(B, num_heads, T, C / num_heads)``.
+        q (Tensor): Packed queries, image-major, ``(sum_b L_b, h, d)``.
+        k (Tensor): Keys, ``(B, T, h, d)``.
         v (Tensor): Values, like ``k``.
         lengths (list[int]): Number of queries of each image, ``L_b``.
 
     Returns:
-        Tensor: ``(sum_b L_b, C)``.
+        Tensor: ``(sum_b L_b, h, d)``.
     """
-    num_heads, head_dim = k.shape[1], k.shape[3]
     if len(set(lengths)) == 1:
-        # (B * L, C) -> (B, h, L, d)
-        q = q.view(len(lengths), lengths[0], num_heads, head_dim)
-        out = F.scaled_dot_product_attention(q.transpose(1, 2), k, v)
-        return out.transpose(1, 2).reshape(-1, num_heads * head_dim)
-    outs = []
-    # (L_b, C) -> (1, h, L_b, d)
-    q = q.view(-1, num_heads, head_dim).transpose(0, 1)[None]
-    for i, q_i in enumerate(q.split(lengths, dim=2)):
-        out = F.scaled_dot_product_attention(q_i, k[i : i + 1], v[i : i + 1])
-        outs.append(out[0].transpose(0, 1).flatten(1))  # (L_b, C)
+        # (B * L, h, d) -> (B, L, h, d)
+        q = q.view(len(lengths), lengths[0], *q.shape[1:])
+        return _attention(q, k, v).flatten(0, 1)
+    if can_use_varlen(q):
+        return _varlen_attention(q, k, v, lengths)
+    outs = [
+        _attention(q_i[None], k[i : i + 1], v[i : i + 1])[0]
+        for i, q_i in enumerate(q.split(lengths))
+        if len(q_i)
+    ]
     return torch.cat(outs)
+
+
+def can_use_varlen(q: Tensor) -> bool:
+    """Whether PyTorch has a kernel for sequences of unequal length.
+
+    It has from 2.10 on, for half precision on NVIDIA GPUs that know
+    bfloat16, and for heads of at most 256 channels, in eights.
+    """
+    return (
+        varlen_attn is not None
+        and q.is_cuda
+        and torch.version.hip is None
+        and q.dtype in (torch.float16, torch.bfloat16)
+        and q.shape[-1] % 8 == 0
+        and q.shape[-1] <= 256
+        and torch.cuda.get_device_capability(q.device) >= (8, 0)
+    )
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention of ``(B, L, h, d)`` to ``(B, T, h, d)``."""
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+
+
+def _varlen_attention(
+    q: Tensor, k: Tensor, v: Tensor, lengths: list[int]
+) -> Tensor:
+    """See :func:`packed_attention`."""
+    batch_size, num_keys = k.shape[:2]
+    ends = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
+    return varlen_attn(
+        q,
+        k.flatten(0, 1),
+        v.flatten(0, 1),
+        ends.to(q.device, non_blocking=True),
+        torch.arange(batch_size + 1, dtype=torch.int32, device=q.device)
+        * num_keys,
+        max(lengths),
+        num_keys,
+    )
 
 
 class SpatialReductionAttention(nn.Module):
@@ -71,9 +119,10 @@ class SpatialReductionAttention(nn.Module):
         self.kv = nn.Linear(embed_dims, 2 * embed_dims)
         self.proj = nn.Linear(embed_dims, embed_dims)
         if sr_ratio > 1:
+            # Channels last, as the tokens are: their map needs no copy.
             self.sr = nn.Conv2d(
                 embed_dims, embed_dims, sr_ratio, stride=sr_ratio
-            )
+            ).to(memory_format=torch.channels_last)
             self.norm = nn.LayerNorm(embed_dims, eps=1e-5)
 
     def reduced_size(self, size: tuple[int, int]) -> tuple[int, int]:
@@ -98,38 +147,39 @@ class SpatialReductionAttention(nn.Module):
             torch.cat([extra, reduced], dim=1) if extra.shape[1] else reduced
         )
 
-    def forward(
-        self,
-        queries: Tensor,
-        x: Tensor,
-        size: tuple[int, int],
-        lengths: list[int] | None = None,
-    ) -> Tensor:
-        """Attend from ``queries`` to ``x``.
+    def keys_values(
+        self, x: Tensor, size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """Keys and values of normed tokens.
 
         Args:
-            queries (Tensor): Normed queries, ``(B, L, C)``, or packed
-                ``(sum_b L_b, C)`` if ``lengths`` is given.
             x (Tensor): Normed tokens, extra tokens first, ``(B, E + N, C)``.
             size (tuple[int, int]): Token map's height and width, ``N = H*W``.
-            lengths (list[int], optional): Queries of each image.
+
+        Returns:
+            tuple[Tensor, Tensor]: ``(B, E + T, h, d)`` each.
+        """
+        kv = self.kv(self.reduce(x, size))
+        # (B, T, 2C) -> 2 x (B, T, h, d)
+        return kv.view(*kv.shape[:2], 2, self.num_heads, -1).unbind(2)
+
+    def forward(
+        self, queries: Tensor, k: Tensor, v: Tensor, lengths: list[int]
+    ) -> Tensor:
+        """Attend from packed queries.
+
+        Args:
+            queries (Tensor): Normed queries, packed, ``(sum_b L_b, C)``.
+            k (Tensor): Keys, see :meth:`keys_values`.
+            v (Tensor): Values.
+            lengths (list[int]): Queries of each image, ``L_b``.
 
         Returns:
             Tensor: Of the shape of ``queries``.
         """
-        # (B, T, 2C) -> 2 x (B, h, T, d)
-        k, v = (
-            self.kv(self.reduce(x, size))
-            .unflatten(-1, (2, self.num_heads, -1))
-            .permute(2, 0, 3, 1, 4)
-        )
-        q = self.q(queries)
-        if lengths is not None:
-            return self.proj(packed_attention(q, k, v, lengths))
-        # (B, L, C) -> (B, h, L, d)
-        q = q.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
-        out = F.scaled_dot_product_attention(q, k, v)
-        return self.proj(out.transpose(1, 2).flatten(2))
+        # (sum L, C) -> (sum L, h, d)
+        q = self.q(queries).view(-1, *k.shape[2:])
+        return self.proj(packed_attention(q, k, v, lengths).flatten(1))
 
     def flops(self, size: tuple[int, int], num_extra: int) -> LinearCost:
         """Multiply-adds of one image.

@@ -1,4 +1,4 @@
-"""Stochastic depth that drops whole samples, packed or not."""
+"""Stochastic depth that drops whole samples of a packed batch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class DropPath(nn.Module):
 
     The hosts' own DropPath drops along dimension 0, which for packed queries
     is the query; there the official DGE code drops single queries. Here a
-    sample is dropped as a whole on either path.
+    sample is dropped as a whole.
 
     Args:
         drop_prob (float): Probability to drop, in [0, 1). Defaults to 0.
@@ -25,20 +25,17 @@ class DropPath(nn.Module):
             )
         self.drop_prob = drop_prob
 
-    def forward(self, x: Tensor, lengths: list[int] | None = None) -> Tensor:
+    def forward(self, x: Tensor, lengths: list[int]) -> Tensor:
         """Scale the kept samples of ``x`` by ``1 / (1 - drop_prob)``.
 
         Args:
-            x (Tensor): ``(B, L, C)``, or packed ``(sum_b L_b, C)``.
-            lengths (list[int], optional): Rows of each sample if packed.
+            x (Tensor): Packed rows, ``(sum_b L_b, C)``.
+            lengths (list[int]): Rows of each sample.
         """
         if not self.training or not self.drop_prob:
             return x
         keep = 1 - self.drop_prob
-        batch_size = len(x) if lengths is None else len(lengths)
-        mask = x.new_empty(batch_size).bernoulli_(keep) / keep
-        if lengths is None:
-            return x * mask[:, None, None]
+        mask = x.new_empty(len(lengths)).bernoulli_(keep) / keep
         rows = torch.tensor(lengths, device=x.device)
         return x * mask.repeat_interleave(rows, output_size=len(x))[:, None]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -42,9 +43,10 @@ class PatchEmbed(nn.Module):
         super().__init__()
         self.patch_size = patch_size
         self.complete = complete
+        # Channels last, as the tokens are: their map needs no copy.
         self.proj = nn.Conv2d(
             in_channels, embed_dims, patch_size, stride=patch_size
-        )
+        ).to(memory_format=torch.channels_last)
         self.norm = (
             nn.LayerNorm(embed_dims, eps=1e-5) if norm else nn.Identity()
         )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..cost import Cost, GranularityMap
-from ..layers import MLP, DropPath, SpatialReductionAttention
+from ..cost import Cost, GranularityMap, LinearCost
+from ..layers import MLP, DropPath, SpatialReductionAttention, split_lengths
 from .grains import (
     Packing,
     Size,
@@ -21,7 +22,7 @@ from .grains import (
     query_counts,
     unpack,
 )
-from .routers import Decision, build_router
+from .routers import build_router
 
 
 class DGEBlock(nn.Module):
@@ -55,6 +56,9 @@ class DGEBlock(nn.Module):
             memory. The routing is not recomputed.
         name (str): For the granularity maps.
     """
+
+    # Hidden rows of the MLP that are computed together on a CPU.
+    cache_bytes = 4 * 2**20
 
     def __init__(
         self,
@@ -105,18 +109,26 @@ class DGEBlock(nn.Module):
         if self.router is not None:
             grid = x[:, num_extra:].unflatten(1, size)  # (B, H, W, C)
             decision = self.router(grid, content)
-        cost = self._cost(x, size, num_extra, stride, decision)
-
         if decision is None:
-            return self._run(self._dense, x, size), cost
-        wants_gradient = decision.gate.requires_grad
-        if wants_gradient and not self.sparse_training:
-            return self._run(self._gated, x, size, decision.gate), cost
-        packing = plan_packing(
-            decision.choice, size, self.granularities, num_extra
-        )
-        gate = decision.gate if wants_gradient else None
-        return self._run(self._packed, x, size, packing, gate), cost
+            return self._run(self._dense, x, size), self._cost(x, size)
+
+        choice, gate = decision
+        if gate is not None and not self.sparse_training:
+            out = self._run(self._gated, x, size, gate)
+        else:
+            packing = plan_packing(choice, size, self.granularities, num_extra)
+            out = self._run(self._packed, x, size, packing, gate)
+        if gate is None:
+            queries = packing.counts
+        else:
+            counts = query_counts(size, self.granularities, x.device)
+            # (B, Rh, Rw, K) x (Rh, Rw, K) -> (B,)
+            queries = num_extra + (gate.double() * counts).flatten(1).sum(1)
+        cost = self._cost(x, size, choice[0].numel(), queries)
+        sides = torch.tensor(self.granularities, device=x.device)
+        region_size = stride * self.router.region
+        maps = (GranularityMap(sides[choice], region_size, self.name),)
+        return out, replace(cost, maps=maps)
 
     def _run(self, body, x: Tensor, *args) -> Tensor:
         if self.with_cp and torch.is_grad_enabled():
@@ -125,20 +137,30 @@ class DGEBlock(nn.Module):
 
     def _dense(self, x: Tensor, size: Size) -> Tensor:
         normed = self.norm1(x)
-        x = x + self.drop_path(self.attn(normed, normed, size))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        lengths = [x.shape[1]] * len(x)
+        # (B, E + N, C) -> (B * (E + N), C)
+        queries, normed_queries = x.flatten(0, 1), normed.flatten(0, 1)
+        update = self._update(queries, normed_queries, normed, size, lengths)
+        return x + update.view_as(x)
 
     def _gated(self, x: Tensor, size: Size, gate: Tensor) -> Tensor:
-        queries = candidates(x, size, self.granularities)
+        queries = candidates(x, size, self.granularities)  # (B, E + M, C)
         gates = self._candidate_gates(gate, x, size)
-        update = self._update(queries, x, size) * gates
+        lengths = [queries.shape[1]] * len(x)
+        rows = queries.flatten(0, 1)
+        update = self._update(
+            rows, self.norm1(rows), self.norm1(x), size, lengths
+        )
+        update = update.view_as(queries) * gates
         return x + merge(update, size, self.granularities)
 
     def _packed(
         self, x: Tensor, size: Size, packing: Packing, gate: Tensor | None
     ) -> Tensor:
         queries = pack(candidates(x, size, self.granularities), packing)
-        update = self._update(queries, x, size, packing.lengths)
+        update = self._update(
+            queries, self.norm1(queries), self.norm1(x), size, packing.lengths
+        )
         if gate is not None:
             # Each row times its own gate: 1, but with a gradient.
             update = update * pack(
@@ -154,13 +176,43 @@ class DGEBlock(nn.Module):
     def _update(
         self,
         queries: Tensor,
-        x: Tensor,
+        normed_queries: Tensor,
+        normed: Tensor,
         size: Size,
-        lengths: list[int] | None = None,
+        lengths: list[int],
+    ) -> Tensor:
+        """What the block adds to packed queries, ``(sum_b L_b, C)``."""
+        k, v = self.attn.keys_values(normed, size)
+        if queries.is_cuda or self.training or torch.is_grad_enabled():
+            return self._update_rows(queries, normed_queries, k, v, lengths)
+        # A CPU is faster by up to two where the hidden rows stay in a cache.
+        row = self.mlp.fc1.out_features * queries.element_size()
+        parts = split_lengths(lengths, self.cache_bytes // row)
+        if len(parts) == 1:
+            return self._update_rows(queries, normed_queries, k, v, lengths)
+        rows = [sum(part) for part in parts]
+        return torch.cat(
+            [
+                self._update_rows(part, normed_part, k, v, part_lengths)
+                for part, normed_part, part_lengths in zip(
+                    queries.split(rows),
+                    normed_queries.split(rows),
+                    parts,
+                    strict=True,
+                )
+            ]
+        )
+
+    def _update_rows(
+        self,
+        queries: Tensor,
+        normed_queries: Tensor,
+        k: Tensor,
+        v: Tensor,
+        lengths: list[int],
     ) -> Tensor:
         attended = self.drop_path(
-            self.attn(self.norm1(queries), self.norm1(x), size, lengths),
-            lengths,
+            self.attn(normed_queries, k, v, lengths), lengths
         )
         hidden = self.mlp(self.norm2(queries + attended))
         return attended + self.drop_path(hidden, lengths)
@@ -169,24 +221,16 @@ class DGEBlock(nn.Module):
         self,
         x: Tensor,
         size: Size,
-        num_extra: int,
-        stride: int,
-        decision: Decision | None,
+        num_regions: int = 0,
+        queries: Tensor | None = None,
     ) -> Cost:
+        """What ran for ``queries`` of each image, ``(B,)``; None for all."""
+        num_tokens = x.shape[1]
+        num_extra = num_tokens - size[0] * size[1]
         flops = self.attn.flops(size, num_extra) + self.mlp.flops()
-        dense = Cost.constant(flops.at(x.shape[1]), len(x), x.device)
-        if decision is None:
+        dense = Cost.constant(flops.at(num_tokens), len(x), x.device)
+        if queries is None:
             return dense
-        counts = query_counts(size, self.granularities, x.device)
-        # (B, Rh, Rw, K) x (Rh, Rw, K) -> (B,)
-        queries = (decision.gate.double() * counts).flatten(1).sum(1)
-        routing = self.router.flops().at(counts[..., 0].numel())
-        sides = torch.tensor(self.granularities, device=x.device)
-        granularity_map = GranularityMap(
-            sides[decision.choice], stride * self.router.region, self.name
-        )
-        return Cost(
-            dynamic=flops.at(num_extra + queries) + routing,
-            dense=dense.dense,
-            maps=(granularity_map,),
-        )
+        fixed = flops.fixed + self.router.flops().at(num_regions)
+        dynamic = LinearCost(fixed, flops.per_query).at(queries.double())
+        return replace(dense, dynamic=dynamic)

@@ -26,7 +26,9 @@ Source: Dynamic Grained Encoder (NeurIPS 2021), section 3.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -96,17 +98,16 @@ def region_variance(x: Tensor, region: int) -> Tensor:
 
 
 def content_regions(
-    content: Tensor | None, size: Size, stride: int, region: int
+    content: Tensor | None, size: Size, side: int
 ) -> Tensor | None:
     """Which regions hold any of the image, and not just padding.
 
     Args:
-        content (Tensor | None): Pixels of the image, ``(B, Hp, Wp)``, bool;
-            None passes.
-        size (tuple[int, int]): The token map's height and width; at most as
-            many tokens as cover the pixels.
-        stride (int): Side of a token in pixels.
-        region (int): Side of a region in tokens.
+        content (Tensor | None): Cells, 1 where there is any of the image and
+            else 0, ``(B, h, w)``; None passes.
+        size (tuple[int, int]): Rows and columns of regions, ``(Rh, Rw)``; at
+            most as many as cover the cells.
+        side (int): Side of a region in cells.
 
     Returns:
         Tensor | None: ``(B, Rh, Rw)``, bool. An image without any content
@@ -114,12 +115,55 @@ def content_regions(
     """
     if content is None:
         return None
-    pooled = F.max_pool2d(
-        content.float()[:, None], region * stride, ceil_mode=True
-    )
-    rows, columns = patch_grid(size, region)
-    regions = pooled[:, 0, :rows, :columns] > 0
+    pooled = content
+    if side > 1:
+        pooled = F.max_pool2d(content[:, None], side, ceil_mode=True)[:, 0]
+    regions = pooled[:, : size[0], : size[1]] > 0
     return regions | ~regions.flatten(1).any(1)[:, None, None]
+
+
+class _Tables(NamedTuple):
+    """What follows from the size of a map alone, see :func:`_tables`."""
+
+    counts: Tensor  # (Rh, Rw, K) queries of a region at each granularity
+    level: Tensor  # (M,) granularity of a candidate, as an index
+    region: Tensor  # (M,) region of a candidate
+    token_region: Tensor  # (N,) region of a token
+    cover: Tensor  # (N, K) the candidates that a token belongs to
+
+
+# The blocks of a stage share a size, and so do most images.
+@lru_cache(maxsize=32)
+def _tables(
+    size: Size, granularities: tuple[int, ...], device: torch.device
+) -> _Tables:
+    region_side = max(granularities)
+    regions = math.prod(patch_grid(size, region_side))
+    grids = [patch_grid(size, side) for side in granularities]
+    # Tables made in inference mode would be of no use in training.
+    with torch.inference_mode(False):
+        numbers = torch.arange(regions, device=device)
+        numbers = numbers.view(1, *patch_grid(size, region_side))
+        region, cover, counts, first = [], [], [], 0
+        for grid, side in zip(grids, granularities, strict=True):
+            # A patch lies inside one region: regions' numbers can be copied.
+            owner = unpool(numbers, region_side // side, grid).flatten()
+            num = len(owner)
+            region.append(owner)
+            counts.append(owner.bincount(minlength=regions))
+            patch = torch.arange(first, first + num, device=device)
+            cover.append(unpool(patch.view(1, *grid), side, size).flatten())
+            first += num
+        level = torch.cat(
+            [torch.full_like(owner, k) for k, owner in enumerate(region)]
+        )
+        return _Tables(
+            torch.stack(counts, -1).unflatten(0, numbers.shape[1:]),
+            level,
+            torch.cat(region),
+            unpool(numbers, region_side, size).flatten(),
+            torch.stack(cover, -1),
+        )
 
 
 def query_counts(
@@ -135,16 +179,8 @@ def query_counts(
     Returns:
         Tensor: ``(Rh, Rw, K)``, long. Border regions have fewer.
     """
-    region = max(granularities)
-    sides = torch.tensor(granularities, device=device)
-
-    def per_axis(length: int) -> Tensor:  # (R, K)
-        start = torch.arange(0, length, region, device=device)[:, None]
-        tokens = (length - start).clamp(max=region)
-        return (tokens + sides - 1).div(sides, rounding_mode='floor')
-
-    height, width = size
-    return per_axis(height)[:, None] * per_axis(width)[None]
+    device = torch.device('cpu') if device is None else device
+    return _tables(tuple(size), tuple(granularities), device).counts
 
 
 def candidates(x: Tensor, size: Size, granularities: Sequence[int]) -> Tensor:
@@ -222,11 +258,13 @@ class Packing(NamedTuple):
         index (Tensor): Rows of the flattened candidates ``(B * (E + M), C)``
             that are kept, ``(sum_b L_b,)``, ascending, so image-major.
         source (Tensor): Packed row of each token, ``(B, E + N)``.
-        lengths (list[int]): Kept rows of each image, ``L_b``.
+        counts (Tensor): Kept rows of each image, ``(B,)``.
+        lengths (list[int]): The same, ``L_b``, known to the host.
     """
 
     index: Tensor
     source: Tensor
+    counts: Tensor
     lengths: list[int]
 
 
@@ -245,14 +283,24 @@ def plan_packing(
         granularities (Sequence[int]): Candidates, finest first.
         num_extra (int): Extra tokens ``E`` of each image. Defaults to 0.
     """
-    one_hot = F.one_hot(choice, len(granularities)).bool()
-    keep = candidate_gates(one_hot, size, granularities, num_extra)
+    tables = _tables(tuple(size), tuple(granularities), choice.device)
+    choice = choice.flatten(1)  # (B, R)
+    keep = choice[:, tables.region] == tables.level  # (B, M)
+    if num_extra:
+        keep = F.pad(keep, (num_extra, 0), value=True)
+    counts = keep.sum(1)
+    lengths = counts.tolist()  # the one time that a GPU is waited for
+    # As `nonzero`, which would have to wait for the GPU to count.
+    index = keep.flatten().int()
+    index = torch.repeat_interleave(index, output_size=sum(lengths))
+    # Each token's candidate is the one of its region's granularity.
+    level = choice[:, tables.token_region, None]  # (B, N, 1)
+    cover = tables.cover.expand(len(choice), -1, -1).gather(2, level)
     row = keep.flatten().cumsum(0).sub(1).view_as(keep)  # (B, E + M)
-    # Of the candidates that cover a token just one is kept, so the sum over
-    # granularities is that one's row.
-    source = merge((row * keep)[..., None], size, granularities).squeeze(-1)
-    index = keep.flatten().nonzero().squeeze(1)
-    return Packing(index, source, keep.sum(1).tolist())
+    source = row.gather(1, cover.squeeze(2) + num_extra)
+    if num_extra:
+        source = torch.cat([row[:, :num_extra], source], dim=1)
+    return Packing(index, source, counts, lengths)
 
 
 def pack(x: Tensor, packing: Packing) -> Tensor:

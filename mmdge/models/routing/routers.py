@@ -46,13 +46,13 @@ class Decision(NamedTuple):
 
     Attributes:
         choice (Tensor): Index of the candidate, ``(B, Rh, Rw)``, long.
-        gate (Tensor): The same one-hot, ``(B, Rh, Rw, K)``, float32. In
-            training it carries the straight-through gradient of a router
-            that has parameters.
+        gate (Tensor | None): The same one-hot, ``(B, Rh, Rw, K)``, float32,
+            with the straight-through gradient of a router that has
+            parameters; None where no gradient is wanted.
     """
 
     choice: Tensor
-    gate: Tensor
+    gate: Tensor | None
 
 
 class Router(nn.Module):
@@ -138,8 +138,9 @@ class Router(nn.Module):
             if not self.training and self.price:
                 logits = logits - self.price * self.cost
             choice = logits.argmax(-1)
-            gate = F.one_hot(choice, len(self.cost)).to(logits.dtype)
+            gate = None
             if logits.requires_grad:
+                gate = F.one_hot(choice, len(self.cost)).to(logits.dtype)
                 soft = (logits / self.temperature).softmax(-1)
                 gate = gate - soft.detach() + soft
         return Decision(choice, gate)
@@ -254,6 +255,8 @@ class ShareRouter(Router):
                 f'of granularities={self.granularities} and add up to 1.'
             )
         self.share = tuple(share)
+        finer = torch.tensor(self.share, dtype=torch.float64).cumsum(0)[:-1]
+        self.register_buffer('finer', finer.float(), persistent=False)
 
     def ranks(self, x: Tensor, content: Tensor) -> Tensor:
         """Rank ``(B, Rh, Rw)`` in [0, 1) of each region; 1 is finest."""
@@ -267,8 +270,7 @@ class ShareRouter(Router):
         is the candidate whose interval holds the rank. Padding ranks lowest.
         """
         ranks = self.ranks(x, content).where(content, 0.0)
-        finer = torch.tensor(self.share, device=x.device).cumsum(0)[:-1]
-        threshold = self.progress * (1 - finer)  # (K - 1,)
+        threshold = self.progress * (1 - self.finer)  # (K - 1,)
         margin = threshold - ranks[..., None]
         return F.pad(margin.cumsum(-1), (1, 0))
 

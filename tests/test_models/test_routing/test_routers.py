@@ -37,13 +37,18 @@ def textured(batch_size=4, size=32, dims=8):
 
 
 @pytest.mark.parametrize('routing', ROUTINGS)
-def test_decision_is_one_hot_and_float32_under_autocast(routing):
+def test_gate_is_one_hot_and_float32_under_autocast(routing):
     router = build_router(routing, 8, (1, 2, 4))
     with torch.autocast('cpu', dtype=torch.bfloat16):
         decision = router(textured().bfloat16())
-    assert decision.gate.dtype == torch.float32
+    if not list(router.parameters()):
+        assert decision.gate is None
+        return
+    assert decision.gate.dtype == torch.float32 and decision.gate.requires_grad
     one_hot = torch.nn.functional.one_hot(decision.choice, 3).float()
     torch.testing.assert_close(decision.gate.detach(), one_hot)
+    with torch.no_grad():
+        assert router(textured()).gate is None
 
 
 def test_the_papers_router_starts_at_95_percent_finest():
