@@ -3,16 +3,15 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from mmdge.models.layers import (
+    MLP,
     DropPath,
     PatchEmbed,
     SpatialReductionAttention,
     attention,
+    mlp,
     resize_pos_embed,
-    split_lengths,
 )
 
 
@@ -80,22 +79,17 @@ def test_a_cpu_needs_no_kernel_for_unequal_lengths(dtype):
     assert not attention.can_use_varlen(torch.zeros(3, 2, 32, dtype=dtype))
 
 
-@given(
-    lengths=st.lists(st.integers(0, 50), min_size=1, max_size=6),
-    most=st.integers(1, 60),
-)
-@settings(max_examples=80, deadline=None)
-def test_split_lengths_loses_no_row_and_keeps_the_order(lengths, most):
-    parts = split_lengths(lengths, most)
-    assert [sum(rows) for rows in zip(*parts, strict=True)] == lengths
-    assert all(sum(part) <= most for part in parts)
-    order = [i for part in parts for i, rows in enumerate(part) if rows]
-    assert order == sorted(order)
-
-
-def test_split_lengths_cuts_evenly_and_puts_small_images_together():
-    assert split_lengths([10], 4) == [[3], [3], [4]]
-    assert split_lengths([2, 2, 3], 4) == [[2, 2, 0], [0, 0, 3]]
+def test_mlp_in_parts_is_the_mlp(monkeypatch):
+    layer = MLP(4, 8)
+    x = torch.randn(101, 4)
+    whole = layer(x)
+    assert layer.num_parts(x) == 1  # a gradient is wanted
+    monkeypatch.setattr(mlp, 'CACHE_BYTES', 500)
+    with torch.no_grad():
+        assert layer.num_parts(x) == 7  # of 3232 bytes
+        assert layer.num_parts(x[:0]) == layer.num_parts(x[:15]) == 1
+        torch.testing.assert_close(layer(x), whole)
+        assert layer(x[:0]).shape == (0, 4)
 
 
 def test_attention_by_hand():

@@ -5,7 +5,6 @@ from .drop_path import DropPath
 from .mlp import MLP
 from .patch_embed import PatchEmbed
 from .position import resize_pos_embed
-from .split import split_lengths
 
 __all__ = [
     'MLP',
@@ -13,5 +12,4 @@ __all__ = [
     'PatchEmbed',
     'SpatialReductionAttention',
     'resize_pos_embed',
-    'split_lengths',
 ]

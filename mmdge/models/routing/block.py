@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..cost import Cost, GranularityMap, LinearCost
-from ..layers import MLP, DropPath, SpatialReductionAttention, split_lengths
+from ..layers import MLP, DropPath, SpatialReductionAttention
 from .grains import (
     Packing,
     Size,
@@ -56,9 +56,6 @@ class DGEBlock(nn.Module):
             memory. The routing is not recomputed.
         name (str): For the granularity maps.
     """
-
-    # Hidden rows of the MLP that are computed together on a CPU.
-    cache_bytes = 4 * 2**20
 
     def __init__(
         self,
@@ -141,7 +138,7 @@ class DGEBlock(nn.Module):
         # (B, E + N, C) -> (B * (E + N), C)
         queries, normed_queries = x.flatten(0, 1), normed.flatten(0, 1)
         update = self._update(queries, normed_queries, normed, size, lengths)
-        return x + update.view_as(x)
+        return _add(x, update.view_as(x))
 
     def _gated(self, x: Tensor, size: Size, gate: Tensor) -> Tensor:
         queries = candidates(x, size, self.granularities)  # (B, E + M, C)
@@ -166,7 +163,7 @@ class DGEBlock(nn.Module):
             update = update * pack(
                 self._candidate_gates(gate, x, size), packing
             )
-        return x + unpack(update, packing)
+        return _add(x, unpack(update, packing))
 
     def _candidate_gates(self, gate: Tensor, x: Tensor, size: Size) -> Tensor:
         num_extra = x.shape[1] - size[0] * size[1]
@@ -183,34 +180,6 @@ class DGEBlock(nn.Module):
     ) -> Tensor:
         """What the block adds to packed queries, ``(sum_b L_b, C)``."""
         k, v = self.attn.keys_values(normed, size)
-        if queries.is_cuda or self.training or torch.is_grad_enabled():
-            return self._update_rows(queries, normed_queries, k, v, lengths)
-        # A CPU is faster by up to two where the hidden rows stay in a cache.
-        row = self.mlp.fc1.out_features * queries.element_size()
-        parts = split_lengths(lengths, self.cache_bytes // row)
-        if len(parts) == 1:
-            return self._update_rows(queries, normed_queries, k, v, lengths)
-        rows = [sum(part) for part in parts]
-        return torch.cat(
-            [
-                self._update_rows(part, normed_part, k, v, part_lengths)
-                for part, normed_part, part_lengths in zip(
-                    queries.split(rows),
-                    normed_queries.split(rows),
-                    parts,
-                    strict=True,
-                )
-            ]
-        )
-
-    def _update_rows(
-        self,
-        queries: Tensor,
-        normed_queries: Tensor,
-        k: Tensor,
-        v: Tensor,
-        lengths: list[int],
-    ) -> Tensor:
         attended = self.drop_path(
             self.attn(normed_queries, k, v, lengths), lengths
         )
@@ -234,3 +203,10 @@ class DGEBlock(nn.Module):
         fixed = flops.fixed + self.router.flops().at(num_regions)
         dynamic = LinearCost(fixed, flops.per_query).at(queries.double())
         return replace(dense, dynamic=dynamic)
+
+
+def _add(x: Tensor, update: Tensor) -> Tensor:
+    """``x + update``, where possible in the memory of the update."""
+    if torch.is_grad_enabled() or x.dtype != update.dtype:
+        return x + update
+    return update.add_(x)

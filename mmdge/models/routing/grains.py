@@ -93,8 +93,16 @@ def region_variance(x: Tensor, region: int) -> Tensor:
     """
     # Centred first: the difference of second moment and squared mean would
     # drown in rounding where the mean is large.
-    centred = x - unpool(pool(x, region), region, x.shape[1:3])
-    return pool(centred.square().mean(-1, keepdim=True), region).squeeze(-1)
+    height, width, channels = x.shape[1:]
+    missing = -height % region
+    rows = F.pad(x, (0, 0, 0, 0, 0, missing)) if missing else x
+    mean = pool(x, region).repeat_interleave(region, dim=2)[:, :, :width]
+    # (B, Rh, S, W, C) - (B, Rh, 1, W, C)
+    centred = rows.unflatten(1, (-1, region)) - mean[:, :, None]
+    square = torch.linalg.vector_norm(centred, dim=-1).square() / channels
+    # (B, Rh, S, W) -> (B, H, W, 1)
+    square = square.flatten(1, 2)[:, :height, :, None]
+    return pool(square, region).squeeze(-1)
 
 
 def content_regions(
@@ -197,7 +205,14 @@ def candidates(x: Tensor, size: Size, granularities: Sequence[int]) -> Tensor:
     """
     num_extra = x.shape[1] - size[0] * size[1]
     grid = x[:, num_extra:].unflatten(1, size)  # (B, H, W, C)
-    pooled = [pool(grid, side).flatten(1, 2) for side in granularities]
+    pooled, last = [], 1
+    for side in granularities:
+        if any(length % last for length in size) or side % last:
+            last, grid = 1, x[:, num_extra:].unflatten(1, size)
+        # The mean of means, as long as all of them are of full patches.
+        grid = pool(grid, side // last)
+        last = side
+        pooled.append(grid.flatten(1, 2))
     return torch.cat([x[:, :num_extra], *pooled], dim=1)
 
 
