@@ -36,7 +36,8 @@ class DropPath(nn.Module):
             return x
         keep = 1 - self.drop_prob
         mask = x.new_empty(len(lengths)).bernoulli_(keep) / keep
-        rows = torch.tensor(lengths, device=x.device)
+        # Without waiting for a GPU, which `device=x.device` would.
+        rows = torch.tensor(lengths).to(x.device, non_blocking=True)
         return x * mask.repeat_interleave(rows, output_size=len(x))[:, None]
 
     def extra_repr(self) -> str:

@@ -122,10 +122,10 @@ class DGEBlock(nn.Module):
             # (B, Rh, Rw, K) x (Rh, Rw, K) -> (B,)
             queries = num_extra + (gate.double() * counts).flatten(1).sum(1)
         cost = self._cost(x, size, choice[0].numel(), queries)
-        sides = torch.tensor(self.granularities, device=x.device)
-        region_size = stride * self.router.region
-        maps = (GranularityMap(sides[choice], region_size, self.name),)
-        return out, replace(cost, maps=maps)
+        granularity_map = GranularityMap(
+            self.router.sides[choice], stride * self.router.region, self.name
+        )
+        return out, replace(cost, maps=(granularity_map,))
 
     def _run(self, body, x: Tensor, *args) -> Tensor:
         if self.with_cp and torch.is_grad_enabled():

@@ -89,6 +89,8 @@ class Router(nn.Module):
         self.train_progress = 1.0
         cost = [(self.granularities[0] / g) ** 2 for g in self.granularities]
         self.register_buffer('cost', torch.tensor(cost), persistent=False)
+        sides = torch.tensor(self.granularities)
+        self.register_buffer('sides', sides, persistent=False)
 
     @property
     def region(self) -> int:
@@ -189,7 +191,7 @@ class GumbelRouter(Router):
         self.init_finest = init_finest
         self.gate = nn.Linear(embed_dims, len(self.granularities))
         # A checkpoint says among what its routers choose.
-        self.register_buffer('sides', torch.tensor(self.granularities))
+        self.register_buffer('sides', self.sides, persistent=True)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmdge.models import DGEPVT
+from mmdge.models.layers import mlp
 from mmdge.models.layouts import LAYOUTS, from_ours
 from mmdge.utils.counting import flop_counter
 
@@ -237,6 +239,20 @@ class TestFlops:
         x = torch.rand(2, 3, 160, 132)
         assert count(model, x) == model.cost.dynamic.sum()
 
+    @pytest.mark.parametrize('routing', [QUIET, 'variance', 'finest'])
+    def test_parts_that_a_cache_holds_change_nothing(
+        self, routing, monkeypatch
+    ):
+        model = build(routing).eval()
+        x = torch.rand(3, 3, 100, 132)
+        whole = [m.detach() for m in model(x)]
+        monkeypatch.setattr(mlp, 'CACHE_BYTES', 10_000)
+        assert count(model, x) == model.cost.dynamic.sum()
+        with torch.inference_mode():
+            maps = model(x)
+        for a, b in zip(maps, whole, strict=True):
+            torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
     @pytest.mark.parametrize(
         'arch, gflops',
         [('tiny', 2.57), ('small', 5.06), ('medium', 8.81), ('large', 12.99)],
@@ -400,6 +416,26 @@ class TestTraining:
         assert model.cost.dynamic.detach().cpu().equal(cost)
         for a, b in zip(maps, expected, strict=True):
             torch.testing.assert_close(a.cpu(), b, atol=1e-4, rtol=1e-4)
+
+    @pytest.mark.gpu
+    @pytest.mark.skipif(
+        not torch.cuda.is_available(), reason='needs a CUDA device'
+    )
+    @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+    @pytest.mark.parametrize('batch_size', [1, 3])
+    def test_a_gpu_is_waited_for_once_per_block(self, batch_size, dtype):
+        model = build('variance').eval().to('cuda', dtype)
+        x = torch.rand(batch_size, 3, 100, 132).to('cuda', dtype)
+        with torch.inference_mode():
+            model(x)  # makes the tables of this size
+            with warnings.catch_warnings(record=True) as waits:
+                warnings.simplefilter('always')
+                torch.cuda.set_sync_debug_mode('warn')
+                try:
+                    model(x)
+                finally:
+                    torch.cuda.set_sync_debug_mode('default')
+        assert len(waits) <= len(model.cost.maps), [str(w) for w in waits]
 
 
 class TestLoading:
