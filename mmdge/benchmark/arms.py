@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.registry import DATASETS, MODELS
 from mmengine.runner import Runner, load_checkpoint
 from torch import Tensor, nn
@@ -117,7 +119,8 @@ class Subject:
                 for key, value in self._state.items()
                 if own or '.router.' not in key
             }
-            backbone.load_state_dict(state, strict=own)
+            with _quiet():
+                backbone.load_state_dict(state, strict=own)
         return backbone.eval()
 
     def images(
@@ -151,6 +154,18 @@ class Subject:
             sample(metainfo=dict(info, scale_factor=(1.0, 1.0), img_id=i))
             for i in range(number)
         ]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Let none of many backbones say which weights it loads."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel('WARNING')
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _val_images(cfg: Config, model: nn.Module, number: int) -> list[Tensor]:

@@ -7,9 +7,9 @@ same class with as many FLOPs as asked for.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
+from operator import mul
 from typing import Any
 
 import torch
@@ -56,7 +56,9 @@ def host_backbone(twin: DynamicBackbone) -> tuple[str, nn.Module]:
     elif isinstance(twin, DGEDeiT):
         name, host = 'mmpretrain', _mmpretrains_vit(twin)
     else:
-        raise ValueError(f'no host has a counterpart of {type(twin)}.')
+        raise ValueError(
+            f'no host has a counterpart of {type(twin).__name__}.'
+        )
     (layout,) = (layout for layout in LAYOUTS if layout.name == name)
     weights, dropped = from_ours(twin.state_dict(), layout)
     if dropped:
@@ -127,8 +129,8 @@ def smaller_backbone(
 ) -> dict[str, Any]:
     """Config of a static backbone of the same class with fewer FLOPs.
 
-    Heads get narrower, in steps of 8 channels, and stages shorter: those to
-    the same part, as far as whole blocks allow.
+    Heads get narrower, in steps of 8 channels, and stages shorter, all to the
+    same part as far as whole blocks allow.
 
     Args:
         config (Mapping): Of a dynamic backbone.
@@ -139,25 +141,34 @@ def smaller_backbone(
     config = dict(config, routing='finest', frozen_stages=-1)
     full = _on_meta(config)
     depths, wanted = _depths(full), ratio * count_flops(full, size)
-    best, distance = config, math.inf
-    for width in range(8, max(*_head_dims(full.arch), 8) + 1, 8):
-        base, per_block = _affine(config, full, width, size)
-        for layers in _shorter(depths):
-            blocks = zip(layers, per_block, strict=True)
-            off = abs(base + sum(n * block for n, block in blocks) - wanted)
-            if off < distance:
-                best, distance = _scaled(config, full, width, layers), off
-    return best
+    widths = range(8, max(*_head_dims(full.arch), 8) + 1, 8)
+    sizes = {width: _affine(config, full, width, size) for width in widths}
+
+    def nearest(spread: float) -> tuple[float, int, tuple[int, ...]]:
+        return min(
+            (abs(base + sum(map(mul, layers, per_block)) - wanted), w, layers)
+            for w, (base, per_block) in sizes.items()
+            for layers in _shorter(depths, spread)
+        )
+
+    # Proportions are given up where they leave nothing near, as with stages
+    # of two blocks.
+    found = nearest(0.99)
+    if found[0] > 0.03 * wanted:
+        found = nearest(1)
+    return _scaled(config, full, *found[1:])
 
 
-def _shorter(depths: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """Depths cut to about the same part, at most a block off, at least 1."""
+def _shorter(
+    depths: Sequence[int], spread: float
+) -> Iterator[tuple[int, ...]]:
+    """Depths cut to the same part, each at most ``spread`` off."""
     for part in range(1, max(depths) + 1):
         exact = [n * part / max(depths) for n in depths]
         yield from product(
             *(
-                [n for n in range(1, most + 1) if abs(n - about) <= 1]
-                for about, most in zip(exact, depths, strict=True)
+                [n for n in range(1, most + 1) if abs(n - at) <= spread] or [1]
+                for at, most in zip(exact, depths, strict=True)
             )
         )
 

@@ -34,7 +34,6 @@ import torch
 from matplotlib.figure import Figure
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
 from rich.console import Console
 
@@ -207,6 +206,11 @@ def check(args: argparse.Namespace, cfg: Config) -> None:
             f'of {", ".join(SAMPLES)}'
         )
     if args.checkpoint:
+        if cfg.get('val_dataloader') is None:
+            raise UserError(
+                f'{args.config} has no val_dataloader, whose images a '
+                'checkpoint is timed with'
+            )
         checks.check_checkpoint(args.checkpoint)
         checks.check_datasets(cfg, ['val'])
 
@@ -245,7 +249,8 @@ def settings(
             ran = [
                 row['name']
                 for row in found['rows'][1:]
-                if row['kind'] != 'host' and not row['out_of_memory']
+                if row['kind'] not in ('host', 'smaller')
+                and not row['out_of_memory']
             ]
             if args.profile and ran:
                 found['profiled'] = ran[0]
@@ -258,8 +263,6 @@ def main() -> None:
     cfg = launch.load_config(args.config, args.cfg_options)
     check(args, cfg)
     init_default_scope(cfg.get('default_scope', 'mmdge'))
-    # Each of many backbones would say which weights it loads.
-    MMLogger.get_current_instance().setLevel('WARNING')
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
@@ -271,9 +274,9 @@ def main() -> None:
         num_images=max(16, *args.batch_size),
     )
     results = dict(environment=environment(args), settings=[])
-    console = Console(width=150)
+    console = Console(width=150, highlight=False)
     for key, value in results['environment'].items():
-        console.print(f'{key}: {value}', highlight=False)
+        console.print(f'{key}: {value}')
     for found in settings(args, subject):
         results['settings'].append(found)
         show(console, found)
@@ -286,12 +289,13 @@ def main() -> None:
 def show(console: Console, found: dict[str, Any]) -> None:
     """Print what was found at one setting."""
     console.print(as_table(found))
-    kernels = {
-        row['name']: ', '.join(row['attention']) or 'plain products'
-        for row in found['rows']
-        if not row['out_of_memory']
-    }
-    console.print(f'Attention: {kernels}', highlight=False)
+    users = {}
+    for row in found['rows']:
+        if not row['out_of_memory']:
+            names = ', '.join(row['attention']) or 'plain matrix products'
+            users.setdefault(names, []).append(row['name'])
+    for names, arms in users.items():
+        console.print(f'Attention of {", ".join(arms)}: {names}')
     peak = 2 * found['peak_flops'] / 1e9
     console.print(f'Matrix product: {peak:.4g} GFLOP/s, 2 per multiply-add')
     if found['host_difference'] is not None:

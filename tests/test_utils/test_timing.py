@@ -1,0 +1,204 @@
+"""Timing in turns: order, memory, shares of time, running out of memory."""
+
+import gc
+import time
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mmdge.utils import timing
+
+CPU = torch.device('cpu')
+TOO_MUCH = 1 << 50
+
+
+def test_every_round_runs_each_once_in_an_order_that_changes():
+    ran, seen = [], []
+
+    def run(name):
+        ran.append(name)
+        assert not gc.isenabled()
+
+    times = timing.interleave(
+        {name: lambda name=name: run(name) for name in 'abc'},
+        range(6),
+        CPU,
+        seen.append,
+    )
+    assert seen == ran
+    assert all(len(of) == 6 for of in times.values())
+    rounds = [ran[i : i + 3] for i in range(0, 18, 3)]
+    assert all(sorted(order) == ['a', 'b', 'c'] for order in rounds)
+    assert {order[0] for order in rounds} == {'a', 'b', 'c'}
+    before = {tuple(order[i : i + 2]) for order in rounds for i in (0, 1)}
+    assert len(before) == 6  # each has had each of the others before it
+    assert gc.isenabled()
+
+
+def test_times_are_those_of_the_runs():
+    waits = {'long': 0.03, 'short': 0.01}
+    times = timing.interleave(
+        {name: lambda s=s: time.sleep(s) for name, s in waits.items()},
+        range(3),
+        CPU,
+        after=lambda name: time.sleep(0.05),
+    )
+    for name, wait in waits.items():
+        assert wait <= timing.Quartiles.of(times[name]).median < wait + 0.03
+
+
+def test_what_runs_out_of_memory_stops_and_the_others_go_on():
+    runs = dict(
+        small=lambda: torch.empty(3),
+        large=lambda: torch.empty(TOO_MUCH, dtype=torch.uint8),
+    )
+    assert list(timing.warm_up(runs, CPU)) == ['small']
+    times = timing.interleave(runs, range(3), CPU)
+    assert len(times['small']) == 3 and times['large'] == []
+
+
+def test_other_errors_are_not_passed_over():
+    runs = dict(wrong=lambda: torch.empty(2) @ torch.empty(3))
+    for call in (
+        lambda: timing.warm_up(runs, CPU),
+        lambda: timing.interleave(runs, range(2), CPU),
+    ):
+        with pytest.raises(RuntimeError, match='size'):
+            call()
+    assert gc.isenabled()
+    assert timing.is_out_of_memory(torch.OutOfMemoryError('CUDA'))
+    assert timing.is_out_of_memory(MemoryError())
+    assert not timing.is_out_of_memory(RuntimeError('size mismatch'))
+
+
+def test_quartiles():
+    assert timing.Quartiles.of([4.0, 1.0, 3.0, 2.0, 5.0]) == (2, 3, 4)
+    assert timing.Quartiles.of([7.0]) == (7, 7, 7)
+
+
+def test_realised_share():
+    assert timing.realised_share(0.5, 0.5) == 1
+    assert timing.realised_share(0.7, 0.4) == pytest.approx(0.5)
+    assert timing.realised_share(1.2, 0.5) == pytest.approx(-0.4)
+    assert timing.realised_share(0.9, 1) is None
+
+
+def test_memory_is_the_highest_that_is_held_at_once():
+    held = torch.ones(1000, dtype=torch.uint8)
+
+    def run():
+        first = torch.empty(3 << 20, dtype=torch.uint8)
+        del first
+        second = torch.empty(2 << 20, dtype=torch.uint8)
+        third = torch.empty(2 << 20, dtype=torch.uint8)
+        return second, third, held
+
+    assert timing.footprint(run, CPU).memory == 4 << 20
+
+
+def test_memory_of_a_backward_pass_counts():
+    weight = torch.ones(1 << 20, requires_grad=True)
+    x = torch.ones(1 << 20)
+    run = (weight * x).sum
+    assert timing.footprint(run, CPU).memory < 100
+    step = timing.footprint(lambda: (weight * x).sum().backward(), CPU)
+    assert step.memory >= weight.grad.nbytes == 4 << 20
+
+
+@pytest.mark.parametrize('fused', [True, False])
+def test_attention_kernels_are_named(fused):
+    q = torch.rand(1, 2, 64, 32, requires_grad=True)
+
+    def run():
+        with torch.nn.attention.sdpa_kernel(
+            torch.nn.attention.SDPBackend.FLASH_ATTENTION
+            if fused
+            else torch.nn.attention.SDPBackend.MATH
+        ):
+            F.scaled_dot_product_attention(q, q, q).sum().backward()
+
+    (name,) = timing.footprint(run, CPU).kernels
+    assert ('flash' in name) == fused and ('math' in name) != fused
+    assert timing.footprint(lambda: q @ q.mT, CPU).kernels == []
+
+
+def test_a_stopwatch_adds_up_what_happens_inside():
+    class Slow(nn.Module):
+        def forward(self, x):
+            time.sleep(0.01)
+            return x
+
+    slow = Slow()
+    watch = timing.Stopwatch(slow, CPU)
+    time.sleep(0.01)
+    slow(slow(1))
+    assert 0.02 <= watch.take() < 0.03
+    assert watch.take() == 0
+    watch.remove()
+    slow(1)
+    assert watch.take() == 0
+
+
+def test_the_matrix_product_does_what_it_says():
+    from mmdge.utils.counting import flop_counter
+
+    run, flops = timing.matrix_product(CPU, torch.float32)
+    with flop_counter() as counter:
+        run()
+    assert counter.get_total_flops() == 2 * flops == 2 * 2048**3
+
+
+def defined(source, file):
+    """The functions of a source that stands in a file of that name."""
+    namespace = dict(sleep=time.sleep)
+    exec(compile(source, file, 'exec'), namespace)
+    return namespace
+
+
+def test_time_is_counted_where_it_is_entered_and_once():
+    inner = defined(
+        'def nested():\n    sleep(0.02)\n'
+        'def entered():\n    sleep(0.01); nested()\n'
+        '/a/inner.py',
+    )
+    outer = defined('def whole():\n    sleep(0.03); entered(); nested()\n',
+                    '/a/outer.py')  # fmt: skip
+    outer.update({k: inner[k] for k in ('entered', 'nested')})
+    whole = outer['whole']
+
+    def shares(*files):
+        return timing.time_in_files(whole, whole.__code__, files)
+
+    found = shares('/a/inner.py')
+    assert list(found) == ['inner.entered', 'inner.nested']
+    # Of 80 ms, 30 in one and, entered by itself, 20 in the other.
+    assert found['inner.entered'] == pytest.approx(3 / 8, abs=0.05)
+    assert found['inner.nested'] == pytest.approx(2 / 8, abs=0.05)
+    assert shares('/a/other.py') == {}
+
+
+def test_the_name_of_the_device_is_said():
+    assert timing.device_name(CPU)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+def test_on_a_gpu():
+    device = torch.device('cuda')
+    x = torch.ones(1 << 20, device=device)
+
+    def run():
+        y = torch.empty(2 << 20, dtype=torch.uint8, device=device)
+        return y, x + x
+
+    found = timing.footprint(run, device)
+    assert found.memory == 6 << 20
+    with pytest.raises(torch.OutOfMemoryError):
+        torch.empty(TOO_MUCH, dtype=torch.uint8, device=device)
+    product, flops = timing.matrix_product(device, torch.float16)
+    times = timing.interleave({'product': product}, range(3), device)
+    assert flops / min(times['product']) > 1e12
+    (name, *_) = timing.top_kernels(product)
+    assert name
