@@ -160,7 +160,7 @@ def defined(source, file):
 def test_time_is_counted_where_it_is_entered_and_once():
     inner = defined(
         'def nested():\n    sleep(0.02)\n'
-        'def entered():\n    sleep(0.01); nested()\n'
+        'def entered():\n    sleep(0.01); nested()\n',
         '/a/inner.py',
     )
     outer = defined('def whole():\n    sleep(0.03); entered(); nested()\n',
