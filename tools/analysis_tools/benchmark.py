@@ -33,7 +33,6 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from mmengine.config import Config
-from mmengine.device import get_device
 from mmengine.registry import MODELS, init_default_scope
 from rich.console import Console
 
@@ -94,7 +93,14 @@ def parse_args() -> argparse.Namespace:
         metavar='HxW',
         help='of the images (default: 512x512)',
     )
-    add('--batch-size', type=positive, nargs='+', default=[1], metavar='N')
+    add(
+        '--batch-size',
+        type=positive,
+        nargs='+',
+        default=[1],
+        metavar='N',
+        help='images at once (default: 1)',
+    )
     add(
         '--ratio',
         type=ratio,
@@ -169,8 +175,9 @@ def check(args: argparse.Namespace, cfg: Config) -> None:
                 f'--plot {args.plot}: its name must end with one of '
                 f'{", ".join(sorted(known))}'
             )
-    args.device = args.device or get_device()
-    if args.device == 'cuda' and not torch.cuda.is_available():
+    on_gpu = torch.cuda.is_available()
+    args.device = args.device or ('cuda' if on_gpu else 'cpu')
+    if args.device == 'cuda' and not on_gpu:
         raise UserError('--device cuda: PyTorch sees no GPU; use cpu')
     if args.train and (args.checkpoint or args.scope == 'model'):
         raise UserError(
