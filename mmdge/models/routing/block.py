@@ -16,7 +16,9 @@ from .grains import (
     Size,
     candidate_gates,
     candidates,
+    coarser,
     merge,
+    own_tokens,
     pack,
     plan_packing,
     query_counts,
@@ -154,15 +156,17 @@ class DGEBlock(nn.Module):
     def _packed(
         self, x: Tensor, size: Size, packing: Packing, gate: Tensor | None
     ) -> Tensor:
-        queries = pack(candidates(x, size, self.granularities), packing)
+        patches = coarser(x, size, self.granularities)
+        own = own_tokens(x, size, self.granularities)
+        queries = pack(own, patches, packing)
         update = self._update(
             queries, self.norm1(queries), self.norm1(x), size, packing.lengths
         )
         if gate is not None:
             # Each row times its own gate: 1, but with a gradient.
-            update = update * pack(
-                self._candidate_gates(gate, x, size), packing
-            )
+            gates = self._candidate_gates(gate, x, size)
+            gates = gates.tensor_split([own.shape[1]], dim=1)
+            update = update * pack(*gates, packing)
         return _add(x, unpack(update, packing))
 
     def _candidate_gates(self, gate: Tensor, x: Tensor, size: Size) -> Tensor:

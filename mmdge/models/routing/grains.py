@@ -15,7 +15,7 @@ Two ways lead from a map to queries and back:
 
 - the chosen ones only, packed over the batch::
 
-      candidates --pack--> (sum_b L_b, C) --block--> updates
+      tokens, coarser patches --pack--> (sum_b L_b, C) --block--> updates
       updates --unpack--> (B, E + N, C)
 
 ``E`` extra tokens (cls) come first and are never pooled; ``M`` is the number
@@ -29,6 +29,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from operator import add
 from typing import NamedTuple
 
 import torch
@@ -191,8 +192,47 @@ def query_counts(
     return _tables(tuple(size), tuple(granularities), device).counts
 
 
+def own_tokens(x: Tensor, size: Size, granularities: Sequence[int]) -> Tensor:
+    """The tokens that are candidates as they are.
+
+    Args:
+        x (Tensor): Tokens ``(B, E + H * W, C)``, extra tokens first.
+        size (tuple[int, int]): ``(H, W)``.
+        granularities (Sequence[int]): Candidates, finest first.
+
+    Returns:
+        Tensor: All, or the extra tokens if the finest granularity is not 1.
+    """
+    return x if granularities[0] == 1 else x[:, : -size[0] * size[1]]
+
+
+def coarser(x: Tensor, size: Size, granularities: Sequence[int]) -> Tensor:
+    """Pool the map at every granularity but 1.
+
+    Args:
+        x (Tensor): Tokens ``(B, E + H * W, C)``, extra tokens first.
+        size (tuple[int, int]): ``(H, W)``.
+        granularities (Sequence[int]): Candidates, finest first.
+
+    Returns:
+        Tensor: The patches of each granularity in raster order, one
+        granularity after the other, ``(B, M', C)``.
+    """
+    tokens = x[:, x.shape[1] - size[0] * size[1] :].unflatten(1, size)
+    pooled, grid, last = [], tokens, 1  # (B, H, W, C)
+    for side in granularities[granularities[0] == 1 :]:
+        # Means of means, as long as all of them are of full patches.
+        if side % last or any(length % last for length in size):
+            grid, last = tokens, 1
+        grid, last = pool(grid, side // last), side
+        pooled.append(grid.flatten(1, 2))
+    if not pooled:
+        return x[:, :0]
+    return torch.cat(pooled, dim=1) if len(pooled) > 1 else pooled[0]
+
+
 def candidates(x: Tensor, size: Size, granularities: Sequence[int]) -> Tensor:
-    """Pool the map at every granularity.
+    """All that could become a query.
 
     Args:
         x (Tensor): Tokens ``(B, E + H * W, C)``, extra tokens first.
@@ -203,17 +243,8 @@ def candidates(x: Tensor, size: Size, granularities: Sequence[int]) -> Tensor:
         Tensor: ``(B, E + M, C)``: the extra tokens, then the patches of each
         granularity in raster order.
     """
-    num_extra = x.shape[1] - size[0] * size[1]
-    grid = x[:, num_extra:].unflatten(1, size)  # (B, H, W, C)
-    pooled, last = [], 1
-    for side in granularities:
-        if any(length % last for length in size) or side % last:
-            last, grid = 1, x[:, num_extra:].unflatten(1, size)
-        # The mean of means, as long as all of them are of full patches.
-        grid = pool(grid, side // last)
-        last = side
-        pooled.append(grid.flatten(1, 2))
-    return torch.cat([x[:, :num_extra], *pooled], dim=1)
+    own = own_tokens(x, size, granularities)
+    return torch.cat([own, coarser(x, size, granularities)], dim=1)
 
 
 def candidate_gates(
@@ -269,18 +300,29 @@ def merge(updates: Tensor, size: Size, granularities: Sequence[int]) -> Tensor:
 class Packing(NamedTuple):
     """Which candidates are kept, and which of them each token belongs to.
 
+    Of an image come first those that are tokens, extra tokens among them,
+    then those that are patches of several.
+
     Attributes:
-        index (Tensor): Rows of the flattened candidates ``(B * (E + M), C)``
-            that are kept, ``(sum_b L_b,)``, ascending, so image-major.
+        tokens (Tensor): Rows of the flattened :func:`own_tokens` that are
+            kept, ascending.
+        patches (Tensor): Rows of the flattened :func:`coarser` patches
+            ``(B * M', C)`` that are kept, ascending.
+        pieces (list[int]): Their numbers, image by image, in turns.
         source (Tensor): Packed row of each token, ``(B, E + N)``.
-        counts (Tensor): Kept rows of each image, ``(B,)``.
-        lengths (list[int]): The same, ``L_b``, known to the host.
+        counts (Tensor): Packed rows of each image, ``(B,)``.
     """
 
-    index: Tensor
+    tokens: Tensor
+    patches: Tensor
+    pieces: list[int]
     source: Tensor
     counts: Tensor
-    lengths: list[int]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Packed rows of each image, ``L_b``, known to the host."""
+        return list(map(add, self.pieces[::2], self.pieces[1::2]))
 
 
 def plan_packing(
@@ -303,11 +345,15 @@ def plan_packing(
     keep = choice[:, tables.region] == tables.level  # (B, M)
     if num_extra:
         keep = F.pad(keep, (num_extra, 0), value=True)
-    counts = keep.sum(1)
-    lengths = counts.tolist()  # the one time that a GPU is waited for
+    own = num_extra + (size[0] * size[1] if granularities[0] == 1 else 0)
+    kinds = keep[:, :own], keep[:, own:]
+    counts = torch.stack([kind.sum(1) for kind in kinds], dim=1)  # (B, 2)
+    pieces = counts.flatten().tolist()  # the one time a GPU is waited for
     # As `nonzero`, which would have to wait for the GPU to count.
-    index = keep.flatten().int()
-    index = torch.repeat_interleave(index, output_size=sum(lengths))
+    tokens, patches = (
+        torch.repeat_interleave(kind.flatten().int(), output_size=sum(num))
+        for kind, num in zip(kinds, (pieces[::2], pieces[1::2]), strict=True)
+    )
     # Each token's candidate is the one of its region's granularity.
     level = choice[:, tables.token_region, None]  # (B, N, 1)
     cover = tables.cover.expand(len(choice), -1, -1).gather(2, level)
@@ -315,12 +361,30 @@ def plan_packing(
     source = row.gather(1, cover.squeeze(2) + num_extra)
     if num_extra:
         source = torch.cat([row[:, :num_extra], source], dim=1)
-    return Packing(index, source, counts, lengths)
+    return Packing(tokens, patches, pieces, source, counts.sum(1))
 
 
-def pack(x: Tensor, packing: Packing) -> Tensor:
-    """Keep the chosen rows: ``(B, E + M, C)`` -> ``(sum_b L_b, C)``."""
-    return x.flatten(0, 1).index_select(0, packing.index)
+def pack(tokens: Tensor, patches: Tensor, packing: Packing) -> Tensor:
+    """Keep the chosen rows.
+
+    Args:
+        tokens (Tensor): The :func:`own_tokens`, ``(B, E + N, C)`` or
+            ``(B, E, C)``.
+        patches (Tensor): The :func:`coarser` patches, ``(B, M', C)``.
+        packing (Packing): For them.
+
+    Returns:
+        Tensor: ``(sum_b L_b, C)``, image-major.
+    """
+    rows = [
+        x.flatten(0, 1).index_select(0, index)
+        for x, index in ((tokens, packing.tokens), (patches, packing.patches))
+    ]
+    if len(tokens) > 1:
+        own, pooled = packing.pieces[::2], packing.pieces[1::2]
+        in_turns = zip(rows[0].split(own), rows[1].split(pooled), strict=True)
+        rows = [piece for pair in in_turns for piece in pair]
+    return torch.cat(rows)
 
 
 def unpack(updates: Tensor, packing: Packing) -> Tensor:

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from mmdge.models.routing import (
     candidate_gates,
     candidates,
+    coarser,
     content_regions,
     merge,
+    own_tokens,
     pack,
     plan_packing,
     pool,
@@ -46,6 +48,14 @@ def random_choice(size, granularities, batch_size=3):
     return torch.randint(len(granularities), (batch_size, *grid))
 
 
+def pack_map(x, size, granularities, packing):
+    return pack(
+        own_tokens(x, size, granularities),
+        coarser(x, size, granularities),
+        packing,
+    )
+
+
 @given(size=sizes, side=st.sampled_from([1, 2, 4, 8]))
 @settings(max_examples=60, deadline=None)
 def test_pool_is_the_mean_of_what_is_there(size, side):
@@ -78,6 +88,20 @@ def test_region_variance_is_the_variance_inside(size, region):
             )
 
 
+@given(
+    size=sizes,
+    granularities=st.sampled_from([*SETS, (1, 2, 3, 6), (2, 3, 6)]),
+    num_extra=st.integers(0, 2),
+)
+@settings(max_examples=60, deadline=None)
+def test_candidates_are_the_map_pooled_at_each(size, granularities, num_extra):
+    x = torch.randn(2, num_extra + math.prod(size), 3)
+    grid = x[:, num_extra:].unflatten(1, size)
+    pooled = [pool_loop(grid, side).flatten(1, 2) for side in granularities]
+    expected = torch.cat([x[:, :num_extra], *pooled], dim=1)
+    torch.testing.assert_close(candidates(x, size, granularities), expected)
+
+
 @given(size=sizes, granularities=st.sampled_from(SETS))
 @settings(max_examples=60, deadline=None)
 def test_query_counts_are_the_rows_that_pack_keeps(size, granularities):
@@ -86,7 +110,10 @@ def test_query_counts_are_the_rows_that_pack_keeps(size, granularities):
     packing = plan_packing(choice, size, granularities, num_extra=1)
     expected = counts.expand(3, -1, -1, -1).gather(-1, choice[..., None])
     assert packing.lengths == (expected.flatten(1).sum(1) + 1).tolist()
-    assert sum(packing.lengths) == len(packing.index)
+    assert sum(packing.pieces) == sum(packing.lengths)
+    assert packing.counts.tolist() == packing.lengths
+    kept = [len(packing.tokens), len(packing.patches)]
+    assert kept == [sum(packing.pieces[::2]), sum(packing.pieces[1::2])]
     for k, side in enumerate(granularities):
         grid = math.prod(math.ceil(n / side) for n in size)
         assert counts[..., k].sum() == grid
@@ -104,8 +131,8 @@ def test_unpack_inverts_pack(size, granularities, num_extra):
     y = torch.randn(sum(packing.lengths), 4)
     tokens = unpack(y, packing)
     assert tokens.shape == (3, num_extra + math.prod(size), 4)
-    pooled = candidates(tokens, size, granularities)
-    torch.testing.assert_close(pack(pooled, packing), y)
+    packed = pack_map(tokens, size, granularities, packing)
+    torch.testing.assert_close(packed, y)
 
 
 @given(
@@ -123,7 +150,9 @@ def test_both_ways_back_to_tokens_agree(size, granularities, num_extra):
     gates = candidate_gates(gate, size, granularities, num_extra)
     gated = merge(updates * gates[..., None], size, granularities)
     packing = plan_packing(choice, size, granularities, num_extra)
-    torch.testing.assert_close(gated, unpack(pack(updates, packing), packing))
+    num_own = own_tokens(x, size, granularities).shape[1]
+    packed = pack(*updates.tensor_split([num_own], dim=1), packing)
+    torch.testing.assert_close(gated, unpack(packed, packing))
 
 
 def test_packed_rows_are_image_major():
@@ -132,7 +161,7 @@ def test_packed_rows_are_image_major():
     packing = plan_packing(
         random_choice(size, granularities), size, granularities
     )
-    packed = pack(candidates(x, size, granularities), packing)
+    packed = pack_map(x, size, granularities, packing)
     owners = torch.arange(3.0).repeat_interleave(torch.tensor(packing.lengths))
     torch.testing.assert_close(packed.squeeze(1), owners)
 
@@ -141,14 +170,13 @@ def test_each_image_packs_alone_as_in_a_batch():
     size, granularities = (7, 10), (1, 2, 4)
     choice = random_choice(size, granularities)
     x = torch.randn(3, 70, 4)
-    together = pack(
-        candidates(x, size, granularities),
-        packing := plan_packing(choice, size, granularities),
-    ).split(packing.lengths)
+    packing = plan_packing(choice, size, granularities)
+    together = pack_map(x, size, granularities, packing)
+    together = together.split(packing.lengths)
     for i in range(3):
         alone = plan_packing(choice[i : i + 1], size, granularities)
-        pooled = candidates(x[i : i + 1], size, granularities)
-        torch.testing.assert_close(pack(pooled, alone), together[i])
+        packed = pack_map(x[i : i + 1], size, granularities, alone)
+        torch.testing.assert_close(packed, together[i])
 
 
 @pytest.mark.parametrize('granularities', SETS)
@@ -159,9 +187,7 @@ def test_gradients_flow_through_packing(granularities):
     packing = plan_packing(choice, size, granularities)
 
     def there_and_back(x):
-        return unpack(
-            pack(candidates(x, size, granularities), packing), packing
-        )
+        return unpack(pack_map(x, size, granularities, packing), packing)
 
     assert torch.autograd.gradcheck(there_and_back, x)
 
