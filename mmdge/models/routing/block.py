@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..cost import Cost, GranularityMap, LinearCost
+from ..cost import Cost, GranularityMap
 from ..layers import MLP, DropPath, SpatialReductionAttention
 from .grains import (
     Packing,
@@ -20,6 +20,7 @@ from .grains import (
     merge,
     own_tokens,
     pack,
+    patch_grid,
     plan_packing,
     query_counts,
     unpack,
@@ -123,11 +124,10 @@ class DGEBlock(nn.Module):
             counts = query_counts(size, self.granularities, x.device)
             # (B, Rh, Rw, K) x (Rh, Rw, K) -> (B,)
             queries = num_extra + (gate.double() * counts).flatten(1).sum(1)
-        cost = self._cost(x, size, choice[0].numel(), queries)
         granularity_map = GranularityMap(
             self.router.sides[choice], stride * self.router.region, self.name
         )
-        return out, replace(cost, maps=(granularity_map,))
+        return out, self._cost(x, size, queries, granularity_map)
 
     def _run(self, body, x: Tensor, *args) -> Tensor:
         if self.with_cp and torch.is_grad_enabled():
@@ -194,8 +194,8 @@ class DGEBlock(nn.Module):
         self,
         x: Tensor,
         size: Size,
-        num_regions: int = 0,
         queries: Tensor | None = None,
+        granularity_map: GranularityMap | None = None,
     ) -> Cost:
         """What ran for ``queries`` of each image, ``(B,)``; None for all."""
         num_tokens = x.shape[1]
@@ -204,9 +204,10 @@ class DGEBlock(nn.Module):
         dense = Cost.constant(flops.at(num_tokens), len(x), x.device)
         if queries is None:
             return dense
-        fixed = flops.fixed + self.router.flops().at(num_regions)
-        dynamic = LinearCost(fixed, flops.per_query).at(queries.double())
-        return replace(dense, dynamic=dynamic)
+        num_regions = math.prod(patch_grid(size, self.router.region))
+        routing = self.router.flops().at(num_regions)
+        dynamic = flops.at(queries.double()) + routing
+        return Cost(dynamic, dense.dense, (granularity_map,))
 
 
 def _add(x: Tensor, update: Tensor) -> Tensor:

@@ -67,7 +67,10 @@ def rank_within_image(scores: Tensor, content: Tensor) -> Tensor:
     """
     content = content.flatten(1)
     flat = scores.flatten(1).masked_fill(~content, -math.inf)
-    order = flat.argsort(stable=True, dim=1).argsort(dim=1)
+    order = flat.argsort(stable=True, dim=1)
+    places = torch.arange(flat.shape[1], device=flat.device)
+    place = torch.empty_like(order)
+    place.scatter_(1, order, places.expand_as(order))
     num = content.sum(1, keepdim=True)
-    ranks = (order - (flat.shape[1] - num) + 0.5) / num
+    ranks = (place - (flat.shape[1] - num) + 0.5) / num
     return ranks.clamp(min=0).view_as(scores)
