@@ -9,6 +9,7 @@ from mmdge.models.layers import (
     DropPath,
     PatchEmbed,
     SpatialReductionAttention,
+    add,
     attention,
     mlp,
     resize_pos_embed,
@@ -90,6 +91,19 @@ def test_mlp_in_parts_is_the_mlp(monkeypatch):
         assert layer.num_parts(x[:0]) == layer.num_parts(x[:15]) == 1
         torch.testing.assert_close(layer(x), whole)
         assert layer(x[:0]).shape == (0, 4)
+
+
+def test_add_saves_memory_only_where_nobody_sees_it():
+    x, update = torch.randn(1, 3), torch.randn(2, 3)
+    expected = x + update
+    kept = update.clone()
+    torch.testing.assert_close(add(x, update), expected)
+    torch.testing.assert_close(update, kept)  # a gradient may need it
+    with torch.no_grad():
+        mixed = add(x, update.bfloat16())
+        assert mixed.dtype == torch.float32
+        assert add(x, update) is update
+        torch.testing.assert_close(update, expected)
 
 
 def test_attention_by_hand():

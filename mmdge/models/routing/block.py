@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..cost import Cost, GranularityMap
-from ..layers import MLP, DropPath, SpatialReductionAttention
+from ..layers import MLP, DropPath, SpatialReductionAttention, add
 from .grains import (
     Packing,
     Size,
@@ -140,7 +140,7 @@ class DGEBlock(nn.Module):
         # (B, E + N, C) -> (B * (E + N), C)
         queries, normed_queries = x.flatten(0, 1), normed.flatten(0, 1)
         update = self._update(queries, normed_queries, normed, size, lengths)
-        return _add(x, update.view_as(x))
+        return add(x, update.view_as(x))
 
     def _gated(self, x: Tensor, size: Size, gate: Tensor) -> Tensor:
         queries = candidates(x, size, self.granularities)  # (B, E + M, C)
@@ -167,7 +167,7 @@ class DGEBlock(nn.Module):
             gates = self._candidate_gates(gate, x, size)
             gates = gates.tensor_split([own.shape[1]], dim=1)
             update = update * pack(*gates, packing)
-        return _add(x, unpack(update, packing))
+        return add(x, unpack(update, packing))
 
     def _candidate_gates(self, gate: Tensor, x: Tensor, size: Size) -> Tensor:
         num_extra = x.shape[1] - size[0] * size[1]
@@ -188,7 +188,7 @@ class DGEBlock(nn.Module):
             self.attn(normed_queries, k, v, lengths), lengths
         )
         hidden = self.mlp(self.norm2(queries + attended))
-        return attended + self.drop_path(hidden, lengths)
+        return add(attended, self.drop_path(hidden, lengths))
 
     def _cost(
         self,
@@ -208,10 +208,3 @@ class DGEBlock(nn.Module):
         routing = self.router.flops().at(num_regions)
         dynamic = flops.at(queries.double()) + routing
         return Cost(dynamic, dense.dense, (granularity_map,))
-
-
-def _add(x: Tensor, update: Tensor) -> Tensor:
-    """``x + update``, where possible in the memory of the update."""
-    if torch.is_grad_enabled() or x.dtype != update.dtype:
-        return x + update
-    return update.add_(x)

@@ -258,7 +258,8 @@ class ShareRouter(Router):
             )
         self.share = tuple(share)
         finer = torch.tensor(self.share, dtype=torch.float64).cumsum(0)[:-1]
-        self.register_buffer('finer', finer.float(), persistent=False)
+        threshold = (1 - finer).float()  # of the ranks, falling
+        self.register_buffer('threshold', threshold, persistent=False)
 
     def ranks(self, x: Tensor, content: Tensor) -> Tensor:
         """Rank ``(B, Rh, Rw)`` in [0, 1) of each region; 1 is finest."""
@@ -272,8 +273,7 @@ class ShareRouter(Router):
         is the candidate whose interval holds the rank. Padding ranks lowest.
         """
         ranks = self.ranks(x, content).where(content, 0.0)
-        threshold = self.progress * (1 - self.finer)  # (K - 1,)
-        margin = threshold - ranks[..., None]
+        margin = self.progress * self.threshold - ranks[..., None]
         return F.pad(margin.cumsum(-1), (1, 0))
 
     def extra_repr(self) -> str:
