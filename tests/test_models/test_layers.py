@@ -131,13 +131,17 @@ def test_heads_must_divide():
         SpatialReductionAttention(10, 3)
 
 
-def test_drop_path_drops_samples_whole():
+@pytest.mark.parametrize('lengths', [[3, 1, 4], [2, 2, 2]])
+def test_drop_path_drops_samples_whole(lengths):
     drop = DropPath(0.5)
-    lengths = [3, 1, 4] * 50
-    rows = drop(torch.ones(sum(lengths), 2), lengths).split(lengths)
-    values = {part.unique().item() for part in rows}
-    assert values == {0.0, 2.0}
-    assert drop.eval()(torch.ones(3, 2), [1, 2]).unique().item() == 1
+    lengths = lengths * 50
+    x = torch.ones(sum(lengths), 2)
+    factor = drop.draw(len(lengths), x)
+    rows = drop(x, factor, lengths).split(lengths)
+    assert [part.unique().item() for part in rows] == factor.tolist()
+    assert set(factor.tolist()) == {0.0, 2.0}
+    assert drop.eval().draw(2, x) is None
+    assert drop(x, None, lengths) is x
 
 
 @pytest.mark.parametrize('value', [-0.1, 1.0])

@@ -264,7 +264,7 @@ def _check_out_indices(
     """Bring ``out_indices`` to ascending, non-negative block indices."""
     given = [out_indices] if isinstance(out_indices, int) else out_indices
     indices = []
-    if isinstance(given, (list, tuple)):
+    if isinstance(given, (list, tuple, range)):
         indices = [
             i + depth if isinstance(i, int) and i < 0 else i for i in given
         ]

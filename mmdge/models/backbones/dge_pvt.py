@@ -15,7 +15,7 @@ from mmdge.registry import MODELS
 
 from ..checkpoint import Wanted
 from ..cost import Cost
-from ..layers import PatchEmbed, add, resize_pos_embed
+from ..layers import PatchEmbed, resize_pos_embed
 from ..routing import DGEBlock, content_regions, patch_grid
 from .base import DynamicBackbone, check_granularities, drop_path_rates
 
@@ -273,7 +273,7 @@ class DGEPVT(DynamicBackbone):
         extra_pos, pos = pos.tensor_split(
             [pos.shape[1] - side[0] * side[1]], 1
         )
-        tokens = add(resize_pos_embed(pos, side, size), tokens)
+        tokens = tokens + resize_pos_embed(pos, side, size)
         if extra_pos.shape[1]:
             cls_token = (self.cls_token + extra_pos).expand(len(x), -1, -1)
             tokens = torch.cat([cls_token, tokens], dim=1)

@@ -53,13 +53,15 @@ def can_use_varlen(q: Tensor) -> bool:
     """Whether PyTorch has a kernel for sequences of unequal length.
 
     It has from 2.10 on, for half precision on NVIDIA GPUs that know
-    bfloat16, and for heads of at most 256 channels, in eights.
+    bfloat16, and for heads of at most 256 channels, in eights. Where flash
+    attention is switched off, as for counting FLOPs, so is this.
     """
     return (
         varlen_attn is not None
         and q.is_cuda
         and torch.version.hip is None
         and q.dtype in (torch.float16, torch.bfloat16)
+        and torch.backends.cuda.flash_sdp_enabled()
         and q.shape[-1] % 8 == 0
         and q.shape[-1] <= 256
         and torch.cuda.get_device_capability(q.device) >= (8, 0)

@@ -25,20 +25,40 @@ class DropPath(nn.Module):
             )
         self.drop_prob = drop_prob
 
-    def forward(self, x: Tensor, lengths: list[int]) -> Tensor:
-        """Scale the kept samples of ``x`` by ``1 / (1 - drop_prob)``.
+    def draw(self, batch_size: int, like: Tensor) -> Tensor | None:
+        """Decide which samples to keep.
+
+        Args:
+            batch_size (int): Number of samples ``B``.
+            like (Tensor): Gives type and device.
+
+        Returns:
+            Tensor | None: Each sample's factor, 0 or ``1 / (1 - drop_prob)``,
+            ``(B,)``; None for 1 throughout, as in evaluation.
+        """
+        if not self.training or not self.drop_prob:
+            return None
+        keep = 1 - self.drop_prob
+        return like.new_empty(batch_size).bernoulli_(keep) / keep
+
+    def forward(
+        self, x: Tensor, factor: Tensor | None, lengths: list[int]
+    ) -> Tensor:
+        """Scale the samples.
 
         Args:
             x (Tensor): Packed rows, ``(sum_b L_b, C)``.
+            factor (Tensor | None): See :meth:`draw`.
             lengths (list[int]): Rows of each sample.
         """
-        if not self.training or not self.drop_prob:
+        if factor is None:
             return x
-        keep = 1 - self.drop_prob
-        mask = x.new_empty(len(lengths)).bernoulli_(keep) / keep
+        if len(set(lengths)) == 1:
+            # (B * L, C) -> (B, L * C)
+            return (x.view(len(factor), -1) * factor[:, None]).view_as(x)
         # Without waiting for a GPU, which `device=x.device` would.
         rows = torch.tensor(lengths).to(x.device, non_blocking=True)
-        return x * mask.repeat_interleave(rows, output_size=len(x))[:, None]
+        return x * factor.repeat_interleave(rows, output_size=len(x))[:, None]
 
     def extra_repr(self) -> str:
         """Show the probability when the module is printed."""

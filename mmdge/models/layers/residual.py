@@ -14,7 +14,8 @@ def add(x: Tensor, update: Tensor) -> Tensor:
 
     Args:
         x (Tensor): Of a shape that broadcasts to that of ``update``.
-        update (Tensor): What nobody needs afterwards.
+        update (Tensor): What nobody needs afterwards. Not the output of a
+            module, which a hook may have kept.
 
     Returns:
         Tensor: Of the shape of ``update``.

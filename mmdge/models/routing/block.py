@@ -14,10 +14,9 @@ from ..layers import MLP, DropPath, SpatialReductionAttention, add
 from .grains import (
     Packing,
     Size,
+    WithGate,
     candidate_gates,
-    candidates,
     coarser,
-    merge,
     own_tokens,
     pack,
     patch_grid,
@@ -39,8 +38,9 @@ class DGEBlock(nn.Module):
 
     Keys and values come from all tokens. Queries don't see each other, so
     computing every granularity and choosing one by a one-hot gate (the
-    paper's training, which gives the router its gradient) equals computing
-    the chosen ones only (inference, and training without such a gradient).
+    paper's training) equals computing the chosen ones only. To give the
+    router the paper's gradient, training computes the others as well, but
+    without a graph: multiplied by 0, they get no gradient themselves.
 
     Source: DGE (NeurIPS 2021), section 3.
 
@@ -113,11 +113,8 @@ class DGEBlock(nn.Module):
             return self._run(self._dense, x, size), self._cost(x, size)
 
         choice, gate = decision
-        if gate is not None and not self.sparse_training:
-            out = self._run(self._gated, x, size, gate)
-        else:
-            packing = plan_packing(choice, size, self.granularities, num_extra)
-            out = self._run(self._packed, x, size, packing, gate)
+        packing = plan_packing(choice, size, self.granularities, num_extra)
+        out = self._run(self._packed, x, size, packing, gate)
         if gate is None:
             queries = packing.counts
         else:
@@ -136,59 +133,70 @@ class DGEBlock(nn.Module):
 
     def _dense(self, x: Tensor, size: Size) -> Tensor:
         normed = self.norm1(x)
-        lengths = [x.shape[1]] * len(x)
-        # (B, E + N, C) -> (B * (E + N), C)
-        queries, normed_queries = x.flatten(0, 1), normed.flatten(0, 1)
-        update = self._update(queries, normed_queries, normed, size, lengths)
-        return add(x, update.view_as(x))
-
-    def _gated(self, x: Tensor, size: Size, gate: Tensor) -> Tensor:
-        queries = candidates(x, size, self.granularities)  # (B, E + M, C)
-        gates = self._candidate_gates(gate, x, size)
-        lengths = [queries.shape[1]] * len(x)
-        rows = queries.flatten(0, 1)
         update = self._update(
-            rows, self.norm1(rows), self.norm1(x), size, lengths
+            x.flatten(0, 1),  # (B, E + N, C) -> (B * (E + N), C)
+            normed.flatten(0, 1),
+            self.attn.keys_values(normed, size),
+            self._draw(x),
+            [x.shape[1]] * len(x),
         )
-        update = update.view_as(queries) * gates
-        return x + merge(update, size, self.granularities)
+        return add(x, update.view_as(x))
 
     def _packed(
         self, x: Tensor, size: Size, packing: Packing, gate: Tensor | None
     ) -> Tensor:
-        patches = coarser(x, size, self.granularities)
         own = own_tokens(x, size, self.granularities)
+        patches = coarser(x, size, self.granularities)
         queries = pack(own, patches, packing)
+        keys_values = self.attn.keys_values(self.norm1(x), size)
+        kept = self._draw(x)
         update = self._update(
-            queries, self.norm1(queries), self.norm1(x), size, packing.lengths
+            queries, self.norm1(queries), keys_values, kept, packing.lengths
         )
-        if gate is not None:
+        if gate is None:
+            return add(x, unpack(update, packing))
+        if self.sparse_training:
             # Each row times its own gate: 1, but with a gradient.
-            gates = self._candidate_gates(gate, x, size)
+            gates = candidate_gates(
+                gate, size, self.granularities, x.shape[1] - size[0] * size[1]
+            )
+            gates = gates[..., None].to(x.dtype)  # (B, E + M, 1)
             gates = gates.tensor_split([own.shape[1]], dim=1)
-            update = update * pack(*gates, packing)
-        return add(x, unpack(update, packing))
+            return x + unpack(update * pack(*gates, packing), packing)
+        # Where the gate is 0 nothing but the gate gets a gradient: what the
+        # other candidates would have done is needed, but no graph of it.
+        with torch.no_grad():
+            rows = torch.cat([own, patches], dim=1)  # (B, E + M, C)
+            lengths = [rows.shape[1]] * len(rows)
+            flat = rows.flatten(0, 1)
+            updates = self._update(
+                flat, self.norm1(flat), keys_values, kept, lengths
+            ).view_as(rows)
+        return WithGate.apply(
+            x + unpack(update, packing),
+            gate,
+            updates,
+            size,
+            self.granularities,
+        )
 
-    def _candidate_gates(self, gate: Tensor, x: Tensor, size: Size) -> Tensor:
-        num_extra = x.shape[1] - size[0] * size[1]
-        gates = candidate_gates(gate, size, self.granularities, num_extra)
-        return gates[..., None].to(x.dtype)  # (B, E + M, 1)
+    def _draw(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Which images keep the attention's update, and the MLP's."""
+        return self.drop_path.draw(len(x), x), self.drop_path.draw(len(x), x)
 
     def _update(
         self,
         queries: Tensor,
         normed_queries: Tensor,
-        normed: Tensor,
-        size: Size,
+        keys_values: tuple[Tensor, Tensor],
+        kept: tuple[Tensor | None, Tensor | None],
         lengths: list[int],
     ) -> Tensor:
         """What the block adds to packed queries, ``(sum_b L_b, C)``."""
-        k, v = self.attn.keys_values(normed, size)
-        attended = self.drop_path(
-            self.attn(normed_queries, k, v, lengths), lengths
-        )
+        attended = self.attn(normed_queries, *keys_values, lengths)
+        attended = self.drop_path(attended, kept[0], lengths)
         hidden = self.mlp(self.norm2(queries + attended))
-        return add(attended, self.drop_path(hidden, lengths))
+        return attended + self.drop_path(hidden, kept[1], lengths)
 
     def _cost(
         self,

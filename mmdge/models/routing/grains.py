@@ -6,17 +6,13 @@ coarsest granularity. At granularity ``phi`` a region is pooled to patches of
 regions at the right and bottom border hold, and average, the tokens there
 are.
 
-Two ways lead from a map to queries and back:
+The chosen queries are packed over the batch::
 
-- all granularities (training of a router)::
+    tokens, coarser patches --pack--> (sum_b L_b, C) --block--> updates
+    updates --unpack--> (B, E + N, C)
 
-      tokens --candidates--> (B, E + M, C) --block--> updates
-      updates, gated --merge--> (B, E + N, C)
-
-- the chosen ones only, packed over the batch::
-
-      tokens, coarser patches --pack--> (sum_b L_b, C) --block--> updates
-      updates --unpack--> (B, E + N, C)
+To train a router, the updates of all candidates tell what another choice would
+have done (:func:`gate_gradient`).
 
 ``E`` extra tokens (cls) come first and are never pooled; ``M`` is the number
 of patches of all granularities together, finest granularity first.
@@ -30,11 +26,12 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 from operator import add
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 Size = tuple[int, int]
 
@@ -141,8 +138,29 @@ class _Tables(NamedTuple):
     cover: Tensor  # (N, K) the candidates that a token belongs to
 
 
-# The blocks of a stage share a size, and so do most images.
-@lru_cache(maxsize=32)
+def _region_queries(
+    size: Size, granularities: tuple[int, ...], device: torch.device
+) -> Tensor:
+    """See :func:`query_counts`."""
+    region = max(granularities)
+
+    def per_axis(length: int) -> Tensor:  # (R, K)
+        start = torch.arange(0, length, region, device=device)
+        tokens = (length - start).clamp(max=region)
+        return torch.stack(
+            [
+                (tokens + side - 1).div(side, rounding_mode='floor')
+                for side in granularities
+            ],
+            dim=-1,
+        )
+
+    height, width = size
+    return per_axis(height)[:, None] * per_axis(width)[None]
+
+
+# The blocks of a stage share a size, and so do many images; 32 sizes of PVT.
+@lru_cache(maxsize=128)
 def _tables(
     size: Size, granularities: tuple[int, ...], device: torch.device
 ) -> _Tables:
@@ -153,13 +171,12 @@ def _tables(
     with torch.inference_mode(False):
         numbers = torch.arange(regions, device=device)
         numbers = numbers.view(1, *patch_grid(size, region_side))
-        region, cover, counts, first = [], [], [], 0
+        region, cover, first = [], [], 0
         for grid, side in zip(grids, granularities, strict=True):
             # A patch lies inside one region: regions' numbers can be copied.
             owner = unpool(numbers, region_side // side, grid).flatten()
             num = len(owner)
             region.append(owner)
-            counts.append(owner.bincount(minlength=regions))
             patch = torch.arange(first, first + num, device=device)
             cover.append(unpool(patch.view(1, *grid), side, size).flatten())
             first += num
@@ -167,7 +184,7 @@ def _tables(
             [torch.full_like(owner, k) for k, owner in enumerate(region)]
         )
         return _Tables(
-            torch.stack(counts, -1).unflatten(0, numbers.shape[1:]),
+            _region_queries(size, granularities, device),
             level,
             torch.cat(region),
             unpool(numbers, region_side, size).flatten(),
@@ -270,31 +287,84 @@ def candidate_gates(
     return torch.cat(gates, dim=1)
 
 
-def merge(updates: Tensor, size: Size, granularities: Sequence[int]) -> Tensor:
-    """Un-pool the candidates' updates and add them up per token.
+def gate_gradient(
+    grad: Tensor, updates: Tensor, size: Size, granularities: Sequence[int]
+) -> Tensor:
+    """Gradient of the gates by which candidates' updates are chosen.
 
-    With updates multiplied by the :func:`candidate_gates` of a one-hot gate it
-    equals :func:`unpack` of the chosen rows.
+    Un-pooled, multiplied by the gates and added up over the granularities
+    (the paper's training), the updates give each token its own. A gate's
+    gradient is then, summed over the tokens of its region, the product of
+    their gradient and the update that it would give them.
 
     Args:
-        updates (Tensor): ``(B, E + M, C)``, ordered as by :func:`candidates`.
+        grad (Tensor): Of the tokens, ``(B, E + H * W, C)``.
+        updates (Tensor): Of the candidates, ``(B, E + M, C)``, ordered as by
+            :func:`candidates`.
         size (tuple[int, int]): ``(H, W)``.
         granularities (Sequence[int]): Candidates, finest first.
 
     Returns:
-        Tensor: The update of each token, ``(B, E + H * W, C)``.
+        Tensor: ``(B, Rh, Rw, K)``, float32 or finer.
     """
     grids = [patch_grid(size, side) for side in granularities]
-    lengths = [rows * columns for rows, columns in grids]
-    num_extra = updates.shape[1] - sum(lengths)
-    extra, *patches = updates.split([num_extra, *lengths], dim=1)
-    total = sum(
-        unpool(patch.unflatten(1, grid), side, size)  # (B, H, W, C)
-        for patch, grid, side in zip(
-            patches, grids, granularities, strict=True
-        )
+    num_extra = grad.shape[1] - size[0] * size[1]
+    lengths = [num_extra, *(rows * columns for rows, columns in grids)]
+    grad = grad[:, num_extra:].unflatten(1, size)  # (B, H, W, C)
+    gradients = []
+    for side, grid, update in zip(
+        granularities, grids, updates.split(lengths, dim=1)[1:], strict=True
+    ):
+        patch = _sum(grad, side).flatten(1, 2)  # (B, M_k, C)
+        product = (patch * update).sum(-1, dtype=_at_least_float32(patch))
+        product = product.unflatten(1, grid)[..., None]
+        gradients.append(_sum(product, max(granularities) // side))
+    return torch.cat(gradients, dim=-1)
+
+
+class WithGate(torch.autograd.Function):
+    """Hand tokens on as they are, and in backward give a gate its gradient.
+
+    ``WithGate.apply(tokens, gate, updates, size, granularities)``, arguments
+    as of :func:`gate_gradient`; ``gate`` is ``(B, Rh, Rw, K)``.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        tokens: Tensor,
+        gate: Tensor,
+        updates: Tensor,
+        size: Size,
+        granularities: Sequence[int],
+    ) -> Tensor:
+        """Return ``tokens``."""
+        ctx.save_for_backward(updates)
+        ctx.size, ctx.granularities = size, granularities
+        ctx.dtype = gate.dtype
+        return tokens.view_as(tokens)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple:
+        """Pass the gradient on, and reduce it to the gate's."""
+        (updates,) = ctx.saved_tensors
+        gate = gate_gradient(grad, updates, ctx.size, ctx.granularities)
+        return grad, gate.to(ctx.dtype), None, None, None
+
+
+def _sum(x: Tensor, side: int) -> Tensor:
+    """Add up patches of ``side x side`` tokens, see :func:`pool`."""
+    if side == 1:
+        return x
+    x = x.permute(0, 3, 1, 2)
+    return F.avg_pool2d(x, side, ceil_mode=True, divisor_override=1).permute(
+        0, 2, 3, 1
     )
-    return torch.cat([extra, total.flatten(1, 2)], dim=1)
+
+
+def _at_least_float32(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 class Packing(NamedTuple):

@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from itertools import accumulate
 from numbers import Integral
 from typing import Any, NamedTuple
 
@@ -257,9 +258,6 @@ class ShareRouter(Router):
                 f'of granularities={self.granularities} and add up to 1.'
             )
         self.share = tuple(share)
-        finer = torch.tensor(self.share, dtype=torch.float64).cumsum(0)[:-1]
-        threshold = (1 - finer).float()  # of the ranks, falling
-        self.register_buffer('threshold', threshold, persistent=False)
 
     def ranks(self, x: Tensor, content: Tensor) -> Tensor:
         """Rank ``(B, Rh, Rw)`` in [0, 1) of each region; 1 is finest."""
@@ -273,8 +271,11 @@ class ShareRouter(Router):
         is the candidate whose interval holds the rank. Padding ranks lowest.
         """
         ranks = self.ranks(x, content).where(content, 0.0)
-        margin = self.progress * self.threshold - ranks[..., None]
-        return F.pad(margin.cumsum(-1), (1, 0))
+        logits = [torch.zeros_like(ranks)]
+        for finer in list(accumulate(self.share))[:-1]:
+            threshold = self.progress * (1 - finer)
+            logits.append(logits[-1] + (threshold - ranks))
+        return torch.stack(logits, dim=-1)
 
     def extra_repr(self) -> str:
         """Show the settings when the module is printed."""

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmdge.models.routing import (
+    WithGate,
     candidate_gates,
     candidates,
     coarser,
     content_regions,
-    merge,
     own_tokens,
     pack,
     plan_packing,
@@ -141,18 +141,37 @@ def test_unpack_inverts_pack(size, granularities, num_extra):
     num_extra=st.integers(0, 2),
 )
 @settings(max_examples=60, deadline=None)
-def test_both_ways_back_to_tokens_agree(size, granularities, num_extra):
-    """Choosing by a one-hot gate equals computing the chosen rows only."""
+def test_gates_choose_and_get_their_gradient(size, granularities, num_extra):
+    """Against all candidates, un-pooled, times their gates, added up."""
     choice = random_choice(size, granularities)
-    x = torch.randn(3, num_extra + math.prod(size), 4)
+    x = torch.randn(3, num_extra + math.prod(size), 4).double()
     updates = candidates(x, size, granularities).sin()
-    gate = torch.nn.functional.one_hot(choice, len(granularities)).float()
+    gate = torch.nn.functional.one_hot(choice, len(granularities)).double()
+    gate.requires_grad_()
     gates = candidate_gates(gate, size, granularities, num_extra)
-    gated = merge(updates * gates[..., None], size, granularities)
+    grids = [[math.ceil(n / side) for n in size] for side in granularities]
+    extra, *gated = (updates * gates[..., None]).split(
+        [num_extra, *map(math.prod, grids)], dim=1
+    )
+    total = sum(
+        unpool(patches.unflatten(1, grid), side, size).flatten(1, 2)
+        for patches, grid, side in zip(
+            gated, grids, granularities, strict=True
+        )
+    )
+    total = torch.cat([extra, total], dim=1)
+
     packing = plan_packing(choice, size, granularities, num_extra)
     num_own = own_tokens(x, size, granularities).shape[1]
     packed = pack(*updates.tensor_split([num_own], dim=1), packing)
-    torch.testing.assert_close(gated, unpack(packed, packing))
+    tokens = unpack(packed, packing)
+    torch.testing.assert_close(tokens, total)
+
+    weights = torch.randn_like(total)
+    (expected,) = torch.autograd.grad((total * weights).sum(), gate)
+    tokens = WithGate.apply(tokens, gate, updates, size, granularities)
+    (gradient,) = torch.autograd.grad((tokens * weights).sum(), gate)
+    torch.testing.assert_close(gradient, expected)
 
 
 def test_packed_rows_are_image_major():
