@@ -43,7 +43,7 @@ class Arm:
     Attributes:
         name (str): Unique.
         kind (str): ``'dense'``, or one of the kinds above.
-        backbone (nn.Module): In eval mode.
+        backbone (nn.Module): In the mode of what is timed.
         asked (float): Ratio of FLOPs, or price, that was asked for.
         flops (int): Of one image, where the backbone doesn't say itself.
         note (str): For the table.
@@ -97,7 +97,11 @@ class Subject:
         if checkpoint or whole:
             if (cfg.model.get('test_cfg') or {}).get('mode') == 'slide':
                 cfg.model.test_cfg.mode = 'whole'  # sizes are as asked for
+            cfg.model.backbone.init_cfg = None  # nothing is downloaded
             self.model = MODELS.build(cfg.model).eval()
+            with _quiet():
+                # Or a detector would be sure of everything it proposes.
+                self.model.init_weights()
         if checkpoint:
             load_checkpoint(self.model, checkpoint, map_location='cpu')
             self._pool = _val_images(cfg, self.model, num_images)
@@ -205,7 +209,7 @@ def build_arms(
     Raises:
         UserError: If a ratio can't be met.
     """
-    twin = subject.build(routing='finest')
+    twin = subject.build(routing='finest', granularities=(1,))
     yield Arm('dense twin', 'dense', twin)
     if 'host' in kinds:
         try:

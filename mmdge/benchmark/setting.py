@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmdge.models import routing
+from mmdge.models.backbones import DynamicBackbone
 from mmdge.utils import timing
 
 from .arms import Arm, Subject
@@ -123,10 +124,13 @@ class Setting:
         files = {
             str(path) for path in Path(routing.__file__).parent.glob('*.py')
         }
-        # The block itself runs the layers, too.
+        # The block itself runs the layers, too: only its bookkeeping counts.
         files.remove(inspect.getfile(routing.DGEBlock))
         whole = type(self.arms[name].backbone).forward
-        return timing.time_in_files(run, whole.__code__, files)
+        others = routing.DGEBlock._cost, DynamicBackbone.content
+        return timing.time_in_files(
+            run, whole.__code__, files, [each.__code__ for each in others]
+        )
 
     def _load(self, turn: int) -> None:
         images = self.subject.images(self.size, self.number, turn)
@@ -190,9 +194,14 @@ class Setting:
         if self.subject.whole:
             beside = dense and dense.get('backbone', {})
             row['backbone'] = figures(self._inside[name], flops, beside)
-        # A backward pass multiplies about twice as much as a forward pass.
-        passes = 3 if self.subject.train else 1
-        products = passes * row['flops'] * self.number
+        products = row['flops'] * self.number
+        if self.subject.train:
+            # A backward pass multiplies about twice as much as the forward
+            # pass, but for what a router didn't choose there is none.
+            backward = flops
+            if arm.kind == 'paper':
+                backward = arm.backbone.cost.dynamic.detach().mean().item()
+            products += 2 * backward * self.number
         row.update(
             peak_share=products / row['median'] / peak,
             images_per_second=self.number / row['median'],
@@ -237,16 +246,23 @@ def host_difference(arms: Sequence[Arm], images: Tensor) -> float | None:
         images (Tensor): ``(B, C, H, W)``.
 
     Returns:
-        float | None: None if the host's is not among the arms.
+        float | None: None if the host's is not among the arms, or needs more
+        memory than there is.
     """
     models = {arm.kind: arm.backbone for arm in arms}
     if 'host' not in models:
         return None
-    with torch.inference_mode():
-        outs = [_leaves(models[kind](images)) for kind in ('dense', 'host')]
-        return max(
-            (a - b).abs().max().item() for a, b in zip(*outs, strict=True)
-        )
+    try:
+        with torch.inference_mode():
+            outs = [models[kind](images) for kind in ('dense', 'host')]
+    except (MemoryError, RuntimeError) as error:
+        if timing.is_out_of_memory(error):
+            return None
+        raise
+    return max(
+        (a - b).abs().max().item()
+        for a, b in zip(*map(_leaves, outs), strict=True)
+    )
 
 
 def _leaves(outs: Tensor | Sequence) -> Iterator[Tensor]:

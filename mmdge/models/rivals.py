@@ -138,7 +138,9 @@ def smaller_backbone(
             closest is returned.
         size (tuple[int, int]): Height and width of the images.
     """
-    config = dict(config, routing='finest', frozen_stages=-1)
+    config = dict(
+        config, routing='finest', granularities=(1,), frozen_stages=-1
+    )
     full = _on_meta(config)
     depths, wanted = _depths(full), ratio * count_flops(full, size)
     widths = range(8, max(*_head_dims(full.arch), 8) + 1, 8)

@@ -60,34 +60,39 @@ class Stopwatch:
 
     Args:
         module (nn.Module): Timed whenever it is called.
-        device (torch.device): Where it runs; waited for before and after.
+        device (torch.device): Where it runs. A GPU is asked for the times
+            when they are taken, so that the module waits for nothing.
     """
 
     def __init__(self, module: nn.Module, device: torch.device) -> None:
         self.device = device
-        self._total = 0.0
+        self._marks = []
         self._hooks = [
-            module.register_forward_pre_hook(self._start),
-            module.register_forward_hook(self._stop),
+            module.register_forward_pre_hook(self._mark),
+            module.register_forward_hook(self._mark),
         ]
 
     def take(self) -> float:
         """Seconds since this was last asked for."""
-        total, self._total = self._total, 0.0
-        return total
+        marks, self._marks = self._marks, []
+        pairs = zip(marks[::2], marks[1::2], strict=True)
+        if self.device.type != 'cuda':
+            return sum(end - start for start, end in pairs)
+        synchronize(self.device)
+        return sum(start.elapsed_time(end) for start, end in pairs) / 1e3
 
     def remove(self) -> None:
         """Leave the module as it was."""
         for hook in self._hooks:
             hook.remove()
 
-    def _start(self, module: nn.Module, args: tuple) -> None:
-        synchronize(self.device)
-        self._total -= time.perf_counter()
-
-    def _stop(self, module: nn.Module, args: tuple, output: Any) -> None:
-        synchronize(self.device)
-        self._total += time.perf_counter()
+    def _mark(self, *_: Any) -> None:
+        if self.device.type == 'cuda':
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            self._marks.append(event)
+        else:
+            self._marks.append(time.perf_counter())
 
 
 def synchronize(device: torch.device) -> None:
@@ -114,9 +119,9 @@ def interleave(
 ) -> dict[str, list[float]]:
     """Run everything once per round, in an order that changes.
 
-    Each round begins with the next one, and every second goes backwards, so
-    that none always has the same place or the same one before it. Nothing is
-    warmed up here.
+    Each round begins with the next one; when all have begun, the next rounds
+    go backwards. So none always has the same place or the same one before
+    it. Nothing is warmed up here.
 
     Args:
         runs (Mapping[str, Callable]): What to time, by name.
@@ -138,7 +143,8 @@ def interleave(
             order = left[first:] + left[:first]
             gc.collect()
             gc.disable()
-            for name in order[:: -1 if number % 2 else 1]:
+            backwards = number // max(1, len(left)) % 2
+            for name in order[:: -1 if backwards else 1]:
                 try:
                     times[name].append(_time(runs[name], device))
                 except (MemoryError, RuntimeError) as error:
@@ -270,7 +276,10 @@ def _highest_sum(seen: profile) -> int:
 
 
 def time_in_files(
-    run: Run, whole: CodeType, files: Collection[str]
+    run: Run,
+    whole: CodeType,
+    files: Collection[str],
+    functions: Collection[CodeType] = (),
 ) -> dict[str, float]:
     """Where the time of a Python function goes, by functions it reaches.
 
@@ -279,18 +288,21 @@ def time_in_files(
             so the smaller the parts.
         whole (CodeType): The function's ``__code__``.
         files (Collection[str]): Source files whose functions are looked at.
+        functions (Collection[CodeType]): Others that are, by ``__code__``.
 
     Returns:
         dict[str, float]: Share of the function's time, by function of these
-        files that others call, what it calls included; largest first.
+        files that others call, and by the others, what it calls included;
+        largest first.
     """
     profiler = cProfile.Profile()
     profiler.runcall(run)
     entries = pstats.Stats(profiler).stats
-    total = entries[(whole.co_filename, whole.co_firstlineno, whole.co_name)]
+    total = entries[_key(whole)]
     shares = {}
-    for (file, _, name), (*_, callers) in entries.items():
-        if file in files:
+    keys = {_key(code) for code in functions}
+    for (file, line, name), (*_, callers) in entries.items():
+        if file in files or (file, line, name) in keys:
             entered = sum(
                 cumulative
                 for (caller, *_), (*_, cumulative) in callers.items()
@@ -303,6 +315,11 @@ def time_in_files(
         for name, share in sorted(shares.items(), key=lambda kv: -kv[1])
         if share
     }
+
+
+def _key(code: CodeType) -> tuple[str, int, str]:
+    """How the profiler names a function."""
+    return code.co_filename, code.co_firstlineno, code.co_name
 
 
 def top_kernels(run: Run, number: int = 15) -> dict[str, float]:

@@ -63,7 +63,11 @@ def check_setting(setting, passes=1):
         assert row['memory'] > 0
         number = setting['batch_size']
         peak = passes * row['flops'] * number / row['median']
-        assert row['peak_share'] == pytest.approx(peak / setting['peak_flops'])
+        share = peak / setting['peak_flops']
+        if row['kind'] == 'paper':  # less is differentiated than computed
+            assert share / 3 < row['peak_share'] < share
+        else:
+            assert row['peak_share'] == pytest.approx(share)
         assert row['images_per_second'] * row['median'] == pytest.approx(
             number
         )
@@ -156,8 +160,8 @@ def test_training(tool, tmp_path, config, options):
     assert list(rows) == ['dense', 'dynamic', 'sparse', 'paper']
     for kind in ('dynamic', 'sparse'):
         assert rows[kind]['flops_ratio'] == pytest.approx(0.6, abs=0.15)
-    assert 1 < rows['paper']['flops_ratio'] < 1.4
-    assert rows['paper']['memory'] > rows['dense']['memory']
+    assert 1.4 < rows['paper']['flops_ratio'] < 2.2  # chosen ones twice
+    assert rows['paper']['memory'] > rows['sparse']['memory']
 
 
 def test_the_profile_names_the_parts_of_the_routing(tool, tmp_path):

@@ -2,6 +2,7 @@
 
 import gc
 import time
+from itertools import pairwise
 
 import pytest
 import torch
@@ -14,26 +15,30 @@ CPU = torch.device('cpu')
 TOO_MUCH = 1 << 50
 
 
-def test_every_round_runs_each_once_in_an_order_that_changes():
+@pytest.mark.parametrize('names', ['ab', 'abc', 'abcd', 'abcdef'])
+def test_every_round_runs_each_once_in_an_order_that_changes(names):
     ran, seen = [], []
 
     def run(name):
         ran.append(name)
         assert not gc.isenabled()
 
+    num = len(names)
     times = timing.interleave(
-        {name: lambda name=name: run(name) for name in 'abc'},
-        range(6),
+        {name: lambda name=name: run(name) for name in names},
+        range(2 * num),
         CPU,
         seen.append,
     )
     assert seen == ran
-    assert all(len(of) == 6 for of in times.values())
-    rounds = [ran[i : i + 3] for i in range(0, 18, 3)]
-    assert all(sorted(order) == ['a', 'b', 'c'] for order in rounds)
-    assert {order[0] for order in rounds} == {'a', 'b', 'c'}
-    before = {tuple(order[i : i + 2]) for order in rounds for i in (0, 1)}
-    assert len(before) == 6  # each has had each of the others before it
+    assert all(len(of) == 2 * num for of in times.values())
+    rounds = [ran[i : i + num] for i in range(0, 2 * num**2, num)]
+    assert all(sorted(order) == list(names) for order in rounds)
+    for place in range(num):
+        assert {order[place] for order in rounds} == set(names)
+    before = {pair for order in rounds for pair in pairwise(order)}
+    if num > 2:  # each has had at least two others before it
+        assert all(len([b for b in before if b[1] == n]) >= 2 for n in names)
     assert gc.isenabled()
 
 
