@@ -14,6 +14,7 @@ from mmdge.models.layers import (
     mlp,
     resize_pos_embed,
 )
+from mmdge.models.routing import DGEBlock
 
 
 @pytest.mark.parametrize('sr_ratio', [1, 2, 4])
@@ -93,17 +94,34 @@ def test_mlp_in_parts_is_the_mlp(monkeypatch):
         assert layer(x[:0]).shape == (0, 4)
 
 
-def test_add_saves_memory_only_where_nobody_sees_it():
-    x, update = torch.randn(1, 3), torch.randn(2, 3)
-    expected = x + update
-    kept = update.clone()
-    torch.testing.assert_close(add(x, update), expected)
-    torch.testing.assert_close(update, kept)  # a gradient may need it
+def test_add_saves_memory_only_without_gradients_and_mixed_types():
+    x, update, out = torch.randn(3, 2, 3).unbind()
+    expected, kept = x + update, out.clone()
+    torch.testing.assert_close(add(x, update, out), expected)
+    torch.testing.assert_close(out, kept)  # a gradient may need it
     with torch.no_grad():
-        mixed = add(x, update.bfloat16())
-        assert mixed.dtype == torch.float32
-        assert add(x, update) is update
-        torch.testing.assert_close(update, expected)
+        assert add(x, update.bfloat16(), out).dtype == torch.float32
+        torch.testing.assert_close(out, kept)
+        assert add(x, update, out) is out
+        torch.testing.assert_close(out, expected)
+
+
+def test_modules_outputs_stay_as_a_hook_saw_them():
+    seen = []
+
+    def keep(module, args, out):
+        if isinstance(out, torch.Tensor):
+            seen.append((out, out.clone()))
+
+    for routing in ('variance', 'finest'):
+        block = DGEBlock(8, 2, 16, 1, (1, 2, 4), routing).eval()
+        for module in block.modules():
+            module.register_forward_hook(keep)
+        with torch.no_grad():
+            block(torch.randn(2, 64, 8), (8, 8), 4)
+    assert len(seen) > 12
+    for out, then in seen:
+        torch.testing.assert_close(out, then)
 
 
 def test_attention_by_hand():

@@ -140,7 +140,8 @@ class DGEBlock(nn.Module):
             self._draw(x),
             [x.shape[1]] * len(x),
         )
-        return add(x, update.view_as(x))
+        update = update.view_as(x)
+        return add(x, update, out=update)
 
     def _packed(
         self, x: Tensor, size: Size, packing: Packing, gate: Tensor | None
@@ -154,7 +155,8 @@ class DGEBlock(nn.Module):
             queries, self.norm1(queries), keys_values, kept, packing.lengths
         )
         if gate is None:
-            return add(x, unpack(update, packing))
+            update = unpack(update, packing)
+            return add(x, update, out=update)
         if self.sparse_training:
             # Each row times its own gate: 1, but with a gradient.
             gates = candidate_gates(
@@ -195,8 +197,10 @@ class DGEBlock(nn.Module):
         """What the block adds to packed queries, ``(sum_b L_b, C)``."""
         attended = self.attn(normed_queries, *keys_values, lengths)
         attended = self.drop_path(attended, kept[0], lengths)
-        hidden = self.mlp(self.norm2(queries + attended))
-        return attended + self.drop_path(hidden, kept[1], lengths)
+        rows = queries + attended
+        hidden = self.mlp(self.norm2(rows))
+        hidden = self.drop_path(hidden, kept[1], lengths)
+        return add(attended, hidden, out=rows)
 
     def _cost(
         self,
