@@ -23,13 +23,14 @@ from mmdge.models.routing import DGEBlock
 def test_packed_attention_is_each_images_own(sr_ratio, num_extra, lengths):
     layer = SpatialReductionAttention(12, 3, sr_ratio)
     x = torch.randn(2, num_extra + 35, 12)
-    k, v = layer.keys_values(x, (5, 7))
     queries = torch.randn(sum(lengths), 12)
-    packed = layer(queries, k, v, lengths).split(lengths)
+    out, keys_values = layer(queries, lengths, x, (5, 7))
+    packed = out.split(lengths)
     for i, part in enumerate(queries.split(lengths)):
-        own = k[i : i + 1], v[i : i + 1]
-        alone = layer(part, *own, [len(part)])
+        alone, _ = layer(part, [len(part)], x[i : i + 1], (5, 7))
         torch.testing.assert_close(packed[i], alone)
+    again, _ = layer(queries, lengths, x, (5, 7), keys_values)
+    torch.testing.assert_close(again, out)
 
 
 def one_by_one(q, k, v, ends_q, ends_k, max_q, max_k):
@@ -133,8 +134,8 @@ def test_attention_by_hand():
         weights = (q[..., h] @ k[..., h].mT / 2**0.5).softmax(-1)
         heads.append(weights @ v[..., h])
     expected = layer.proj(torch.cat(heads, -1))
-    k, v = layer.keys_values(x, (2, 3))
-    torch.testing.assert_close(layer(x[0], k, v, [6]), expected[0])
+    out, _ = layer(x[0], [6], x, (2, 3))
+    torch.testing.assert_close(out, expected[0])
 
 
 def test_a_map_smaller_than_the_reduction_has_one_key():

@@ -149,39 +149,37 @@ class SpatialReductionAttention(nn.Module):
             torch.cat([extra, reduced], dim=1) if extra.shape[1] else reduced
         )
 
-    def keys_values(
-        self, x: Tensor, size: tuple[int, int]
-    ) -> tuple[Tensor, Tensor]:
-        """Keys and values of normed tokens.
-
-        Args:
-            x (Tensor): Normed tokens, extra tokens first, ``(B, E + N, C)``.
-            size (tuple[int, int]): Token map's height and width, ``N = H*W``.
-
-        Returns:
-            tuple[Tensor, Tensor]: ``(B, E + T, h, d)`` each.
-        """
-        kv = self.kv(self.reduce(x, size))
-        # (B, T, 2C) -> 2 x (B, T, h, d)
-        return kv.view(*kv.shape[:2], 2, self.num_heads, -1).unbind(2)
-
     def forward(
-        self, queries: Tensor, k: Tensor, v: Tensor, lengths: list[int]
-    ) -> Tensor:
-        """Attend from packed queries.
+        self,
+        queries: Tensor,
+        lengths: list[int],
+        x: Tensor,
+        size: tuple[int, int],
+        keys_values: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Attend from packed queries to all tokens.
 
         Args:
             queries (Tensor): Normed queries, packed, ``(sum_b L_b, C)``.
-            k (Tensor): Keys, see :meth:`keys_values`.
-            v (Tensor): Values.
             lengths (list[int]): Queries of each image, ``L_b``.
+            x (Tensor): Normed tokens, extra tokens first, ``(B, E + N, C)``.
+            size (tuple[int, int]): Token map's height and width, ``N = H*W``.
+            keys_values (tuple[Tensor, Tensor], optional): What an earlier
+                call with the same ``x`` returned, to be used again.
 
         Returns:
-            Tensor: Of the shape of ``queries``.
+            tuple[Tensor, tuple[Tensor, Tensor]]: The queries' update, of
+            their shape; keys and values, ``(B, E + T, h, d)`` each.
         """
+        if keys_values is None:
+            kv = self.kv(self.reduce(x, size))
+            # (B, T, 2C) -> 2 x (B, T, h, d)
+            kv = kv.view(*kv.shape[:2], 2, self.num_heads, -1)
+            keys_values = kv.unbind(2)
         # (sum L, C) -> (sum L, h, d)
-        q = self.q(queries).view(-1, *k.shape[2:])
-        return self.proj(packed_attention(q, k, v, lengths).flatten(1))
+        q = self.q(queries).view(-1, *keys_values[0].shape[2:])
+        out = packed_attention(q, *keys_values, lengths)
+        return self.proj(out.flatten(1)), keys_values
 
     def flops(self, size: tuple[int, int], num_extra: int) -> LinearCost:
         """Multiply-adds of one image.

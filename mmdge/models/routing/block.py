@@ -133,12 +133,13 @@ class DGEBlock(nn.Module):
 
     def _dense(self, x: Tensor, size: Size) -> Tensor:
         normed = self.norm1(x)
-        update = self._update(
+        update, _ = self._update(
             x.flatten(0, 1),  # (B, E + N, C) -> (B * (E + N), C)
             normed.flatten(0, 1),
-            self.attn.keys_values(normed, size),
-            self._draw(x),
             [x.shape[1]] * len(x),
+            self._draw(x),
+            normed,
+            size,
         )
         update = update.view_as(x)
         return add(x, update, out=update)
@@ -149,10 +150,14 @@ class DGEBlock(nn.Module):
         own = own_tokens(x, size, self.granularities)
         patches = coarser(x, size, self.granularities)
         queries = pack(own, patches, packing)
-        keys_values = self.attn.keys_values(self.norm1(x), size)
-        kept = self._draw(x)
-        update = self._update(
-            queries, self.norm1(queries), keys_values, kept, packing.lengths
+        normed, kept = self.norm1(x), self._draw(x)
+        update, keys_values = self._update(
+            queries,
+            self.norm1(queries),
+            packing.lengths,
+            kept,
+            normed,
+            size,
         )
         if gate is None:
             update = unpack(update, packing)
@@ -171,13 +176,19 @@ class DGEBlock(nn.Module):
             rows = torch.cat([own, patches], dim=1)  # (B, E + M, C)
             lengths = [rows.shape[1]] * len(rows)
             flat = rows.flatten(0, 1)
-            updates = self._update(
-                flat, self.norm1(flat), keys_values, kept, lengths
-            ).view_as(rows)
+            updates, _ = self._update(
+                flat,
+                self.norm1(flat),
+                lengths,
+                kept,
+                normed,
+                size,
+                keys_values,
+            )
         return WithGate.apply(
             x + unpack(update, packing),
             gate,
-            updates,
+            updates.view_as(rows),
             size,
             self.granularities,
         )
@@ -190,17 +201,21 @@ class DGEBlock(nn.Module):
         self,
         queries: Tensor,
         normed_queries: Tensor,
-        keys_values: tuple[Tensor, Tensor],
-        kept: tuple[Tensor | None, Tensor | None],
         lengths: list[int],
-    ) -> Tensor:
-        """What the block adds to packed queries, ``(sum_b L_b, C)``."""
-        attended = self.attn(normed_queries, *keys_values, lengths)
+        kept: tuple[Tensor | None, Tensor | None],
+        normed: Tensor,
+        size: Size,
+        keys_values: tuple[Tensor, Tensor] | None = None,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """What the block adds to packed queries; the keys and values."""
+        attended, keys_values = self.attn(
+            normed_queries, lengths, normed, size, keys_values
+        )
         attended = self.drop_path(attended, kept[0], lengths)
         rows = queries + attended
         hidden = self.mlp(self.norm2(rows))
         hidden = self.drop_path(hidden, kept[1], lengths)
-        return add(attended, hidden, out=rows)
+        return add(attended, hidden, out=rows), keys_values
 
     def _cost(
         self,
