@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.logging import MMLogger
-from mmengine.registry import DATASETS, MODELS
-from mmengine.runner import Runner, load_checkpoint
+from mmengine.registry import MODELS
+from mmengine.runner import load_checkpoint
 from torch import Tensor, nn
 
+from mmdge.datasets import image_loader
 from mmdge.models import share_for_budget
 from mmdge.models.backbones import DynamicBackbone
 from mmdge.models.rivals import count_flops, host_backbone, smaller_backbone
@@ -104,7 +104,10 @@ class Subject:
                 self.model.init_weights()
         if checkpoint:
             load_checkpoint(self.model, checkpoint, map_location='cpu')
-            self._pool = _val_images(cfg, self.model, num_images)
+            self._pool = [
+                self.model.data_preprocessor(data, False)['inputs']
+                for data in image_loader(cfg, number=num_images)
+            ]
         source = self.model.backbone if self.model else self.build()
         self._state = source.state_dict()
 
@@ -170,23 +173,6 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def _val_images(cfg: Config, model: nn.Module, number: int) -> list[Tensor]:
-    """Load images of the validation set as the model gets them."""
-    loader = dict(
-        copy.deepcopy(cfg.val_dataloader),
-        batch_size=1,
-        num_workers=0,
-        persistent_workers=False,
-    )
-    loader.pop('prefetch_factor', None)
-    dataset = DATASETS.build(loader['dataset'])
-    if number < len(dataset):
-        chosen = random.Random(0).sample(range(len(dataset)), number)
-        dataset = dataset.get_subset(chosen)
-    loader = Runner.build_dataloader(dict(loader, dataset=dataset))
-    return [model.data_preprocessor(data, False)['inputs'] for data in loader]
 
 
 def build_arms(

@@ -1,5 +1,6 @@
-"""Data sets drawn by mmdge itself; importing needs no host library."""
+"""Data sets drawn by mmdge, images of any; needs no host library."""
 
+from .loading import image_loader
 from .scenes import (
     CLASSES,
     PALETTE,
@@ -17,5 +18,6 @@ __all__ = [
     'SEM_PALETTE',
     'Scene',
     'draw_scene',
+    'image_loader',
     'write_shapes',
 ]

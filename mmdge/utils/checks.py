@@ -86,6 +86,13 @@ def open_checkpoint(path: str | os.PathLike) -> Mapping[str, Any]:
     return checkpoint
 
 
+def is_whole_model(path: str | os.PathLike) -> bool:
+    """Whether a checkpoint holds more than a backbone; see open_checkpoint."""
+    checkpoint = open_checkpoint(path)
+    weights = checkpoint.get('state_dict', checkpoint)
+    return any(str(key).startswith('backbone.') for key in weights)
+
+
 def check_output(path: str | os.PathLike, option: str) -> None:
     """Make sure that there is a folder for a file to be written.
 

@@ -17,11 +17,13 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.logging import print_log
-from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
+from mmengine.registry import MODELS, RUNNERS, init_default_scope
+from mmengine.runner import Runner, load_checkpoint
+from torch import nn
 
 from mmdge._requirements import HOSTS, missing_message
 
+from . import checks
 from .checks import walk
 from .errors import UserError
 from .safe_load import use_safe_loading
@@ -240,6 +242,34 @@ def build_runner(cfg: Config) -> Runner:
     if 'runner_type' in cfg:
         return RUNNERS.build(cfg)
     return Runner.from_cfg(cfg)
+
+
+def build_model(
+    cfg: Config, checkpoint: str | os.PathLike | None = None
+) -> nn.Module:
+    """Build the model of a config, ready for evaluation.
+
+    Args:
+        cfg: The config; nothing that it names is downloaded if there is a
+            checkpoint.
+        checkpoint: Weights of the model, or of its backbone alone, in any
+            layout that the backbone knows. Default: random weights.
+
+    Returns:
+        The model, on the machine's device.
+
+    Raises:
+        UserError: If the file is missing, broken, not safe or no fit.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmdge'))
+    if checkpoint is None:
+        return MODELS.build(cfg.model).to(get_device()).eval()
+    whole = checks.is_whole_model(checkpoint)
+    cfg.model.backbone.init_cfg = None
+    model = MODELS.build(cfg.model)
+    part = model if whole else model.backbone
+    load_checkpoint(part, os.fspath(checkpoint), map_location='cpu')
+    return model.to(get_device()).eval()
 
 
 def run_tool(main: Callable[[], None]) -> int:

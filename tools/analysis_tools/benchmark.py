@@ -51,6 +51,7 @@ from mmdge.benchmark import (
 )
 from mmdge.models.backbones import DynamicBackbone
 from mmdge.utils import UserError, checks, launch, timing
+from mmdge.utils.arguments import positive, ratio
 
 
 def size(text: str) -> tuple[int, int]:
@@ -58,21 +59,6 @@ def size(text: str) -> tuple[int, int]:
     if not found:
         raise argparse.ArgumentTypeError(f'{text!r} is no HxW, as 800x1216')
     return int(found[1]), int(found[2])
-
-
-def positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f'{text!r} is no positive number')
-    return int(text)
-
-
-def ratio(text: str) -> float:
-    try:
-        if 0 < float(text) < 1:
-            return float(text)
-    except ValueError:
-        pass
-    raise argparse.ArgumentTypeError(f'{text!r} is no number in (0, 1)')
 
 
 def parse_args() -> argparse.Namespace:

@@ -14,9 +14,7 @@ Example::
 
 from __future__ import annotations
 
-import argparse
 import json
-import random
 import sys
 from collections import defaultdict
 from collections.abc import Iterable
@@ -24,25 +22,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from mmengine.device import get_device
-from mmengine.registry import DATASETS, MODELS, init_default_scope
-from mmengine.runner import Runner, load_checkpoint
 from mmengine.utils import track_iter_progress
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-import mmdge  # noqa: F401  registers the backbones before a config asks
+from mmdge.datasets import image_loader
 from mmdge.engine.hooks import find_dynamic_backbone
 from mmdge.utils import UserError, checks, launch
+from mmdge.utils.arguments import positive
 from mmdge.utils.counting import flop_counter
-
-
-def positive(text: str) -> int:
-    """A number of images, for argparse."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f'{text!r} is no positive number')
-    return int(text)
 
 
 def parse_args():
@@ -197,30 +186,16 @@ def report(figures: dict) -> None:
 def main() -> None:
     args = parse_args()
     cfg = launch.load_config(args.config, args.cfg_options)
-    if cfg.get('val_dataloader') is None:
-        raise UserError(f'{args.config} has no val_dataloader to count on')
     if args.json:
         checks.check_output(args.json, '--json')
     checks.check_datasets(cfg, ['val'])
-    if args.checkpoint:
-        checks.check_checkpoint(args.checkpoint)
-    init_default_scope(cfg.get('default_scope', 'mmdge'))
-    model = MODELS.build(cfg.model).to(get_device()).eval()
-    if args.checkpoint:
-        load_checkpoint(model, args.checkpoint, map_location='cpu')
-    else:
+    if not args.checkpoint:
         print('no checkpoint: random weights, so the routing says little')
-
-    loader_cfg = cfg.val_dataloader
-    loader_cfg.batch_size = 1
-    dataset = DATASETS.build(loader_cfg.pop('dataset'))
-    if args.num_images is not None and args.num_images < len(dataset):
-        dataset = dataset.get_subset(
-            random.Random(0).sample(range(len(dataset)), args.num_images)
-        )
+    model = launch.build_model(cfg, args.checkpoint)
+    loader = image_loader(cfg, number=args.num_images)
+    if args.num_images == len(loader.dataset):
         print(f'a random subset of {args.num_images} images only')
-    loader = Runner.build_dataloader(dict(loader_cfg, dataset=dataset))
-    figures = summary(count(model, loader, len(dataset)))
+    figures = summary(count(model, loader, len(loader)))
     report(figures)
     if args.json:
         Path(args.json).write_text(json.dumps(figures, indent=2))

@@ -15,6 +15,14 @@ def parse_args() -> argparse.Namespace:
     add('--num-train', type=int, default=900, help='training scenes')
     add('--num-val', type=int, default=100, help='validation scenes')
     add('--size', type=int, default=256, help='height and width in px')
+    add(
+        '--num-objects',
+        type=int,
+        nargs=2,
+        default=(1, 8),
+        metavar=('FEWEST', 'MOST'),
+        help='objects of a scene',
+    )
     add('--seed', type=int, default=0)
     add(
         '--overwrite',

@@ -1,17 +1,17 @@
-# Drawn by tools/dataset_converters/make_shapes.py
+# Drawn by tools/dataset_converters/make_shapes.py, of any size
 data_root = 'data/shapes/'
 metainfo = dict(classes=('rows', 'columns', 'checks', 'rings'))
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='Resize', scale=(256, 256), keep_ratio=True),
+    dict(type='Resize', scale_factor=1.0),
     dict(type='RandomFlip', prob=0.5, direction=['horizontal', 'vertical']),
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(256, 256), keep_ratio=True),
+    dict(type='Resize', scale_factor=1.0),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='PackDetInputs'),
 ]

@@ -22,9 +22,7 @@ param_scheduler = [
     dict(
         type='CosineAnnealingLR',
         eta_min=1e-5,
-        begin=0,
-        end=max_epochs,
-        by_epoch=True,
+        by_epoch=True,  # to the end of the training
         convert_to_iter_based=True,
     ),
 ]

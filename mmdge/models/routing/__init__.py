@@ -1,6 +1,7 @@
 """The mathematics of granularity: regions, routers, the encoder block."""
 
 from .block import DGEBlock
+from .error_routers import ErrorRouter, OracleRouter
 from .grains import (
     Packing,
     WithGate,
@@ -18,21 +19,22 @@ from .grains import (
     region_variance,
     unpack,
     unpool,
+    update_errors,
 )
-from .routers import (
-    GumbelRouter,
+from .routers import GumbelRouter, Router, build_router
+from .share_routers import (
     QuantileRouter,
     RandomRouter,
-    Router,
     ShareRouter,
     UniformRouter,
-    build_router,
     default_share,
 )
 
 __all__ = [
     'DGEBlock',
+    'ErrorRouter',
     'GumbelRouter',
+    'OracleRouter',
     'Packing',
     'QuantileRouter',
     'RandomRouter',
@@ -56,4 +58,5 @@ __all__ = [
     'region_variance',
     'unpack',
     'unpool',
+    'update_errors',
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from .grains import (
     Size,
     WithGate,
     candidate_gates,
+    candidates,
     coarser,
     own_tokens,
     pack,
@@ -23,6 +25,7 @@ from .grains import (
     plan_packing,
     query_counts,
     unpack,
+    update_errors,
 )
 from .routers import build_router
 
@@ -108,7 +111,8 @@ class DGEBlock(nn.Module):
         decision = None
         if self.router is not None:
             grid = x[:, num_extra:].unflatten(1, size)  # (B, H, W, C)
-            decision = self.router(grid, content)
+            errors = partial(self.errors, x, size)
+            decision = self.router(grid, content, errors)
         if decision is None:
             return self._run(self._dense, x, size), self._cost(x, size)
 
@@ -125,6 +129,40 @@ class DGEBlock(nn.Module):
             self.router.sides[choice], stride * self.router.region, self.name
         )
         return out, self._cost(x, size, queries, granularity_map)
+
+    @torch.no_grad()
+    def errors(self, x: Tensor, size: Size) -> Tensor:
+        """What each granularity would get wrong, region by region.
+
+        Every granularity is computed, more than routing could save: for
+        calibration, and for the oracle.
+
+        Args:
+            x (Tensor): Tokens ``(B, E + H * W, C)``, extra tokens first.
+            size (tuple[int, int]): ``(H, W)``.
+
+        Returns:
+            Tensor: ``(B, Rh, Rw, K)``, see :func:`update_errors`.
+        """
+        rows = candidates(x, size, self.granularities)  # (B, E + M, C)
+        updates = self._updates_of_all(rows, self.norm1(x), size)
+        return update_errors(updates, size, self.granularities)
+
+    def _updates_of_all(
+        self,
+        rows: Tensor,
+        normed: Tensor,
+        size: Size,
+        kept: tuple[Tensor | None, Tensor | None] = (None, None),
+        keys_values: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """The updates of all candidates, ``(B, E + M, C)``."""
+        flat = rows.flatten(0, 1)  # (B * (E + M), C)
+        lengths = [rows.shape[1]] * len(rows)
+        updates, _ = self._update(
+            flat, self.norm1(flat), lengths, kept, normed, size, keys_values
+        )
+        return updates.view_as(rows)
 
     def _run(self, body, x: Tensor, *args) -> Tensor:
         if self.with_cp and torch.is_grad_enabled():
@@ -174,21 +212,13 @@ class DGEBlock(nn.Module):
         # other candidates would have done is needed, but no graph of it.
         with torch.no_grad():
             rows = torch.cat([own, patches], dim=1)  # (B, E + M, C)
-            lengths = [rows.shape[1]] * len(rows)
-            flat = rows.flatten(0, 1)
-            updates, _ = self._update(
-                flat,
-                self.norm1(flat),
-                lengths,
-                kept,
-                normed,
-                size,
-                keys_values,
+            updates = self._updates_of_all(
+                rows, normed, size, kept, keys_values
             )
         return WithGate.apply(
             x + unpack(update, packing),
             gate,
-            updates.view_as(rows),
+            updates,
             size,
             self.granularities,
         )

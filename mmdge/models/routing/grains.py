@@ -287,6 +287,34 @@ def candidate_gates(
     return torch.cat(gates, dim=1)
 
 
+def update_errors(
+    updates: Tensor, size: Size, granularities: Sequence[int]
+) -> Tensor:
+    """What each region would lose at each granularity.
+
+    Args:
+        updates (Tensor): Of the candidates, ``(B, E + M, C)``, ordered as by
+            :func:`candidates`.
+        size (tuple[int, int]): ``(H, W)``.
+        granularities (Sequence[int]): Candidates, finest first.
+
+    Returns:
+        Tensor: Squared difference to the finest candidate's update, averaged
+        over the region's tokens and the channels, ``(B, Rh, Rw, K)``; 0 for
+        the finest itself.
+    """
+    grids = [patch_grid(size, side) for side in granularities]
+    lengths = [rows * columns for rows, columns in grids]
+    parts = updates[:, -sum(lengths) :].split(lengths, dim=1)
+    finest = unpool(parts[0].unflatten(1, grids[0]), granularities[0], size)
+    errors = []
+    for side, grid, part in zip(granularities, grids, parts, strict=True):
+        part = unpool(part.unflatten(1, grid), side, size)  # (B, H, W, C)
+        error = (part - finest).square().mean(-1, keepdim=True)
+        errors.append(pool(error, max(granularities)))
+    return torch.cat(errors, dim=-1)
+
+
 def gate_gradient(
     grad: Tensor, updates: Tensor, size: Size, granularities: Sequence[int]
 ) -> Tensor:

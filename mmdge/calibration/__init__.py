@@ -1,0 +1,18 @@
+"""From a checkpoint and a few images to a budget that is met."""
+
+from .errors import BlockErrors, collect_errors, routed_blocks
+from .fit import fit_power_law, set_routers
+from .images import load_images
+from .price import find_price, ratio_at_price, set_price
+
+__all__ = [
+    'BlockErrors',
+    'collect_errors',
+    'find_price',
+    'fit_power_law',
+    'load_images',
+    'ratio_at_price',
+    'routed_blocks',
+    'set_price',
+    'set_routers',
+]

@@ -1,0 +1,32 @@
+"""Images to calibrate with, as the backbone gets them."""
+
+from __future__ import annotations
+
+import sys
+
+from mmengine.config import Config
+from mmengine.utils import track_iter_progress
+from torch import Tensor, nn
+
+from mmdge.datasets import image_loader
+
+
+def load_images(
+    cfg: Config, model: nn.Module, number: int, split: str = 'train'
+) -> list[Tensor]:
+    """Load and preprocess images, showing progress.
+
+    Args:
+        cfg (Config): See :func:`mmdge.datasets.image_loader`.
+        model (nn.Module): The host's model, with its preprocessor.
+        number (int): Of images, at most as many as there are.
+        split (str): ``'train'`` or ``'val'``. Defaults to ``'train'``.
+
+    Returns:
+        list[Tensor]: Each ``(1, 3, H, W)``, on the model's device.
+    """
+    loader = image_loader(cfg, split, number)
+    return [
+        model.data_preprocessor(data, False)['inputs']
+        for data in track_iter_progress((loader, len(loader)), file=sys.stderr)
+    ]

@@ -1,0 +1,103 @@
+"""The price that meets a budget."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from mmdge.models.backbones import DynamicBackbone
+from mmdge.utils import UserError
+
+_FURTHEST = 2.0**12
+
+
+def set_price(backbone: DynamicBackbone, price: float) -> None:
+    """Set the price of all routers, see :class:`Router`."""
+    for router in backbone.routers:
+        router.price = price
+
+
+def ratio_at_price(
+    backbone: DynamicBackbone, images: Sequence[Tensor]
+) -> Callable[[float], float]:
+    """Make the function that :func:`find_price` asks.
+
+    Args:
+        backbone (DynamicBackbone): In evaluation mode; its price is changed.
+        images (Sequence[Tensor]): Batches ``(B, 3, H, W)``, preprocessed.
+
+    Returns:
+        Callable: Dynamic over dense FLOPs at a price, averaged over the
+        images.
+    """
+
+    @torch.no_grad()
+    def ratio_at(price: float) -> float:
+        set_price(backbone, price)
+        ratios = []
+        for batch in images:
+            backbone(batch)
+            ratios.append(backbone.cost.ratio)
+        return torch.cat(ratios).mean().item()
+
+    return ratio_at
+
+
+def find_price(
+    ratio_at: Callable[[float], float],
+    ratio: float,
+    tolerance: float = 0.002,
+    max_steps: int = 40,
+) -> tuple[float, float]:
+    """Find the price at which a ratio is spent.
+
+    The higher the price, the lower the ratio. It falls in steps, so that
+    not every ratio can be met exactly.
+
+    Args:
+        ratio_at (Callable): Ratio at a price.
+        ratio (float): Wanted.
+        tolerance (float): How close is close enough. Defaults to 0.002.
+        max_steps (int): Most calls of ``ratio_at``. Defaults to 40.
+
+    Returns:
+        tuple[float, float]: The price, of those tried, whose ratio is the
+        closest; and that ratio.
+
+    Raises:
+        UserError: If no price spends so much, or so little.
+    """
+    misses = {0.0: ratio_at(0.0) - ratio}
+
+    def best() -> tuple[float, float]:
+        return min(misses.items(), key=lambda pair: abs(pair[1]))
+
+    # Walk away from 0 until the ratio lies in between.
+    step = math.copysign(0.25, misses[0.0])
+    last = price = 0.0
+    while abs(misses[price]) > tolerance and misses[price] * step > 0:
+        if abs(step) > _FURTHEST:
+            spent = ratio + misses[price]
+            raise UserError(
+                f'ratio={ratio} cannot be met: the backbone spends '
+                f'{spent:.3f} even at a price of {price:g}.'
+            )
+        last, price = price, step
+        misses[price] = ratio_at(price) - ratio
+        step *= 2
+    low, high = sorted((last, price))
+    while (
+        abs(best()[1]) > tolerance
+        and len(misses) < max_steps
+        and high - low > 1e-6 * max(1.0, abs(low))
+    ):
+        # As if the ratio fell in a line, but never close to an end.
+        part = misses[low] / (misses[low] - misses[high])
+        price = low + min(max(part, 0.2), 0.8) * (high - low)
+        misses[price] = ratio_at(price) - ratio
+        low, high = (price, high) if misses[price] > 0 else (low, price)
+    price, miss = best()
+    return price, ratio + miss

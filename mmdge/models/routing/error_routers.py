@@ -1,0 +1,113 @@
+"""Routers by error: what would a coarser granularity get wrong?
+
+A block's update at a coarser granularity differs from that at the finest; the
+more the tokens inside the region vary, the more. How the squared difference
+grows with the variance is fitted, block by block, to a few images without
+labels (:mod:`mmdge.calibration`). Divided by what the region's queries cost,
+and multiplied by how far the block's errors reach the backbone's maps, it is
+comparable all over the network: one price decides everywhere, and how much a
+block spends follows by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmdge.registry import MODELS
+
+from .grains import region_variance
+from .routers import Decision, Router
+
+
+@MODELS.register_module()
+class ErrorRouter(Router):
+    """Buy queries where the error that they spare is worth their FLOPs.
+
+    ``logit_k = -weight * scale_k * variance ** exponent_k - cost_k``: the
+    error is weighed in units in which the FLOPs of the region's finest
+    queries cost 1. So the price that was calibrated is part of the router,
+    in training too, and ``price`` comes on top of it: 0 leaves the budget as
+    it is, 1 doubles the price, -1 makes everything free and finest.
+
+    Without calibration, the tokens of a region are taken to be independent,
+    and their variance to be the error.
+
+    Args:
+        embed_dims (int): See :class:`Router`, also for ``**kwargs``.
+        granularities (Sequence[int]): Candidates, finest first.
+
+    Attributes:
+        weight (Tensor): ``()``, at least 0.
+        scale (Tensor): Error of each candidate where the variance is 1,
+            ``(K,)``; 0 for the finest.
+        exponent (Tensor): ``(K,)``.
+    """
+
+    def __init__(
+        self, embed_dims: int, granularities: Sequence[int], **kwargs: Any
+    ) -> None:
+        super().__init__(embed_dims, granularities, **kwargs)
+        for name, value in self._uncalibrated().items():
+            self.register_buffer(name, value)
+
+    def _uncalibrated(self) -> dict[str, Tensor]:
+        sides = torch.tensor(self.granularities, dtype=torch.float32)
+        # The mean of n independent values has 1 / n of their variance.
+        return dict(
+            weight=torch.tensor(1.0),
+            scale=sides[0] ** -2 - sides**-2,
+            exponent=torch.ones_like(sides),
+        )
+
+    def reset_parameters(self) -> None:
+        """Forget the calibration."""
+        for name, value in self._uncalibrated().items():
+            getattr(self, name).copy_(value)
+
+    def predict(self, x: Tensor) -> Tensor:
+        """What each candidate would get wrong.
+
+        Args:
+            x (Tensor): Token map ``(B, H, W, C)``.
+
+        Returns:
+            Tensor: Mean squared difference to the finest candidate's update,
+            as of :func:`update_errors`, ``(B, Rh, Rw, K)``.
+        """
+        variance = region_variance(x.detach(), self.region).clamp(min=1e-8)
+        return self.scale * variance[..., None] ** self.exponent
+
+    def weigh(self, errors: Tensor, content: Tensor) -> Tensor:
+        """Logits for errors; for padding, which has none, the cheapest."""
+        errors = errors.where(content[..., None], 0.0)
+        return -self.weight * errors - self.progress * self.cost
+
+    def logits(self, x: Tensor, content: Tensor) -> Tensor:
+        """See :class:`Router`."""
+        return self.weigh(self.predict(x), content)
+
+
+@MODELS.register_module()
+class OracleRouter(ErrorRouter):
+    """Control: the same with the true errors in place of the predicted.
+
+    It computes every candidate to know, so it saves nothing; its FLOPs are
+    those of what it chose.
+    """
+
+    def forward(
+        self,
+        x: Tensor,
+        content: Tensor | None = None,
+        errors: Callable[[], Tensor] | None = None,
+    ) -> Decision | None:
+        """See :class:`Router`; here ``errors`` must be given."""
+        truth = errors()
+        if content is None:
+            content = torch.ones_like(truth[..., 0], dtype=torch.bool)
+        with torch.autocast(x.device.type, enabled=False):
+            return self.decide(self.weigh(truth.float(), content))

@@ -1,0 +1,79 @@
+"""Find the price at which a trained router spends a given ratio of FLOPs.
+
+What a router spends at test is not what it was trained for: other images,
+another budget, or, with the paper's router, argmax in place of sampling.
+
+Example::
+
+    python tools/analysis_tools/calibrate_budget.py CONFIG CHECKPOINT \
+        --ratio 0.4
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from mmdge.calibration import find_price, load_images, ratio_at_price
+from mmdge.engine.hooks import find_dynamic_backbone
+from mmdge.utils import UserError, checks, launch
+from mmdge.utils.arguments import add_calibration_options, ratio
+
+
+def parse_args() -> argparse.Namespace:
+    parser = launch.config_parser(__doc__.splitlines()[0])
+    parser.add_argument('checkpoint', help='weights of the model')
+    parser.add_argument(
+        '--ratio',
+        type=ratio,
+        nargs='+',
+        required=True,
+        help='dynamic over dense FLOPs to spend on average',
+    )
+    add_calibration_options(parser)
+    parser.add_argument(
+        '--out',
+        help='write the config with the price of the (single) ratio here',
+    )
+    args = parser.parse_args()
+    if args.out and len(args.ratio) > 1:
+        parser.error('--out is for a single --ratio')
+    if args.out and not args.out.endswith('.py'):
+        parser.error(f'--out must end in .py, not {args.out!r}')
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = launch.load_config(args.config, args.cfg_options)
+    if args.out:
+        checks.check_output(args.out, '--out')
+    checks.check_datasets(cfg, [args.split])
+    model = launch.build_model(cfg, args.checkpoint)
+    try:
+        backbone = find_dynamic_backbone(model, 'calibrate_budget.py')
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    images = load_images(cfg, model, args.num_images, args.split)
+    table = Table(title=f'On {len(images)} images of the {args.split} set')
+    for column in ('asked', 'ratio', 'price'):
+        table.add_column(column, justify='right')
+    prices = []
+    for asked in args.ratio:
+        price, spent = find_price(ratio_at_price(backbone, images), asked)
+        table.add_row(f'{asked:g}', f'{spent:.4f}', f'{price:.6g}')
+        prices.append(price)
+    Console(width=100).print(table)
+    print(f'--cfg-options model.backbone.price={prices[-1]:.6g}')
+    if args.out:
+        cfg.model.backbone.price = prices[-1]
+        Path(args.out).write_text(cfg.pretty_text)
+        print(f'wrote {args.out}')
+
+
+if __name__ == '__main__':
+    sys.exit(launch.run_tool(main))

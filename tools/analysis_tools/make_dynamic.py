@@ -1,0 +1,200 @@
+"""Make a static checkpoint dynamic, without training and without labels.
+
+From a few images of the training set it learns, block by block, what coarser
+granularities would get wrong and how far that reaches, and finds the one
+price at which the backbone spends a ratio of its FLOPs. It writes a
+checkpoint and a config; test them as they are, or fine-tune.
+
+Example::
+
+    python tools/analysis_tools/make_dynamic.py CONFIG CHECKPOINT --ratio 0.5
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import defaultdict
+from pathlib import Path
+from statistics import mean
+
+import torch
+from mmengine.config import Config
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from mmdge.calibration import (
+    BlockErrors,
+    collect_errors,
+    find_price,
+    load_images,
+    ratio_at_price,
+    routed_blocks,
+    set_price,
+    set_routers,
+)
+from mmdge.engine.hooks import find_dynamic_backbone
+from mmdge.models.backbones import DynamicBackbone
+from mmdge.utils import UserError, checks, launch
+from mmdge.utils.arguments import add_calibration_options, positive, ratio
+
+# A router's price comes on top of 1.
+_ALMOST_FREE = -1 + 1e-6
+
+
+def parse_args() -> argparse.Namespace:
+    parser = launch.config_parser(__doc__.splitlines()[0])
+    parser.add_argument(
+        'checkpoint',
+        help='weights of the model, or of its backbone alone, of any layout',
+    )
+    add_calibration_options(parser)
+    parser.add_argument(
+        '--ratio',
+        type=ratio,
+        default=0.5,
+        help='dynamic over dense FLOPs to spend on average (default: 0.5)',
+    )
+    parser.add_argument(
+        '--num-fit',
+        type=positive,
+        default=32,
+        help='of the images, so many to fit the errors to (default: 32)',
+    )
+    parser.add_argument(
+        '--out',
+        type=Path,
+        help='folder for the new config and checkpoint (default: '
+        'work_dirs/<config-stem>_dynamic-<ratio>)',
+    )
+    return parser.parse_args()
+
+
+def route_by_error(cfg: Config) -> None:
+    """Change the backbone's routing, and what belongs to it."""
+    backbone = cfg.model.backbone
+    backbone.pop('price', None)
+    backbone.routing = 'error'
+
+
+def calibrate(
+    backbone: DynamicBackbone,
+    images: list[torch.Tensor],
+    num_fit: int,
+    ratio: float,
+) -> tuple[list[BlockErrors], float]:
+    """Set all routers so that ``ratio`` is spent.
+
+    Returns:
+        tuple: What was seen of the blocks, and the ratio on the images.
+    """
+    print(f'fitting errors to {min(num_fit, len(images))} images')
+    seen = collect_errors(backbone, images[:num_fit])
+    set_routers(backbone, seen)
+    print(f'looking for the price on {len(images)} images')
+    price, spent = find_price(ratio_at_price(backbone, images), ratio)
+    price = max(price, _ALMOST_FREE)
+    for router in backbone.routers:
+        router.weight /= 1 + price  # from here on the price is 1, and 0 on top
+    set_price(backbone, 0.0)
+    return seen, spent
+
+
+@torch.no_grad()
+def query_shares(
+    backbone: DynamicBackbone, images: list[torch.Tensor]
+) -> dict[str, float]:
+    """Queries per token of each block, by name."""
+    shares = defaultdict(list)
+    for image in images:
+        backbone(image)
+        for block in backbone.cost.maps:
+            shares[block.name].append(block.query_share.mean().item())
+    return {name: mean(values) for name, values in shares.items()}
+
+
+def report(
+    backbone: DynamicBackbone,
+    seen: list[BlockErrors],
+    shares: dict[str, float],
+    spent: float,
+) -> None:
+    """Print what each block is like, and what it spends."""
+    table = Table(title=f'Ratio {spent:.3f} on the calibration images')
+    columns = ('block', 'correlation', 'exponent', 'reach', 'queries/token')
+    for column in columns:
+        table.add_column(column, justify='right')
+    for block, entry in zip(routed_blocks(backbone), seen, strict=True):
+        logs = torch.stack([entry.variance, entry.errors[:, -1]])
+        logs = logs.clamp(min=1e-8).log()
+        table.add_row(
+            block.name,
+            f'{torch.corrcoef(logs)[0, 1].item():.3f}',
+            f'{block.router.exponent[-1].item():.2f}',
+            f'{entry.reach:.3g}',
+            f'{shares[block.name]:.3f}',
+        )
+    console = Console(width=100)
+    console.print(table)
+    console.print(
+        'correlation: of the logarithms of variance and error at the coarsest '
+        'granularity; exponent: error ~ variance ** exponent; reach: change '
+        "of the backbone's maps per error; queries/token: 1 is all finest."
+    )
+
+
+def write(
+    cfg: Config, model: nn.Module, whole: bool, ratio: float, folder: Path
+) -> Path:
+    """Write checkpoint and config; return the config's path."""
+    stem = Path(cfg.filename).stem
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = folder / f'{stem}_dynamic-{ratio:g}.pth'
+    part = model if whole else model.backbone
+    torch.save(dict(meta={}, state_dict=part.state_dict()), checkpoint)
+    if whole:
+        cfg.load_from = str(checkpoint)
+    else:
+        cfg.model.backbone.init_cfg = dict(
+            type='Pretrained', checkpoint=str(checkpoint)
+        )
+    # Shares and warm-up belong to other routers; here the budget is met.
+    others = [
+        hook
+        for hook in cfg.get('custom_hooks') or []
+        if not str(hook['type']).endswith(('CostHook', 'RoutingWarmupHook'))
+    ]
+    cost = dict(type='mmdge.CostHook', budget=ratio, loss_weight=0.0)
+    cfg.custom_hooks = [cost, *others]
+    cfg.work_dir = str(folder)
+    path = checkpoint.with_suffix('.py')
+    cfg.dump(path)
+    return path
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = launch.load_config(args.config, args.cfg_options)
+    checks.check_datasets(cfg, [args.split])
+    whole = checks.is_whole_model(args.checkpoint)
+    route_by_error(cfg)
+    model = launch.build_model(cfg, args.checkpoint)
+    try:
+        backbone = find_dynamic_backbone(model, 'make_dynamic.py')
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    images = load_images(cfg, model, args.num_images, args.split)
+    seen, spent = calibrate(backbone, images, args.num_fit, args.ratio)
+    report(backbone, seen, query_shares(backbone, images), spent)
+    stem = Path(args.config).stem
+    folder = args.out or Path(f'work_dirs/{stem}_dynamic-{args.ratio:g}')
+    path = write(cfg, model, whole, args.ratio, folder)
+    print(f'wrote {path} and {path.with_suffix(".pth")}\nnext:')
+    if whole:
+        print(f'  python tools/test.py {path} {path.with_suffix(".pth")}')
+    print(f'  python tools/train.py {path}  # fine-tune; from these weights')
+
+
+if __name__ == '__main__':
+    sys.exit(launch.run_tool(main))

@@ -1,0 +1,214 @@
+"""Walk the budgets of one checkpoint: accuracy, FLOPs and time of each.
+
+For each ratio asked for, the price is found on images of the training set,
+and the model is evaluated at that price on its test set; or the prices are
+given. Time is that of the backbone alone, in turns on the same images.
+Everything is written to a folder: ``sweep.json``, ``sweep.png``, the logs.
+
+Example::
+
+    python tools/analysis_tools/sweep_budget.py CONFIG CHECKPOINT \
+        --ratio 0.35 0.5 0.7 --out work_dirs/sweep
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from mmengine.config import Config
+from mmengine.runner import Runner
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from mmdge.calibration import (
+    find_price,
+    load_images,
+    ratio_at_price,
+    set_price,
+)
+from mmdge.engine.hooks import find_dynamic_backbone
+from mmdge.models.backbones import DynamicBackbone
+from mmdge.utils import UserError, checks, launch, timing
+from mmdge.utils.arguments import add_calibration_options, positive, ratio
+
+# The first of these among the metrics is the accuracy.
+ACCURACY = ('coco/segm_mAP', 'coco/bbox_mAP', 'mIoU', 'accuracy/top1')
+
+
+def parse_args() -> argparse.Namespace:
+    parser = launch.config_parser(__doc__.splitlines()[0])
+    parser.add_argument('checkpoint', help='weights of the model')
+    points = parser.add_mutually_exclusive_group(required=True)
+    points.add_argument(
+        '--ratio',
+        type=ratio,
+        nargs='+',
+        default=[],
+        help='ratios of dynamic to dense FLOPs to calibrate and evaluate',
+    )
+    points.add_argument(
+        '--price', type=float, nargs='+', default=[], help='prices to evaluate'
+    )
+    add_calibration_options(parser)
+    parser.add_argument(
+        '--repeats',
+        type=int,
+        default=5,
+        help='rounds of timing; 0 for none (default: 5)',
+    )
+    parser.add_argument(
+        '--num-timed',
+        type=positive,
+        default=8,
+        help='images of each round (default: 8)',
+    )
+    parser.add_argument(
+        '--out',
+        type=Path,
+        help='folder to write to (default: work_dirs/<config-stem>_sweep)',
+    )
+    return parser.parse_args()
+
+
+def build_runner(cfg: Config, checkpoint: str) -> Runner:
+    """Build a runner that tests with these weights, whatever the price."""
+    cfg.load_from, cfg.resume = checkpoint, False
+    cfg.model.backbone.init_cfg = None
+    runner = launch.build_runner(cfg)
+    runner.load_or_resume()
+    return runner
+
+
+def time_backbone(
+    backbone: DynamicBackbone,
+    prices: list[float],
+    images: list[Tensor],
+    repeats: int,
+) -> list[timing.Quartiles | None]:
+    """Seconds per image at each price, all in turns."""
+    if not repeats:
+        return [None] * len(prices)
+
+    @torch.no_grad()
+    def run(price: float) -> None:
+        set_price(backbone, price)
+        for image in images:
+            backbone(image)
+
+    runs = {str(i): partial(run, price) for i, price in enumerate(prices)}
+    for warm_up in runs.values():
+        warm_up()
+    times = timing.interleave(runs, range(repeats), images[0].device)
+    return [
+        timing.Quartiles.of([t / len(images) for t in times[name]])
+        for name in runs
+    ]
+
+
+def summarise(points: list[dict[str, Any]], metric: str) -> Table:
+    """The points as a table."""
+    table = Table(title='One checkpoint, many budgets')
+    columns = {
+        metric: metric,
+        'GFLOPs': 'backbone/GFLOPs',
+        'p95': 'backbone/GFLOPs_p95',
+        'ratio': 'backbone/FLOPs_ratio',
+        'std': 'backbone/FLOPs_ratio_std',
+    }
+    for column in ('asked', 'price', *columns, 'ms (quartiles)'):
+        table.add_column(column, justify='right')
+    for point in points:
+        asked, seconds = point['ratio_asked'], point['seconds']
+        cells = [f'{point["metrics"][key]:.4g}' for key in columns.values()]
+        took = '-'
+        if seconds:
+            low, middle, high = (1000 * s for s in seconds.values())
+            took = f'{middle:.1f} ({low:.1f}-{high:.1f})'
+        table.add_row(
+            '-' if asked is None else f'{asked:g}',
+            f'{point["price"]:.4g}',
+            *cells,
+            took,
+        )
+    return table
+
+
+def draw(points: list[dict[str, Any]], metric: str, path: Path) -> None:
+    """Accuracy against FLOPs, and against time where it was taken."""
+    timed = all(point['seconds'] for point in points)
+    figure = Figure(figsize=(10 if timed else 5, 4), layout='constrained')
+    panels = figure.subplots(1, 1 + timed, squeeze=False, sharey=True)[0]
+    accuracy = [point['metrics'][metric] for point in points]
+    flops = [point['metrics']['backbone/GFLOPs'] for point in points]
+    panels[0].plot(flops, accuracy, 'o-')
+    panels[0].set(xlabel='GFLOPs of the backbone, mean', ylabel=metric)
+    if timed:
+        ms = [1000 * point['seconds']['median'] for point in points]
+        panels[1].plot(ms, accuracy, 'o-')
+        panels[1].set(xlabel='ms of the backbone, batch 1, median')
+    for panel in panels:
+        panel.grid(alpha=0.3)
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = launch.load_config(args.config, args.cfg_options)
+    stem = Path(args.config).stem
+    folder = args.out or Path(f'work_dirs/{stem}_sweep')
+    cfg.work_dir = str(folder)
+    checks.check_checkpoint(args.checkpoint)
+    checks.check_datasets(cfg, ['test', args.split])
+    runner = build_runner(cfg, args.checkpoint)
+    model = runner.model.eval()
+    try:
+        backbone = find_dynamic_backbone(model, 'sweep_budget.py')
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    images = load_images(cfg, model, args.num_images, args.split)
+
+    points = [
+        dict(price=price, ratio_asked=None, ratio_calibrated=None)
+        for price in args.price
+    ]
+    for asked in args.ratio:
+        price, spent = find_price(ratio_at_price(backbone, images), asked)
+        points.append(
+            dict(price=price, ratio_asked=asked, ratio_calibrated=spent)
+        )
+    prices = [point['price'] for point in points]
+    for point in points:
+        set_price(backbone, point['price'])
+        point['metrics'] = runner.test()
+        model.eval()
+    timed = images[: args.num_timed]
+    times = time_backbone(backbone, prices, timed, args.repeats)
+    for point, seconds in zip(points, times, strict=True):
+        point['seconds'] = seconds and seconds._asdict()
+
+    metric = next(key for key in ACCURACY if key in points[0]['metrics'])
+    routing = cfg.model.backbone.get('routing', 'learned')
+    for point in points:
+        point['routing'] = routing
+    written = dict(
+        config=str(args.config),
+        checkpoint=str(args.checkpoint),
+        metric=metric,
+        points=points,
+    )
+    (folder / 'sweep.json').write_text(json.dumps(written, indent=2))
+    draw(points, metric, folder / 'sweep.png')
+    Console(width=120).print(summarise(points, metric))
+    print(f'wrote {folder}/sweep.json and sweep.png')
+
+
+if __name__ == '__main__':
+    sys.exit(launch.run_tool(main))
