@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,14 +44,7 @@ class BackboneFLOPs(BaseMetric):
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Read the cost that CostHook wrote into each sample."""
         for sample in data_samples:
-            if 'backbone_cost' not in sample:
-                raise ValueError(
-                    'BackboneFLOPs found a sample without backbone_cost; add '
-                    "dict(type='mmdge.CostHook', budget=...) to custom_hooks, "
-                    'or leave the metric out if a tta_model of your own makes '
-                    'new samples.'
-                )
-            cost = sample['backbone_cost']
+            cost = cost_of(sample, type(self).__name__)
             self.results.append(
                 (cost['dynamic'], cost['dense'], cost['region_spread'])
             )
@@ -67,6 +60,26 @@ class BackboneFLOPs(BaseMetric):
             **_distribution('FLOPs_ratio', dynamic / dense),
             'region_spread': float(spread.mean()),
         }
+
+
+def cost_of(sample: Mapping[str, Any], who: str) -> dict[str, Any]:
+    """Return what CostHook wrote into a sample.
+
+    Args:
+        sample (dict): A data sample, as metrics get it.
+        who (str): Who asks, for the error message.
+
+    Raises:
+        ValueError: If it wrote nothing.
+    """
+    if 'backbone_cost' not in sample:
+        raise ValueError(
+            f'{who} found a sample without backbone_cost; add '
+            "dict(type='mmdge.CostHook', budget=...) to custom_hooks, or "
+            'leave the metric out if a tta_model of your own makes new '
+            'samples.'
+        )
+    return sample['backbone_cost']
 
 
 def _distribution(name: str, values: np.ndarray) -> dict[str, float]:

@@ -1,0 +1,179 @@
+"""Do images with more in them get more FLOPs?"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dist import is_main_process
+from mmengine.evaluator import BaseMetric
+from torch import Tensor
+
+from mmdge.registry import METRICS
+from mmdge.utils import UserError
+from mmdge.utils.checks import check_output
+
+from .backbone_flops import cost_of
+
+IGNORED = 255  # the hosts' label of pixels that have none
+
+
+@METRICS.register_module()
+class RatioByContent(BaseMetric):
+    """Whether the ratio of dynamic to dense FLOPs follows the content.
+
+    A router that has collapsed gives every image the same ratio, or one
+    that has nothing to do with what is in it. This metric holds each
+    image's ratio against its annotations, which the test pipeline must
+    load, also where the task's metric reads them from a file. Of them the
+    quantities are taken that a sample has:
+
+    - ``objects`` and ``area``, of ``gt_instances``: their number, and the
+      sum of their boxes' areas over the image's, where overlaps count
+      twice. Crowds and ignored ones are left out. As in the hosts'
+      pipelines, boxes are those of the original image: ``LoadAnnotations``
+      comes after ``Resize``;
+    - ``edges`` and ``classes``, of ``gt_sem_seg``: the share of pixels whose
+      right or lower neighbour is of another class, and the number of
+      classes. Pixels with label 255 are left out.
+
+    Keys: ``content/ratio_min`` and ``content/ratio_max``, and for each
+    quantity ``content/<quantity>_corr``, Pearson's correlation with the
+    ratio over the images, in [-1, 1]; 0 where either is the same for all
+    images. A correlation says nothing of how much the ratio varies: read it
+    together with the two others. It needs :class:`mmdge.CostHook` in
+    ``custom_hooks``.
+
+    Args:
+        out_file (str | Path, optional): A JSON file for a list with one
+            ``{"ratio": .., "objects": .., "area": ..}`` per image, in the
+            order of the set; each evaluation writes it anew. For
+            ``tools/analysis_tools/plot_content.py``. Defaults to None.
+        collect_device (str): ``'cpu'`` or ``'gpu'``. Defaults to ``'cpu'``.
+        prefix (str): Of the keys. Defaults to ``'content'``.
+
+    Raises:
+        UserError: If ``out_file`` cannot be written.
+    """
+
+    default_prefix = 'content'
+
+    def __init__(
+        self,
+        out_file: str | os.PathLike | None = None,
+        collect_device: str = 'cpu',
+        prefix: str | None = None,
+    ) -> None:
+        super().__init__(collect_device=collect_device, prefix=prefix)
+        # Only the first rank writes, maybe where other nodes have no folder.
+        if out_file is not None and is_main_process():
+            check_output(out_file, 'out_file')
+        self.out_file = out_file
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+        """Keep each image's ratio and how much is in it."""
+        for sample in data_samples:
+            cost = cost_of(sample, type(self).__name__)
+            ratio = cost['dynamic'] / cost['dense']
+            self.results.append(dict(ratio=ratio, **content(sample)))
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        """Correlate over the images of all ranks."""
+        if not results:
+            raise ValueError('RatioByContent saw no image: is the set empty?')
+        if self.out_file is not None:
+            _write(self.out_file, results)
+        ratios = [row['ratio'] for row in results]
+        return {
+            **{
+                f'{name}_corr': correlation(*columns(results, name))
+                for name in quantities(results)
+            },
+            'ratio_min': min(ratios),
+            'ratio_max': max(ratios),
+        }
+
+
+def content(sample: Mapping[str, Any]) -> dict[str, float]:
+    """How much is in an image, by those of its annotations that there are.
+
+    Args:
+        sample (dict): A data sample of a host, as metrics get it.
+
+    Returns:
+        dict: Quantities by name, see :class:`RatioByContent`; none without
+        annotations.
+    """
+    found = {}
+    boxes = sample.get('gt_instances', {}).get('bboxes')
+    if boxes is not None:
+        height, width = sample['ori_shape'][:2]
+        sides = boxes[:, 2:] - boxes[:, :2]
+        found['objects'] = len(boxes)
+        found['area'] = float(sides.prod(1).sum()) / (height * width)
+    maps = sample.get('gt_sem_seg', {})
+    labels = maps.get('data', maps.get('sem_seg'))  # mmseg's, mmdet's
+    if labels is not None:
+        labels = labels.squeeze(0)
+        found['edges'] = edge_share(labels)
+        found['classes'] = len(labels[labels != IGNORED].unique())
+    return found
+
+
+def edge_share(labels: Tensor) -> float:
+    """Share of the labelled pixels that lie on an edge between classes.
+
+    Args:
+        labels (Tensor): Classes ``(H, W)``, integers; 255 is no label.
+
+    Returns:
+        float: Of all pixels with a label, the share of those whose right or
+        lower neighbour has another one, in [0, 1]; 0 without labels.
+    """
+    labelled = labels != IGNORED
+    edges = torch.zeros_like(labelled)
+    for axis in (0, 1):
+        length = labels.shape[axis] - 1
+        here, there = (labels.narrow(axis, i, length) for i in (0, 1))
+        differ = (here != there) & (here != IGNORED) & (there != IGNORED)
+        edges.narrow(axis, 0, length).logical_or_(differ)
+    return int(edges.sum()) / max(int(labelled.sum()), 1)
+
+
+def quantities(rows: Sequence[Mapping[str, float]]) -> list[str]:
+    """Names of what the rows hold beside the ratio, in their order."""
+    return [
+        name
+        for name in dict.fromkeys(k for r in rows for k in r)
+        if name != 'ratio'
+    ]
+
+
+def columns(
+    rows: Sequence[Mapping[str, float]], name: str
+) -> tuple[list[float], list[float]]:
+    """A quantity and the ratio, of the rows that have the quantity."""
+    rows = [row for row in rows if name in row]
+    return [row[name] for row in rows], [row['ratio'] for row in rows]
+
+
+def correlation(x: Sequence[float], y: Sequence[float]) -> float:
+    """Pearson's correlation, in [-1, 1]; 0 where either is constant."""
+    # Not by the deviation, which rounding keeps from 0.
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return 0.0
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+def _write(path: str | os.PathLike, rows: list[dict[str, float]]) -> None:
+    try:
+        Path(path).write_text(json.dumps(rows))
+    except OSError as err:
+        raise UserError(
+            f'out_file {path} cannot be written: {err.strerror}'
+        ) from err
