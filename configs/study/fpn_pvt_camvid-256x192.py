@@ -56,4 +56,4 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 model = dict(decode_head=dict(num_classes=11))
-train_cfg = dict(max_epochs=20, val_interval=20)
+train_cfg = dict(max_epochs=10, val_interval=10)

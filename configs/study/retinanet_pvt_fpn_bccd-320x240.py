@@ -41,4 +41,4 @@ test_evaluator = val_evaluator
 model = dict(
     bbox_head=dict(num_classes=3, anchor_generator=dict(octave_base_scale=2)),
 )
-train_cfg = dict(max_epochs=15, val_interval=15)
+train_cfg = dict(max_epochs=10, val_interval=10)

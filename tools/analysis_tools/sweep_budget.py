@@ -87,6 +87,17 @@ def build_runner(cfg: Config, checkpoint: str) -> Runner:
     return runner
 
 
+def last_evaluation(runner: Runner) -> str | None:
+    """The log line with the metrics of the last evaluation."""
+    log = Path(runner.log_dir, f'{runner.timestamp}.log')
+    lines = [
+        line
+        for line in log.read_text().splitlines()
+        if '(test)' in line and 'backbone/' in line
+    ]
+    return lines[-1] if lines else None
+
+
 def time_backbone(
     backbone: DynamicBackbone,
     prices: list[float],
@@ -173,7 +184,9 @@ def main() -> None:
         backbone = find_dynamic_backbone(model, 'sweep_budget.py')
     except ValueError as error:
         raise UserError(str(error)) from error
-    images = load_images(cfg, model, args.num_images, args.split)
+    images = []
+    if args.ratio or args.repeats:
+        images = load_images(cfg, model, args.num_images, args.split)
 
     points = [
         dict(price=price, ratio_asked=None, ratio_calibrated=None)
@@ -188,6 +201,7 @@ def main() -> None:
     for point in points:
         set_price(backbone, point['price'])
         point['metrics'] = runner.test()
+        point['log'] = last_evaluation(runner)
         model.eval()
     timed = images[: args.num_timed]
     times = time_backbone(backbone, prices, timed, args.repeats)

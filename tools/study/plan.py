@@ -1,0 +1,144 @@
+"""What the study compares: settings, arms, and the config of each run.
+
+A static model is trained from scratch, once per setting and seed. From its
+checkpoint all arms start: evaluated as they are (*untrained*), or trained for
+a fifth of the static model's epochs, all by the same schedule (*finetuned*).
+Two are trained from scratch, as long as both together (*scratch*).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmengine.config import Config
+
+from mmdge.models import share_for_budget
+from mmdge.models.rivals import smaller_backbone
+
+ROOT = Path(__file__).parents[2]
+SEEDS = (0, 1, 2)
+BUDGET = 0.5
+FINETUNE_LR = 3e-4
+# Ratios at which one checkpoint is swept by price.
+SWEEP = (0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A task on a data set.
+
+    Attributes:
+        name (str): For the tables.
+        config (str): Of the static model, in ``configs/study``.
+        size (tuple[int, int]): Height and width of its images.
+    """
+
+    name: str
+    config: str
+    size: tuple[int, int]
+
+    def load(self) -> Config:
+        """Read the config."""
+        return Config.fromfile(ROOT / 'configs/study' / f'{self.config}.py')
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One of those that are compared.
+
+    Attributes:
+        name (str): For the tables.
+        phase (str): ``'untrained'``, ``'finetuned'`` or ``'scratch'``.
+        ratios (tuple[float, ...]): At which it is evaluated, by price; none
+            for a static model.
+        budget (float): For which it is trained.
+    """
+
+    name: str
+    phase: str
+    ratios: tuple[float, ...] = ()
+    budget: float | None = BUDGET
+
+
+SETTINGS = {
+    setting.name: setting
+    for setting in (
+        Setting('shapes-box', 'retinanet_pvt_fpn_shapes-192', (192, 192)),
+        Setting('shapes-mask', 'mask-rcnn_pvt_fpn_shapes-192', (192, 192)),
+        Setting('shapes-semantic', 'fpn_pvt_shapes-192', (192, 192)),
+        Setting('camvid', 'fpn_pvt_camvid-256x192', (192, 256)),
+        Setting('bccd', 'retinanet_pvt_fpn_bccd-320x240', (240, 320)),
+    )
+}
+ARMS = (
+    Arm('static', 'untrained', budget=None),
+    Arm('error', 'untrained', SWEEP),
+    Arm('oracle', 'untrained', (BUDGET,)),
+    Arm('variance', 'untrained', (BUDGET,)),
+    Arm('random', 'untrained', (BUDGET,)),
+    Arm('dense', 'finetuned', budget=None),
+    Arm('error', 'finetuned', SWEEP),
+    Arm('random', 'finetuned', (BUDGET,)),
+    Arm('uniform', 'finetuned', (BUDGET,)),
+    Arm('learned', 'finetuned', (BUDGET,)),
+    Arm('variance', 'finetuned', (BUDGET,)),
+    Arm('error', 'finetuned', (0.35,), 0.35),
+    Arm('error', 'finetuned', (0.7,), 0.7),
+    Arm('learned', 'scratch', (BUDGET,)),
+    Arm('smaller', 'scratch'),
+)
+
+
+def shares(setting: Setting, arm: Arm, backbone: dict) -> tuple[float, ...]:
+    """Shares that cost the arm's budget."""
+    return share_for_budget(
+        dict(backbone, routing='random'), arm.budget, setting.size
+    )
+
+
+def route(cfg: Config, setting: Setting, arm: Arm) -> None:
+    """Give the backbone the arm's routing; the budget goes to the hook."""
+    backbone, cost = cfg.model.backbone, cfg.custom_hooks[0]
+    cost.budget = arm.budget or 1.0
+    cost.loss_weight = 0.0
+    if arm.name == 'learned':
+        # The paper's form.
+        backbone.routing = 'learned'
+        cost.loss_weight = 1.0
+        if arm.phase == 'finetuned':
+            # Or its routers would not get anywhere in so short a time.
+            cfg.optim_wrapper.paramwise_cfg = dict(
+                custom_keys={'router': dict(lr_mult=100)}
+            )
+    elif arm.name == 'smaller':
+        cfg.model.backbone = smaller_backbone(
+            backbone, arm.budget, setting.size
+        )
+        widths = cfg.model.backbone.arch['embed_dims']
+        used = cfg.model.backbone.get('out_indices', range(4))
+        cfg.model.neck.in_channels = [widths[i] for i in used]
+    elif arm.name in ('error', 'oracle'):
+        backbone.routing = arm.name
+    elif arm.name not in ('static', 'dense'):
+        kind = dict(
+            variance='QuantileRouter',
+            random='RandomRouter',
+            uniform='UniformRouter',
+        )[arm.name]
+        share = shares(setting, arm, backbone)
+        backbone.routing = dict(type=kind, share=share)
+
+
+def schedule(cfg: Config, arm: Arm, checkpoint: str) -> None:
+    """Set how long the arm is trained, how fast, and from where."""
+    static = cfg.train_cfg.max_epochs
+    if arm.phase == 'finetuned':
+        epochs = static // 5
+        cfg.optim_wrapper.optimizer.lr = FINETUNE_LR
+        cfg.load_from = checkpoint
+    else:
+        epochs = static + static // 5
+    cfg.train_cfg.max_epochs = epochs
+    # It is evaluated afterwards, at the ratios asked for.
+    cfg.train_cfg.val_interval = epochs + 1

@@ -1,0 +1,303 @@
+"""Run the study: train, evaluate, and note one row per figure.
+
+What is noted already isn't run again, so that it can be interrupted, and
+spread over many sittings and machines. Rows are JSON lines::
+
+    python tools/study/run.py --settings shapes-box --seeds 0 --jobs 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
+from itertools import product
+from pathlib import Path
+from threading import Lock
+
+from mmengine.config import Config
+from mmengine.utils import get_git_hash
+from plan import ARMS, ROOT, SEEDS, SETTINGS, Arm, Setting, route, schedule
+
+from mmdge.utils import UserError, launch
+from mmdge.utils.arguments import positive
+
+KEPT = (
+    'coco/bbox_mAP',
+    'coco/bbox_mAP_50',
+    'coco/segm_mAP',
+    'mIoU',
+    'aAcc',
+    'backbone/GFLOPs',
+    'backbone/GFLOPs_p95',
+    'backbone/GFLOPs_dense',
+    'backbone/FLOPs_ratio',
+    'backbone/FLOPs_ratio_std',
+    'backbone/region_spread',
+)
+DIGITS = 5
+
+
+class Rows:
+    """The file of rows, which only grows.
+
+    Args:
+        path (Path): JSON lines; need not be there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = Lock()
+        lines = path.read_text().splitlines() if path.exists() else []
+        self._known = {self._key(json.loads(line)) for line in lines}
+
+    @staticmethod
+    def _key(row: dict) -> tuple:
+        names = ('setting', 'seed', 'arm', 'phase', 'budget', 'asked')
+        return tuple(row[name] for name in names)
+
+    def have(self, setting: Setting, seed: int, arm: Arm) -> bool:
+        """Whether all rows of an arm are there."""
+        head = (setting.name, seed, arm.name, arm.phase, arm.budget)
+        return all((*head, r) in self._known for r in arm.ratios or (None,))
+
+    def add(self, rows: list[dict]) -> None:
+        """Append those that are not there yet."""
+        with self._lock, self.path.open('a') as file:
+            for row in rows:
+                if self._key(row) not in self._known:
+                    self._known.add(self._key(row))
+                    file.write(json.dumps(row) + '\n')
+
+
+class Chain:
+    """All runs of one setting and seed, which follow from one another.
+
+    Args:
+        setting (Setting): Task and data.
+        seed (int): Of everything that is random.
+        folder (Path): For all that is written.
+        threads (int): Of the CPU.
+        options (list[str]): ``KEY=VALUE`` for every config.
+    """
+
+    def __init__(
+        self,
+        setting: Setting,
+        seed: int,
+        folder: Path,
+        threads: int,
+        options: list[str],
+    ) -> None:
+        self.setting, self.seed = setting, seed
+        self.folder = folder / setting.name / f'seed{seed}'
+        self.threads, self.options = threads, options
+        self.seconds = None
+
+    def tool(self, name: str, *arguments: object) -> None:
+        """Run one of mmdge's tools, its output in ``tools.log``."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, '-W', 'ignore', ROOT / 'tools' / name]
+        command += [*arguments]
+        if self.options:
+            command += ['--cfg-options', *self.options]
+        log = self.folder / 'tools.log'
+        with log.open('a') as file:
+            print('$', *command, file=file, flush=True)
+            done = subprocess.run(
+                [str(part) for part in command],
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=dict(os.environ, OMP_NUM_THREADS=str(self.threads)),
+            )
+        if done.returncode:
+            raise UserError(f'{name} failed, see the end of {log}')
+
+    def write(self, cfg: Config, name: str) -> Path:
+        """Write the config of a run, with its seed."""
+        cfg.randomness = dict(seed=self.seed)
+        cfg.default_hooks.checkpoint.max_keep_ckpts = 1
+        path = self.folder / f'{name}.py'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cfg.dump(path)
+        return path
+
+    def train(self, config: Path) -> Path:
+        """Train, or go on where it was interrupted; return the weights."""
+        folder = config.with_suffix('')
+        start = time.time()
+        self.tool('train.py', config, '--work-dir', folder, '--resume')
+        self.seconds = round(time.time() - start)
+        return Path((folder / 'last_checkpoint').read_text())
+
+    def static(self) -> Path:
+        """Weights of the static model, trained once."""
+        config = self.folder / 'static.py'
+        mark = config.with_suffix('') / 'last_checkpoint'
+        cfg = self.setting.load()
+        epochs = cfg.train_cfg.max_epochs
+        cfg.train_cfg.val_interval = epochs + 1
+        if mark.exists() and f'epoch_{epochs}.pth' in mark.read_text():
+            self.seconds = None
+            return Path(mark.read_text())
+        return self.train(self.write(cfg, 'static'))
+
+    def dynamic(self, static: Path, ratio: float) -> tuple[Path, Path]:
+        """The static model routed by error, without training."""
+        folder = self.folder / f'dynamic-{ratio:g}'
+        stem = f'static_dynamic-{ratio:g}'
+        if not (folder / f'{stem}.py').exists():
+            self.tool(
+                'analysis_tools/make_dynamic.py',
+                self.folder / 'static.py',
+                static,
+                *('--ratio', ratio, '--out', folder),
+            )
+        return folder / f'{stem}.py', folder / f'{stem}.pth'
+
+    def run(self, arm: Arm) -> list[dict]:
+        """Train the arm as it wants to be; evaluate it; return the rows."""
+        static = self.static()
+        name = f'{arm.phase}-{arm.name}-{arm.budget or 1:g}'
+        cfg, weights = self.setting.load(), static
+        if arm.name in ('error', 'oracle'):
+            path, weights = self.dynamic(static, arm.budget)
+            cfg = Config.fromfile(path)
+        route(cfg, self.setting, arm)
+        schedule(cfg, arm, str(weights))
+        config = self.write(cfg, name)
+        if arm.phase != 'untrained':
+            weights = self.train(config)
+        elif arm.name != 'static':
+            self.seconds = 0
+        return self.evaluate(arm, config, weights)
+
+    def evaluate(self, arm: Arm, config: Path, weights: Path) -> list[dict]:
+        """One row for each ratio, or one at no price."""
+        folder = config.with_suffix('') / 'sweep'
+        points = ['--price', 0]
+        if arm.ratios:
+            points = ['--ratio', *arm.ratios]
+        self.tool(
+            'analysis_tools/sweep_budget.py',
+            *(config, weights, *points, '--repeats', 0),
+            *('--num-images', 256, '--out', folder),
+        )
+        sweep = json.loads((folder / 'sweep.json').read_text())
+        return [
+            self.row(arm, sweep['metric'], point) for point in sweep['points']
+        ]
+
+    def row(self, arm: Arm, metric: str, point: dict) -> dict:
+        """What is kept of an evaluation."""
+        metrics = {
+            key: round(value, DIGITS)
+            for key, value in point['metrics'].items()
+            if key in KEPT
+        }
+        calibrated = point['ratio_calibrated']
+        return dict(
+            setting=self.setting.name,
+            seed=self.seed,
+            arm=arm.name,
+            phase=arm.phase,
+            budget=arm.budget,
+            asked=point['ratio_asked'],
+            metric=metric,
+            value=metrics[metric],
+            price=round(point['price'], 6),
+            ratio_calibrated=calibrated and round(calibrated, DIGITS),
+            metrics=metrics,
+            train_seconds=self.seconds,
+            commit=get_git_hash(digits=8),
+            date=date.today().isoformat(),
+            log=point['log'],
+        )
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add(
+        '--settings',
+        nargs='+',
+        choices=SETTINGS,
+        default=list(SETTINGS),
+        help='default: all',
+    )
+    add(
+        '--seeds',
+        nargs='+',
+        type=int,
+        default=SEEDS,
+        help='default: 0 1 2',
+    )
+    add(
+        '--arms',
+        nargs='+',
+        metavar='PHASE-NAME',
+        help='e.g. finetuned-error (default: all)',
+    )
+    add('--jobs', type=positive, default=1, help='chains at once (default: 1)')
+    add('--threads', type=positive, default=1, help='of a chain (default: 1)')
+    add(
+        '--work-dir',
+        type=Path,
+        default=Path('work_dirs/study'),
+        help='for all that is written (default: work_dirs/study)',
+    )
+    add(
+        '--rows',
+        type=Path,
+        default=ROOT / 'docs/results.jsonl',
+        help='file of rows to add to (default: docs/results.jsonl)',
+    )
+    add(
+        '--cfg-options',
+        nargs='+',
+        default=[],
+        metavar='KEY=VALUE',
+        help='entries of every config, for a quick trial',
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    rows = Rows(args.rows)
+    arms = [
+        arm
+        for arm in ARMS
+        if not args.arms or f'{arm.phase}-{arm.name}' in args.arms
+    ]
+
+    def run(task: tuple[int, str]) -> None:
+        seed, name = task
+        chain = Chain(
+            SETTINGS[name],
+            seed,
+            args.work_dir.absolute(),
+            args.threads,
+            args.cfg_options,
+        )
+        for arm in arms:
+            if rows.have(chain.setting, seed, arm):
+                continue
+            label = f'{name} seed {seed}: {arm.phase} {arm.name}'
+            try:
+                rows.add(chain.run(arm))
+                print(f'{label} {arm.budget}: noted', flush=True)
+            except UserError as error:
+                print(f'{label}: {error}', flush=True)
+
+    with ThreadPoolExecutor(args.jobs) as pool:
+        list(pool.map(run, product(args.seeds, args.settings)))
+
+
+if __name__ == '__main__':
+    sys.exit(launch.run_tool(main))
