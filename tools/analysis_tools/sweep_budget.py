@@ -2,7 +2,8 @@
 
 For each ratio asked for, the price is found on images of the training set,
 and the model is evaluated at that price on its test set; or the prices are
-given. Time is that of the backbone alone, in turns on the same images.
+given. Does the ratio follow the content of the images? Its correlations are
+among the metrics. Time is that of the backbone alone, in turns on the same images.
 Everything is written to a folder: ``sweep.json``, ``sweep.png``, the logs.
 
 Example::
@@ -35,6 +36,7 @@ from mmdge.calibration import (
     set_price,
 )
 from mmdge.engine.hooks import find_dynamic_backbone
+from mmdge.evaluation import RatioByContent
 from mmdge.models.backbones import DynamicBackbone
 from mmdge.utils import UserError, checks, launch, timing
 from mmdge.utils.arguments import add_calibration_options, positive, ratio
@@ -84,6 +86,9 @@ def build_runner(cfg: Config, checkpoint: str) -> Runner:
     cfg.model.backbone.init_cfg = None
     runner = launch.build_runner(cfg)
     runner.load_or_resume()
+    metrics = runner.test_evaluator.metrics
+    if not any(isinstance(metric, RatioByContent) for metric in metrics):
+        metrics.append(RatioByContent())
     return runner
 
 

@@ -39,6 +39,10 @@ KEPT = (
     'backbone/FLOPs_ratio',
     'backbone/FLOPs_ratio_std',
     'backbone/region_spread',
+    'content/objects_corr',
+    'content/area_corr',
+    'content/edges_corr',
+    'content/classes_corr',
 )
 DIGITS = 5
 
