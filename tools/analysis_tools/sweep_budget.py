@@ -2,8 +2,8 @@
 
 For each ratio asked for, the price is found on images of the training set,
 and the model is evaluated at that price on its test set; or the prices are
-given. Does the ratio follow the content of the images? Its correlations are
-among the metrics. Time is that of the backbone alone, in turns on the same images.
+given. Among the metrics are the correlations of the ratio with what is in the
+images. Time is that of the backbone alone, in turns on the same images.
 Everything is written to a folder: ``sweep.json``, ``sweep.png``, the logs.
 
 Example::
