@@ -73,11 +73,16 @@ def _curve(
     title: str,
     style: str = '-',
 ) -> str:
+    x, y = (
+        [value if _drawable(value) else math.nan for value in values]
+        for values in (x, y)
+    )
+
     def plot(ax: Axes) -> None:
         ax.plot(x, y, style, color=COLOURS[0], linewidth=1.4, markersize=4)
         ax.set(xlabel='iteration', ylabel=title)
         if title == 'FLOPs ratio':
-            ax.set_ylim(0, 1.05 * max([1, *filter(math.isfinite, y)]))
+            ax.set_ylim(0, 1.05 * max([1, *filter(_drawable, y)]))
 
     return draw(key, label, plot, (3.6, 2.5))
 
@@ -88,8 +93,8 @@ def over_flops(found: Collection) -> Plots:
     for run in found.runs:
         last = run.evaluations[-1] if run.evaluations else None
         x = last and last.backbone('GFLOPs')
-        for metric in last.headlines if _finite(x) else ():
-            if _finite(last.metrics[metric]):
+        for metric in last.headlines if _drawable(x) else ():
+            if _drawable(last.metrics[metric]):
                 point = Point(x, last.metrics[metric])
                 plots[_on(metric, run.dataset)][run.name] = [point]
     for sweep in found.sweeps:
@@ -97,14 +102,16 @@ def over_flops(found: Collection) -> Plots:
             line = [
                 Point(p.evaluation.backbone('GFLOPs'), y)
                 for p in points
-                if _finite(p.evaluation.backbone('GFLOPs'))
-                and _finite(y := p.evaluation.metrics.get(sweep.metric))
+                if _drawable(p.evaluation.backbone('GFLOPs'))
+                and _drawable(y := p.evaluation.metrics.get(sweep.metric))
             ]
             if line:
                 plots[_on(sweep.metric, sweep.dataset)][name] = line
     arms = defaultdict(list)
     for row in found.rows:
-        if _finite(row.value) and _finite(row.evaluation.backbone('GFLOPs')):
+        if _drawable(row.value) and _drawable(
+            row.evaluation.backbone('GFLOPs')
+        ):
             names = dict.fromkeys([row.arm, row.phase])
             name = ', '.join(filter(None, names))
             arms[_on(row.metric, row.setting), name].append(row)
@@ -122,7 +129,7 @@ def over_time(found: Collection) -> Plots:
                 Point(1e3 * middle, y, (1e3 * lower, 1e3 * upper))
                 for p in points
                 if p.seconds
-                and _finite(y := p.evaluation.metrics.get(sweep.metric))
+                and _drawable(y := p.evaluation.metrics.get(sweep.metric))
                 for lower, middle, upper in [p.seconds]
             ]
             if line:
@@ -229,5 +236,6 @@ def _comparable(plots: Plots) -> Plots:
     }
 
 
-def _finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
+def _drawable(value: float | None) -> bool:
+    """Whether a number is there, and within what matplotlib bears."""
+    return value is not None and abs(value) < 1e100
