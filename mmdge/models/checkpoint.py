@@ -135,7 +135,7 @@ def fit(
         module = key.rpartition('.')[0]
         if key in ours or not wanted.router_of(key):
             continue
-        if key.endswith('.sides') and f'{module}.gate' in known:
+        if key.endswith('.sides') and {module, f'{module}.gate'} & known:
             ours[key] = wanted.state[key]  # not told: taken to be the same
         elif module not in known:
             report.initial.append(key)

@@ -51,6 +51,8 @@ class ErrorRouter(Router):
         self, embed_dims: int, granularities: Sequence[int], **kwargs: Any
     ) -> None:
         super().__init__(embed_dims, granularities, **kwargs)
+        # A checkpoint says for which granularities it was calibrated.
+        self.register_buffer('sides', self.sides, persistent=True)
         for name, value in self._uncalibrated().items():
             self.register_buffer(name, value)
 

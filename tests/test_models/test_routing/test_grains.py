@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -21,6 +22,7 @@ from mmdge.models.routing import (
     region_variance,
     unpack,
     unpool,
+    update_errors,
 )
 
 SETS = [(1,), (1, 2), (1, 2, 4), (2, 4), (1, 2, 4, 8)]
@@ -172,6 +174,70 @@ def test_gates_choose_and_get_their_gradient(size, granularities, num_extra):
     tokens = WithGate.apply(tokens, gate, updates, size, granularities)
     (gradient,) = torch.autograd.grad((tokens * weights).sum(), gate)
     torch.testing.assert_close(gradient, expected)
+
+
+@given(
+    size=sizes,
+    granularities=st.sampled_from([*SETS, (1, 2, 3, 6), (2, 3, 6)]),
+    num_extra=st.integers(0, 2),
+)
+@settings(max_examples=60, deadline=None)
+def test_update_errors_are_mean_squares(size, granularities, num_extra):
+    grids = [[math.ceil(n / side) for n in size] for side in granularities]
+    lengths = [math.prod(grid) for grid in grids]
+    updates = torch.randn(2, num_extra + sum(lengths), 3).double()
+    found = update_errors(updates, size, granularities)
+
+    per_grain = updates[:, num_extra:].split(lengths, dim=1)
+    region = granularities[-1]
+    expected = torch.zeros_like(found)
+    for k, (side, grid) in enumerate(zip(granularities, grids, strict=True)):
+        for i, j in np.ndindex(*found.shape[1:3]):
+            rows = range(i * region, min((i + 1) * region, size[0]))
+            columns = range(j * region, min((j + 1) * region, size[1]))
+            squares = [
+                per_grain[k][:, row // side * grid[1] + column // side]
+                - per_grain[0][
+                    :,
+                    row // granularities[0] * grids[0][1]
+                    + column // granularities[0],
+                ]
+                for row in rows
+                for column in columns
+            ]
+            mean = torch.stack(squares).square().mean((0, 2))
+            expected[:, i, j, k] = mean
+    torch.testing.assert_close(found, expected)
+    assert found[..., 0].eq(0).all()
+
+
+@given(size=sizes, granularities=st.sampled_from([(1, 2, 4), (1, 4), (1, 2)]))
+@settings(max_examples=40, deadline=None)
+def test_errors_of_the_tokens_themselves_are_their_variance(
+    size, granularities
+):
+    x = torch.randn(2, 1 + math.prod(size), 3)
+    errors = update_errors(candidates(x, size, granularities), size,
+                           granularities)  # fmt: skip
+    variance = region_variance(x[:, 1:].unflatten(1, size), granularities[-1])
+    torch.testing.assert_close(errors[..., -1], variance)
+
+
+@given(size=sizes, side=st.sampled_from([1, 2, 4]), num=st.integers(0, 2))
+@settings(max_examples=40, deadline=None)
+def test_patches_of_equal_tokens_lose_nothing(size, side, num):
+    """Whatever an update is, for equal queries it is the same."""
+    granularities = (1, 2, 4)
+    grid = [math.ceil(n / side) for n in size]
+    tokens = unpool(torch.randn(2, *grid, 3), side, size).flatten(1, 2)
+    x = torch.cat([torch.randn(2, num, 3), tokens], dim=1)
+    updates = candidates(x, size, granularities).sin()
+    errors = update_errors(updates, size, granularities)
+    spared = granularities.index(side) + 1
+    assert errors[..., :spared].max() < 1e-10
+    whole = [n >= 4 for n in size]
+    if side < 4 and all(whole):
+        assert errors[:, 0, 0, spared:].min() > 1e-10
 
 
 def test_packed_rows_are_image_major():
