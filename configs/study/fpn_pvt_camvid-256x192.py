@@ -1,4 +1,4 @@
-# Street scenes, 11 classes; docs/results.md tells where to get them.
+# Street scenes, 11 classes; docs/datasets.md tells where to get them.
 _base_ = '../shapes/fpn_pvt_shapes.py'
 
 scale = (256, 192)

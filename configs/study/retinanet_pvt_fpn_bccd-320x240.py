@@ -1,4 +1,4 @@
-# Blood cells under the microscope; docs/results.md tells where to get them.
+# Blood cells under the microscope; docs/datasets.md tells where to get them.
 _base_ = '../shapes/retinanet_pvt_fpn_shapes.py'
 
 data_root = 'data/bccd/'
