@@ -1,6 +1,11 @@
 """From a checkpoint and a few images to a budget that is met."""
 
-from .errors import BlockErrors, collect_errors, routed_blocks
+from .errors import (
+    BlockErrors,
+    collect_errors,
+    routed_blocks,
+    routed_by,
+)
 from .fit import fit_power_law, set_routers
 from .images import load_images
 from .price import find_price, ratio_at_price, set_price
@@ -13,6 +18,7 @@ __all__ = [
     'load_images',
     'ratio_at_price',
     'routed_blocks',
+    'routed_by',
     'set_price',
     'set_routers',
 ]

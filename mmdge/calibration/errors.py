@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -14,8 +14,10 @@ from mmdge.models.routing import (
     DGEBlock,
     QuantileRouter,
     Router,
+    build_router,
     region_variance,
 )
+from mmdge.utils import UserError
 
 
 @dataclass
@@ -61,9 +63,19 @@ def collect_errors(
 
     Returns:
         list[BlockErrors]: Of the blocks that route, in their order.
+
+    Raises:
+        UserError: If no block routes.
     """
+    check_routed(backbone)
     blocks = routed_blocks(backbone)
     seen = [_Seen() for _ in blocks]
+    # None where the finest query is a token.
+    finest = [
+        build_router('finest', b.router.embed_dims, b.granularities)
+        for b in blocks
+    ]
+    finest = {n: r.eval() for n, r in enumerate(finest) if r is not None}
     # Half of the regions coarser, as a budget in the middle would have it;
     # ranked in each image, since nothing is remembered.
     alone = [
@@ -71,16 +83,18 @@ def collect_errors(
         for b in blocks
     ]
     for images in batches:
-        with _routed_by(blocks, {}), _watched(blocks, seen):
+        for router in (*alone, *finest.values()):
+            router.to(images.device)
+        with routed_by(blocks, finest), _watched(blocks, seen):
             maps = backbone(images)
         for number, (router, entry) in enumerate(
             zip(alone, seen, strict=True)
         ):
-            router.to(images.device)
-            with _routed_by(blocks, {number: router}):
+            with routed_by(blocks, {**finest, number: router}):
                 changed = backbone(images)
-            (decided,) = backbone.cost.maps
-            chosen = router.sides == decided.granularity[..., None]
+            decided = {m.name: m.granularity for m in backbone.cost.maps}
+            decided = decided[blocks[number].name]
+            chosen = router.sides == decided[..., None]
             entry.change += relative_change(maps, changed)
             entry.caused_by += entry.errors[-1][chosen].mean().item()
     return [
@@ -103,29 +117,51 @@ def routed_blocks(backbone: DynamicBackbone) -> list[DGEBlock]:
     ]
 
 
+def check_routed(backbone: DynamicBackbone) -> None:
+    """Raise a UserError if no block routes."""
+    if not routed_blocks(backbone):
+        raise UserError(
+            'the backbone spends the same on every image, since none of its '
+            "blocks routes; set model.backbone.routing to other than 'finest' "
+            'and granularities to several, e.g. (1, 2, 4)'
+        )
+
+
 def relative_change(
-    maps: Sequence[Tensor], changed: Sequence[Tensor]
+    maps: Sequence[Tensor | Sequence[Tensor]],
+    changed: Sequence[Tensor | Sequence[Tensor]],
 ) -> float:
     """Squared change of maps over their variance, averaged over the maps.
 
     Args:
-        maps (Sequence[Tensor]): Each ``(B, C, ...)``.
-        changed (Sequence[Tensor]): The same maps, changed.
+        maps (Sequence): Each ``(B, C, H, W)``; or a token ``(B, C)``, whose
+            variance is that over its channels; or several of these.
+        changed (Sequence): The same maps, changed.
     """
     parts = []
-    for old, new in zip(maps, changed, strict=True):
-        centred = old - old.transpose(0, 1).flatten(1).mean(1).view(
-            1, -1, *[1] * (old.ndim - 2)
-        )
+    for old, new in zip(_flat(maps), _flat(changed), strict=True):
+        over = 1 if old.ndim == 2 else (0, 2, 3)
+        centred = old - old.mean(over, keepdim=True)
         parts.append((new - old).square().sum() / centred.square().sum())
     return torch.stack(parts).mean().item()
 
 
+def _flat(maps: Sequence[Tensor | Sequence[Tensor]]) -> list[Tensor]:
+    return [
+        part
+        for entry in maps
+        for part in ([entry] if isinstance(entry, Tensor) else entry)
+    ]
+
+
 @contextmanager
-def _routed_by(
-    blocks: Sequence[DGEBlock], routers: dict[int, Router]
+def routed_by(
+    blocks: Sequence[DGEBlock], routers: Mapping[int, Router]
 ) -> Iterator[None]:
-    """Give some blocks, by number, other routers, and the others none."""
+    """Give some blocks, by number, other routers, and the others none.
+
+    With ``routers={}`` the backbone is its dense twin.
+    """
     own = [block.router for block in blocks]
     try:
         for number, block in enumerate(blocks):

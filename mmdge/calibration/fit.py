@@ -50,10 +50,11 @@ def set_routers(
         seen (Sequence[BlockErrors]): Of its routed blocks.
     """
     worth = [entry.reach / entry.flops for entry in seen]
-    average = sum(
+    total = sum(
         part * entry.errors[:, -1].mean().item()
         for part, entry in zip(worth, seen, strict=True)
-    ) / len(seen)
+    )
+    average = total / len(seen) or 1.0  # or nothing is ever wrong
     for block, entry, part in zip(
         routed_blocks(backbone), seen, worth, strict=True
     ):

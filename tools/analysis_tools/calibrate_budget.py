@@ -62,9 +62,9 @@ def main() -> None:
     table = Table(title=f'On {len(images)} images of the {args.split} set')
     for column in ('asked', 'ratio', 'price'):
         table.add_column(column, justify='right')
-    prices = []
+    prices, ratio_at = [], ratio_at_price(backbone, images)
     for asked in args.ratio:
-        price, spent = find_price(ratio_at_price(backbone, images), asked)
+        price, spent = find_price(ratio_at, asked)
         table.add_row(f'{asked:g}', f'{spent:.4f}', f'{price:.6g}')
         prices.append(price)
     Console(width=100).print(table)

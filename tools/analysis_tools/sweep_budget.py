@@ -33,6 +33,8 @@ from mmdge.calibration import (
     find_price,
     load_images,
     ratio_at_price,
+    routed_blocks,
+    routed_by,
     set_price,
 )
 from mmdge.engine.hooks import find_dynamic_backbone
@@ -109,17 +111,25 @@ def time_backbone(
     images: list[Tensor],
     repeats: int,
 ) -> list[timing.Quartiles | None]:
-    """Seconds per image at each price, all in turns."""
+    """Seconds per image at each price, then of the dense twin, in turns."""
     if not repeats:
-        return [None] * len(prices)
+        return [None] * (len(prices) + 1)
 
     @torch.no_grad()
-    def run(price: float) -> None:
-        set_price(backbone, price)
+    def run() -> None:
         for image in images:
             backbone(image)
 
-    runs = {str(i): partial(run, price) for i, price in enumerate(prices)}
+    def routed(price: float) -> None:
+        set_price(backbone, price)
+        run()
+
+    def dense() -> None:
+        with routed_by(routed_blocks(backbone), {}):
+            run()
+
+    runs = {str(i): partial(routed, price) for i, price in enumerate(prices)}
+    runs['dense'] = dense
     for warm_up in runs.values():
         warm_up()
     times = timing.interleave(runs, range(repeats), images[0].device)
@@ -157,9 +167,14 @@ def summarise(points: list[dict[str, Any]], metric: str) -> Table:
     return table
 
 
-def draw(points: list[dict[str, Any]], metric: str, path: Path) -> None:
+def draw(
+    points: list[dict[str, Any]],
+    metric: str,
+    dense: dict[str, float] | None,
+    path: Path,
+) -> None:
     """Accuracy against FLOPs, and against time where it was taken."""
-    timed = all(point['seconds'] for point in points)
+    timed = dense is not None
     figure = Figure(figsize=(10 if timed else 5, 4), layout='constrained')
     panels = figure.subplots(1, 1 + timed, squeeze=False, sharey=True)[0]
     accuracy = [point['metrics'][metric] for point in points]
@@ -169,7 +184,9 @@ def draw(points: list[dict[str, Any]], metric: str, path: Path) -> None:
     if timed:
         ms = [1000 * point['seconds']['median'] for point in points]
         panels[1].plot(ms, accuracy, 'o-')
+        panels[1].axvline(1000 * dense['median'], ls='--', label='dense twin')
         panels[1].set(xlabel='ms of the backbone, batch 1, median')
+        panels[1].legend()
     for panel in panels:
         panel.grid(alpha=0.3)
     figure.savefig(path, dpi=150)
@@ -197,8 +214,9 @@ def main() -> None:
         dict(price=price, ratio_asked=None, ratio_calibrated=None)
         for price in args.price
     ]
+    ratio_at = ratio_at_price(backbone, images) if args.ratio else None
     for asked in args.ratio:
-        price, spent = find_price(ratio_at_price(backbone, images), asked)
+        price, spent = find_price(ratio_at, asked)
         points.append(
             dict(price=price, ratio_asked=asked, ratio_calibrated=spent)
         )
@@ -210,8 +228,9 @@ def main() -> None:
         model.eval()
     timed = images[: args.num_timed]
     times = time_backbone(backbone, prices, timed, args.repeats)
-    for point, seconds in zip(points, times, strict=True):
-        point['seconds'] = seconds and seconds._asdict()
+    *seconds, dense = [taken and taken._asdict() for taken in times]
+    for point, taken in zip(points, seconds, strict=True):
+        point['seconds'] = taken
 
     metric = next(key for key in ACCURACY if key in points[0]['metrics'])
     routing = cfg.model.backbone.get('routing', 'learned')
@@ -222,10 +241,13 @@ def main() -> None:
         checkpoint=str(args.checkpoint),
         metric=metric,
         points=points,
+        seconds_dense=dense,
     )
     (folder / 'sweep.json').write_text(json.dumps(written, indent=2))
-    draw(points, metric, folder / 'sweep.png')
+    draw(points, metric, dense, folder / 'sweep.png')
     Console(width=120).print(summarise(points, metric))
+    if dense:
+        print(f'The dense twin takes {1000 * dense["median"]:.1f} ms.')
     print(f'wrote {folder}/sweep.json and sweep.png')
 
 

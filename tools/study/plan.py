@@ -60,6 +60,11 @@ class Arm:
     ratios: tuple[float, ...] = ()
     budget: float | None = BUDGET
 
+    @property
+    def asked(self) -> tuple[float | None, ...]:
+        """What its rows are asked for: the ratios, or nothing once."""
+        return self.ratios or (None,)
+
 
 SETTINGS = {
     setting.name: setting
@@ -73,7 +78,7 @@ SETTINGS = {
 }
 ARMS = (
     Arm('static', 'untrained', budget=None),
-    Arm('error', 'untrained', SWEEP),
+    Arm('error', 'untrained', (0.35, BUDGET, 0.7)),
     Arm('oracle', 'untrained', (BUDGET,)),
     Arm('variance', 'untrained', (BUDGET,)),
     Arm('random', 'untrained', (BUDGET,)),

@@ -18,11 +18,11 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from itertools import product
 from pathlib import Path
-from threading import Lock
 
 from mmengine.config import Config
 from mmengine.utils import get_git_hash
 from plan import ARMS, ROOT, SEEDS, SETTINGS, Arm, Setting, route, schedule
+from rows import Rows
 
 from mmdge.utils import UserError, launch
 from mmdge.utils.arguments import positive
@@ -45,38 +45,6 @@ KEPT = (
     'content/classes_corr',
 )
 DIGITS = 5
-
-
-class Rows:
-    """The file of rows, which only grows.
-
-    Args:
-        path (Path): JSON lines; need not be there.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._lock = Lock()
-        lines = path.read_text().splitlines() if path.exists() else []
-        self._known = {self._key(json.loads(line)) for line in lines}
-
-    @staticmethod
-    def _key(row: dict) -> tuple:
-        names = ('setting', 'seed', 'arm', 'phase', 'budget', 'asked')
-        return tuple(row[name] for name in names)
-
-    def have(self, setting: Setting, seed: int, arm: Arm) -> bool:
-        """Whether all rows of an arm are there."""
-        head = (setting.name, seed, arm.name, arm.phase, arm.budget)
-        return all((*head, r) in self._known for r in arm.ratios or (None,))
-
-    def add(self, rows: list[dict]) -> None:
-        """Append those that are not there yet."""
-        with self._lock, self.path.open('a') as file:
-            for row in rows:
-                if self._key(row) not in self._known:
-                    self._known.add(self._key(row))
-                    file.write(json.dumps(row) + '\n')
 
 
 class Chain:
@@ -290,7 +258,7 @@ def main() -> None:
             args.cfg_options,
         )
         for arm in arms:
-            if rows.have(chain.setting, seed, arm):
+            if rows.have(name, seed, arm):
                 continue
             label = f'{name} seed {seed}: {arm.phase} {arm.name}'
             try:

@@ -1,0 +1,93 @@
+"""Fill the tables of docs/results.md from the rows of the study.
+
+A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``. A figure
+in the prose is followed by where it comes from, e.g. ``89.2<!-- shapes-box
+untrained error 0.5 0.5 -->``: setting, phase, arm, budget, ratio asked, and
+which metric if it isn't the accuracy, averaged over the seeds; ``-`` is none.
+With ``--check`` nothing is written, and what differs from the rows, or has no
+source, is an error.
+
+Example::
+
+    python tools/study/fill_results.py --check
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+from plan import ROOT
+from rows import Rows, value
+from tables import TABLES
+
+from mmdge.utils import UserError, launch
+
+TABLE = re.compile(r'(<!-- table: (\S+) -->\n).*?(<!-- end -->)', re.DOTALL)
+SOURCED = re.compile(r'(-?[\d.]+)<!-- ([^>]*) -->')
+# What looks like a result; code, comments and links may hold anything.
+FIGURE = re.compile(r'(?<![\w./-])-?\d*\.\d+(?![\w/]|<!--)')
+
+
+def fill(text: str, rows: Rows) -> str:
+    """Put the tables in."""
+
+    def make(found: re.Match) -> str:
+        start, name, end = found.groups()
+        if name not in TABLES:
+            raise UserError(f'no table {name}; there are {", ".join(TABLES)}')
+        return start + TABLES[name](rows) + end
+
+    return TABLE.sub(make, text)
+
+
+def unsourced(text: str, rows: Rows) -> list[str]:
+    """Figures in the prose that no row gives."""
+    wrong = []
+    for shown, source in SOURCED.findall(text):
+        digits = len(shown.partition('.')[2])
+        made = f'{look_up(source, rows):.{digits}f}'
+        if made.lstrip('-').lstrip('0') != shown.lstrip('-').lstrip('0'):
+            wrong.append(f'{shown} is {made} ({source})')
+    prose = TABLE.sub('', text)
+    for pattern in (r'```.*?```', r'`[^`]*`', r'\]\([^)]*\)'):
+        prose = re.sub(pattern, '', prose, flags=re.DOTALL)
+    prose = SOURCED.sub('', prose)
+    return wrong + [
+        f'{figure} has no source' for figure in FIGURE.findall(prose)
+    ]
+
+
+def look_up(source: str, rows: Rows) -> float:
+    """The figure that a source names."""
+    setting, phase, arm, *rest = source.split()
+    numbers = [None if r == '-' else float(r) for r in rest[:2]]
+    found = rows.of(setting, phase, arm, *numbers)
+    if not found:
+        raise UserError(f'no row for {source!r}')
+    return value(found, *rest[2:])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add('--rows', type=Path, default=ROOT / 'docs/results.jsonl')
+    add('--page', type=Path, default=ROOT / 'docs/results.md')
+    add('--check', action='store_true', help='write nothing, compare')
+    args = parser.parse_args()
+    rows = Rows(args.rows)
+    text = args.page.read_text()
+    filled = fill(text, rows)
+    problems = unsourced(filled, rows)
+    if args.check and filled != text:
+        problems.append('the tables are not those of the rows')
+    if problems:
+        raise UserError(f'{args.page}: ' + '; '.join(problems))
+    if not args.check:
+        args.page.write_text(filled)
+
+
+if __name__ == '__main__':
+    sys.exit(launch.run_tool(main))

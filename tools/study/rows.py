@@ -1,0 +1,84 @@
+"""The rows of the study: JSON lines, one per figure and seed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+from threading import Lock
+from typing import Any
+
+from plan import BUDGET, SETTINGS, Arm
+
+Row = dict[str, Any]
+# What a row is about; `asked` is the ratio that its price was found for.
+KEY = ('setting', 'seed', 'phase', 'arm', 'budget', 'asked')
+
+
+class Rows:
+    """A file of rows, which only grows.
+
+    Args:
+        path (Path): JSON lines; need not be there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = Lock()
+        lines = path.read_text().splitlines() if path.exists() else []
+        self._rows = {_key(row): row for row in map(json.loads, lines)}
+
+    def have(self, setting: str, seed: int, arm: Arm) -> bool:
+        """Whether all rows of an arm are there."""
+        head = (setting, seed, arm.phase, arm.name, arm.budget)
+        return all((*head, asked) in self._rows for asked in arm.asked)
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Append those that are not there yet."""
+        with self._lock, self.path.open('a') as file:
+            for row in rows:
+                if _key(row) not in self._rows:
+                    self._rows[_key(row)] = row
+                    file.write(json.dumps(row) + '\n')
+
+    def of(
+        self,
+        setting: str,
+        phase: str,
+        arm: str,
+        budget: float | None = BUDGET,
+        asked: float | None = BUDGET,
+    ) -> list[Row]:
+        """The rows of one figure, one per seed."""
+        wanted = (phase, arm, budget, asked)
+        return [
+            row
+            for key, row in sorted(self._rows.items(), key=_by_seed)
+            if key[0] == setting and key[2:] == wanted
+        ]
+
+    def settings(self, phase: str, arm: str) -> list[str]:
+        """The settings that have rows of an arm, in the plan's order."""
+        there = {key[0] for key in self._rows if key[2:4] == (phase, arm)}
+        return [name for name in SETTINGS if name in there]
+
+
+def _key(row: Row) -> tuple:
+    return tuple(row[name] for name in KEY)
+
+
+def _by_seed(item: tuple[tuple, Row]) -> int:
+    return item[0][1]
+
+
+def points(row: Row) -> float:
+    """Accuracy in points: AP and mIoU alike from 0 to 100."""
+    return row['value'] * (1 if row['metric'] == 'mIoU' else 100)
+
+
+def value(rows: Sequence[Row], key: str = 'accuracy') -> float:
+    """Mean over the seeds of one quantity."""
+    if key == 'accuracy':
+        return mean(map(points, rows))
+    return mean(row['metrics'][key] for row in rows)

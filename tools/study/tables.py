@@ -1,0 +1,179 @@
+"""The tables of docs/results.md, made from rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from statistics import mean
+
+from plan import BUDGET, SWEEP
+from rows import Row, Rows, points, value
+
+NAMES = {
+    'static': 'static checkpoint',
+    'dense': 'dense twin',
+    'error': '**error** (ours)',
+    'oracle': 'oracle (true errors)',
+    'variance': 'variance, fixed shares',
+    'learned': "the paper's",
+    'uniform': 'uniform',
+    'random': 'random',
+    'smaller': 'smaller static model',
+}
+
+
+def accuracy(rows: Sequence[Row]) -> str:
+    """Mean, and the range over the seeds."""
+    values = [points(row) for row in rows]
+    spread = f' ({min(values):.1f}-{max(values):.1f})' if values[1:] else ''
+    return f'{mean(values):.1f}{spread}'
+
+
+def table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown; numbers to the right."""
+    align = ['---', *['---:'] * (len(head) - 1)]
+    lines = [head, align, *body]
+    return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines) + '\n'
+
+
+def compare(rows: Rows, arms: Sequence[tuple], reference: tuple) -> str:
+    """Arms of every setting side by side, each against a reference."""
+    head = (
+        'setting',
+        'routing',
+        'accuracy',
+        'difference',
+        'GFLOPs',
+        'p95',
+        'ratio',
+        'std',
+        'seeds',
+    )
+    body = []
+    for setting in rows.settings(*reference[:2]):
+        base = value(rows.of(setting, *reference))
+        for phase, arm, budget, asked in arms:
+            found = rows.of(setting, phase, arm, budget, asked)
+            if not found:
+                continue
+            name = NAMES[arm]
+            if phase == 'scratch':
+                name += ', from scratch'
+            cells = [
+                f'{value(found, f"backbone/{key}"):.3f}'
+                for key in (
+                    'GFLOPs',
+                    'GFLOPs_p95',
+                    'FLOPs_ratio',
+                    'FLOPs_ratio_std',
+                )
+            ]
+            if arm == 'smaller':  # is its own dense twin
+                cells[2:] = ['-', '-']
+            body.append(
+                (
+                    setting,
+                    name,
+                    accuracy(found),
+                    f'{value(found) - base:+.1f}',
+                    *cells,
+                    str(len(found)),
+                )
+            )
+    return table(head, body)
+
+
+def untrained(rows: Rows) -> str:
+    """The static checkpoint, and what it does as it is."""
+    static = ('untrained', 'static', None, None)
+    arms = ('error', 'oracle', 'variance', 'random')
+    return compare(
+        rows,
+        [static, *(('untrained', arm, BUDGET, BUDGET) for arm in arms)],
+        static,
+    )
+
+
+def finetuned(rows: Rows) -> str:
+    """All arms at the same budget and schedule."""
+    dense = ('finetuned', 'dense', None, None)
+    tuned = ('error', 'variance', 'learned', 'uniform', 'random')
+    return compare(
+        rows,
+        [
+            dense,
+            *(('finetuned', arm, BUDGET, BUDGET) for arm in tuned),
+            ('scratch', 'learned', BUDGET, BUDGET),
+            ('scratch', 'smaller', BUDGET, None),
+        ],
+        dense,
+    )
+
+
+def budgets(rows: Rows) -> str:
+    """One checkpoint at other budgets, and those trained for them."""
+    head = ('setting', 'checkpoint', *(f'{r:g}' for r in SWEEP))
+    body = []
+    for setting in rows.settings('finetuned', 'error'):
+        for name, phase, budget in (
+            ('untrained', 'untrained', BUDGET),
+            ('trained at .5', 'finetuned', BUDGET),
+            ('trained at .35', 'finetuned', 0.35),
+            ('trained at .7', 'finetuned', 0.7),
+        ):
+            found = [
+                rows.of(setting, phase, 'error', budget, asked)
+                for asked in SWEEP
+            ]
+            if any(found):
+                cells = [accuracy(rows) if rows else '' for rows in found]
+                body.append((setting, name, *cells))
+    return table(head, body)
+
+
+def calibration(rows: Rows) -> str:
+    """What was asked for and what the validation set took."""
+    head = ('setting', *(f'{r:g}' for r in SWEEP), 'furthest')
+    body = []
+    for setting in rows.settings('finetuned', 'error'):
+        found = [
+            rows.of(setting, 'finetuned', 'error', asked=r) for r in SWEEP
+        ]
+        if not all(found):
+            continue
+        spent = [value(rows, 'backbone/FLOPs_ratio') for rows in found]
+        furthest = max(
+            abs(row['metrics']['backbone/FLOPs_ratio'] - row['asked'])
+            for rows in found
+            for row in rows
+        )
+        cells = [f'{ratio:.3f}' for ratio in spent]
+        body.append((setting, *cells, f'{furthest:.3f}'))
+    return table(head, body)
+
+
+def content(rows: Rows) -> str:
+    """Does the ratio follow what is in the image?"""
+    kinds = ('objects', 'area', 'edges', 'classes')
+    head = ('setting', 'routing', 'ratio', 'std', *kinds)
+    body = []
+    for setting in rows.settings('finetuned', 'error'):
+        for arm in ('error', 'variance', 'learned', 'random'):
+            found = rows.of(setting, 'finetuned', arm)
+            if not found:
+                continue
+            cells = [
+                f'{value(found, f"backbone/FLOPs_ratio{end}"):.3f}'
+                for end in ('', '_std')
+            ]
+            for kind in kinds:
+                key = f'content/{kind}_corr'
+                known = key in found[0]['metrics']
+                cells.append(f'{value(found, key):.2f}' if known else '')
+            body.append((setting, NAMES[arm], *cells))
+    return table(head, body)
+
+
+TABLES: dict[str, Callable[[Rows], str]] = {
+    made.__name__: made
+    for made in (untrained, finetuned, budgets, calibration, content)
+}
