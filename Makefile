@@ -14,7 +14,7 @@ unexport VIRTUAL_ENV
 unexport PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint format clean
+.PHONY: help env demo study test lint format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile \
@@ -25,6 +25,10 @@ env: $(STAMP)  ## set up .venv (once, 2-5 minutes)
 
 demo: $(STAMP)  ## train, evaluate and picture a small dynamic detector
 	@$(BIN) tools/demo.py
+
+study: $(STAMP)  ## go on with the study of docs/results.md (many hours)
+	@$(BIN) tools/study/run.py --jobs $(JOBS)
+	@$(BIN) tools/study/fill_results.py
 
 test: $(STAMP)  ## run the tests, e.g. make test PYTEST_ARGS='-k router'
 	@OMP_NUM_THREADS=1 $(BIN) -m pytest -n $(JOBS) --dist loadfile \

@@ -144,6 +144,16 @@ def report(
     )
 
 
+def with_flops(evaluator: list | dict | None) -> list | None:
+    """Add the FLOPs to what is measured, unless they are there."""
+    if evaluator is None:
+        return None
+    metrics = [evaluator] if isinstance(evaluator, dict) else list(evaluator)
+    if not any(str(m['type']).endswith('BackboneFLOPs') for m in metrics):
+        metrics.append(dict(type='mmdge.BackboneFLOPs'))
+    return metrics
+
+
 def write(
     cfg: Config, model: nn.Module, whole: bool, ratio: float, folder: Path
 ) -> Path:
@@ -167,6 +177,9 @@ def write(
     ]
     cost = dict(type='mmdge.CostHook', budget=ratio, loss_weight=0.0)
     cfg.custom_hooks = [cost, *others]
+    cfg.setdefault('custom_imports', dict(imports=['mmdge']))
+    for split in ('val', 'test'):
+        cfg[f'{split}_evaluator'] = with_flops(cfg.get(f'{split}_evaluator'))
     cfg.work_dir = str(folder)
     path = checkpoint.with_suffix('.py')
     cfg.dump(path)

@@ -1,4 +1,4 @@
-"""Fill the tables of docs/results.md from the rows of the study.
+"""Fill the tables of docs/results.md from the rows of the study; draw them.
 
 A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``. A figure
 in the prose is followed by where it comes from, e.g. ``89.2<!-- shapes-box
@@ -19,6 +19,7 @@ import re
 import sys
 from pathlib import Path
 
+from figure import draw
 from plan import ROOT
 from rows import Rows, value
 from tables import TABLES
@@ -87,6 +88,7 @@ def main() -> None:
         raise UserError(f'{args.page}: ' + '; '.join(problems))
     if not args.check:
         args.page.write_text(filled)
+        draw(rows, args.page.with_suffix('.png'))
 
 
 if __name__ == '__main__':

@@ -1,0 +1,158 @@
+"""The study: its plan builds, a trial runs, and its page is that of the rows."""
+
+import json
+import sys
+
+import pytest
+from mmengine.registry import MODELS
+
+from mmdge.models.backbones import DynamicBackbone
+from tests.tool_runs import ROOT, data_options, python
+
+STUDY = ROOT / 'tools/study'
+
+
+@pytest.fixture
+def study(monkeypatch):
+    """The study's modules, by name."""
+    monkeypatch.syspath_prepend(STUDY)
+    names = ('plan', 'rows', 'tables', 'fill_results')
+    yield {name: __import__(name) for name in names}
+    for name in names:
+        del sys.modules[name]
+
+
+def row(**entries):
+    """A row with nothing unusual."""
+    metrics = {
+        'coco/bbox_mAP': 0.8,
+        'backbone/GFLOPs': 0.1,
+        'backbone/GFLOPs_p95': 0.2,
+        'backbone/FLOPs_ratio': 0.5,
+        'backbone/FLOPs_ratio_std': 0.1,
+    }
+    return {
+        **dict(setting='shapes-box', seed=0, phase='finetuned', arm='error'),
+        **dict(budget=0.5, asked=0.5, metric='coco/bbox_mAP', value=0.8),
+        'metrics': metrics,
+        **entries,
+    }
+
+
+class TestPlan:
+    def test_every_arm_builds_at_its_budget(self, study):
+        plan = study['plan']
+        for setting in plan.SETTINGS.values():
+            for arm in plan.ARMS:
+                cfg = setting.load()
+                plan.route(cfg, setting, arm)
+                backbone = MODELS.build(cfg.model.backbone)
+                assert isinstance(backbone, DynamicBackbone)
+                assert cfg.custom_hooks[0].budget == (arm.budget or 1.0)
+                static = arm.name in ('static', 'dense', 'smaller')
+                assert (not backbone.routers) == static
+
+    def test_all_arms_of_a_phase_train_alike(self, study):
+        plan = study['plan']
+        for setting in plan.SETTINGS.values():
+            static = setting.load().train_cfg.max_epochs
+            seen = {}
+            for arm in plan.ARMS:
+                cfg = setting.load()
+                plan.schedule(cfg, arm, 'static.pth')
+                entry = (cfg.train_cfg.max_epochs, cfg.optim_wrapper.to_dict())
+                assert seen.setdefault(arm.phase, entry) == entry
+            assert seen['finetuned'][0] == static / 5
+            assert seen['scratch'][0] == static + static / 5
+
+    def test_no_arm_is_there_twice(self, study):
+        arms = [(a.phase, a.name, a.budget) for a in study['plan'].ARMS]
+        assert len(set(arms)) == len(arms)
+
+
+class TestRows:
+    def test_what_is_noted_stays(self, study, tmp_path):
+        plan, rows = study['plan'], study['rows']
+        path = tmp_path / 'rows.jsonl'
+        first = rows.Rows(path)
+        arm = plan.Arm('error', 'finetuned', (0.35, 0.5))
+        first.add([row()])
+        assert not first.have('shapes-box', 0, arm)
+        first.add([row(value=0.1), row(asked=0.35)])  # the first one stays
+        again = rows.Rows(path)
+        assert again.have('shapes-box', 0, arm)
+        assert not again.have('shapes-box', 1, arm)
+        (found,) = again.of('shapes-box', 'finetuned', 'error')
+        assert found['value'] == 0.8
+        assert len(path.read_text().splitlines()) == 2
+
+    def test_accuracy_in_points(self, study):
+        points = study['rows'].points
+        assert points(row()) == 80
+        assert points(row(metric='mIoU', value=38.2)) == 38.2
+
+
+class TestPage:
+    def fill(self, tool, tmp_path, text, *lines, check=True, expect=0):
+        page, rows = tmp_path / 'page.md', tmp_path / 'rows.jsonl'
+        page.write_text(text)
+        rows.write_text(''.join(json.dumps(line) + '\n' for line in lines))
+        said = python(
+            STUDY / 'fill_results.py',
+            *('--page', page, '--rows', rows),
+            *(['--check'] if check else []),
+            expect=expect,
+        )
+        return page.read_text(), said
+
+    def test_fills_and_then_agrees(self, tool, tmp_path):
+        text = '<!-- table: budgets -->\n<!-- end -->\n'
+        lines = [row(), row(seed=1, value=0.9)]
+        filled, _ = self.fill(tool, tmp_path, text, *lines, check=False)
+        assert '85.0 (80.0-90.0)' in filled
+        self.fill(tool, tmp_path, filled, *lines)
+        _, said = self.fill(tool, tmp_path, filled, row(), expect=2)
+        assert 'the tables are not those of the rows' in said
+
+    def test_a_figure_needs_a_source(self, tool, tmp_path):
+        source = '<!-- shapes-box finetuned error 0.5 0.5 -->'
+        ratio = source.replace(' -->', ' backbone/FLOPs_ratio -->')
+        good = f'It has 80.0{source} at .50{ratio}; `x=0.7` is code.\n'
+        self.fill(tool, tmp_path, good, row())
+        for bad, part in (
+            (f'It has 81.0{source}.', '81.0 is 80.0'),
+            ('It has 80.0 points.', '80.0 has no source'),
+            ('It has .8 points.', '.8 has no source'),
+            (f'80{source.replace("box", "mask")}', 'no row for'),
+        ):
+            _, said = self.fill(tool, tmp_path, bad, row(), expect=2)
+            assert part in said
+
+    def test_the_page_is_that_of_the_rows(self):
+        python(STUDY / 'fill_results.py', '--check')
+
+
+@pytest.mark.slow
+def test_a_trial_of_the_study(shapes, tmp_path):
+    rows, work_dir = tmp_path / 'rows.jsonl', tmp_path / 'work'
+    command = [
+        *(STUDY / 'run.py', '--settings', 'shapes-box', '--seeds', 1),
+        *('--rows', rows, '--work-dir', work_dir),
+        *('--arms', 'untrained-static', 'finetuned-random'),
+        '--cfg-options',
+        *data_options('mmdet', shapes),
+        'train_dataloader.batch_size=2',
+        'model.test_cfg.score_thr=0.0',
+    ]
+    said = python(*command)
+    static, random = map(json.loads, rows.read_text().splitlines())
+    assert (static['phase'], static['asked']) == ('untrained', None)
+    assert static['metrics']['backbone/FLOPs_ratio'] == 1
+    assert (random['arm'], random['budget']) == ('random', 0.5)
+    assert abs(random['metrics']['backbone/FLOPs_ratio'] - 0.5) < 0.1
+    for noted in (static, random):
+        assert noted['seed'] == 1
+        assert f'{noted["metrics"]["backbone/GFLOPs"]:.4f}' in noted['log']
+    assert said.count('noted') == 2
+    # Once more, there is nothing left to do.
+    assert 'noted' not in python(*command)

@@ -1,0 +1,85 @@
+"""Accuracy against FLOPs, one panel per setting, from the rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from plan import BUDGET, SWEEP
+from rows import Row, Rows, points, value
+from tables import NAMES
+
+FLOPS = 'backbone/GFLOPs'
+# Name, and colours that most colour-blind people can tell apart.
+LINES = (
+    ('untrained', 'error', 'without training', '#56b4e9'),
+    ('finetuned', 'error', 'fine-tuned at .5, swept by price', '#0072b2'),
+)
+DOTS = (
+    ('finetuned', 'dense', None, None, 's', '#000000'),
+    ('finetuned', 'variance', BUDGET, BUDGET, 'v', '#009e73'),
+    ('finetuned', 'learned', BUDGET, BUDGET, 'D', '#cc79a7'),
+    ('finetuned', 'uniform', BUDGET, BUDGET, 'P', '#e69f00'),
+    ('finetuned', 'random', BUDGET, BUDGET, 'X', '#d55e00'),
+    ('scratch', 'smaller', BUDGET, None, '*', '#777777'),
+)
+
+
+def draw(rows: Rows, path: Path) -> None:
+    """Draw means, and the range over the seeds, into a PNG."""
+    settings = rows.settings('untrained', 'static')
+    figure = Figure(
+        figsize=(3.4 * max(1, len(settings)), 4.2), layout='constrained'
+    )
+    panels = figure.subplots(1, max(1, len(settings)), squeeze=False)[0]
+    known = {}
+    for panel, setting in zip(panels, settings, strict=False):
+        _fill(panel, rows, setting)
+        panel.set(
+            title=setting, xlabel='GFLOPs of the backbone', xlim=(0, None)
+        )
+        panel.grid(alpha=0.3)
+        handles, labels = panel.get_legend_handles_labels()
+        known.update(zip(labels, handles, strict=True))
+    panels[0].set_ylabel('AP or mIoU, points')
+    figure.legend(
+        known.values(), known, loc='outside lower center', ncols=4, fontsize=8
+    )
+    figure.savefig(path, dpi=110)
+
+
+def _fill(panel: Axes, rows: Rows, setting: str) -> None:
+    for phase, arm, label, colour in LINES:
+        found = [rows.of(setting, phase, arm, asked=r) for r in SWEEP]
+        found = [seeds for seeds in found if seeds]
+        if found:
+            flops = [value(seeds, FLOPS) for seeds in found]
+            panel.plot(
+                flops,
+                [value(seeds) for seeds in found],
+                'o-',
+                ms=3,
+                color=colour,
+                label=f'error: {label}',
+            )
+            lows, highs = zip(*map(_range, found), strict=True)
+            panel.fill_between(flops, lows, highs, color=colour, alpha=0.2)
+    for phase, arm, budget, asked, marker, colour in DOTS:
+        seeds = rows.of(setting, phase, arm, budget, asked)
+        if seeds:
+            low, high = _range(seeds)
+            middle = value(seeds)
+            panel.errorbar(
+                value(seeds, FLOPS),
+                middle,
+                [[middle - low], [high - middle]],
+                fmt=marker,
+                color=colour,
+                label=NAMES[arm].replace('*', ''),
+            )
+
+
+def _range(seeds: list[Row]) -> tuple[float, float]:
+    values = [points(row) for row in seeds]
+    return min(values), max(values)
