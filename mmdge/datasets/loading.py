@@ -41,6 +41,7 @@ def image_loader(
     loader.pop('prefetch_factor', None)
     config = loader['dataset']
     if split == 'train':
+        config = {k: v for k, v in config.items() if k not in _SPLIT_KEYS}
         config.update(_of_training(cfg))
     dataset = DATASETS.build(config)
     if number is not None and number < len(dataset):

@@ -262,6 +262,8 @@ def build_model(
         UserError: If the file is missing, broken, not safe or no fit.
     """
     init_default_scope(cfg.get('default_scope', 'mmdge'))
+    if cfg.get('data_preprocessor'):  # where mmpretrain has it, as the Runner
+        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
     if checkpoint is None:
         return MODELS.build(cfg.model).to(get_device()).eval()
     whole = checks.is_whole_model(checkpoint)

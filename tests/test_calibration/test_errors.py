@@ -1,0 +1,165 @@
+"""What blocks get wrong, seen without leaving a trace."""
+
+import copy
+
+import pytest
+import torch
+
+from mmdge.calibration import (
+    collect_errors,
+    routed_blocks,
+    routed_by,
+    set_price,
+)
+from mmdge.calibration.errors import relative_change
+from mmdge.models.routing import region_variance
+
+from .backbones import deit, pvt
+
+
+def images(*sizes):
+    return [torch.rand(2, 3, *size) for size in sizes or [(128, 128)]]
+
+
+def entries(module):
+    """What of a backbone could be changed by looking at it."""
+    return {
+        name: (
+            type(part).__name__,
+            part.training,
+            len(part._forward_hooks),
+            len(part._forward_pre_hooks),
+            getattr(part, 'price', None),
+        )
+        for name, part in module.named_modules()
+    }
+
+
+@pytest.mark.parametrize('build', [pvt, deit])
+@pytest.mark.parametrize('routing', ['error', 'oracle', 'variance', 'learned'])
+def test_the_backbone_stays_as_it_was(build, routing):
+    model = build(routing, price=0.3)
+    routers, before = model.routers, entries(model)
+    state = copy.deepcopy(model.state_dict())
+    collect_errors(model, images())
+    assert all(a is b for a, b in zip(model.routers, routers, strict=True))
+    assert entries(model) == before
+    after = model.state_dict()
+    assert all(after[key].equal(value) for key, value in state.items())
+    assert after.keys() == state.keys()
+
+
+def test_also_after_a_failure():
+    model = pvt()
+    before = entries(model)
+    with pytest.raises(ValueError, match='expected images of shape'):
+        collect_errors(model, [torch.rand(1, 5, 64, 64)])
+    assert entries(model) == before
+
+
+CASES = {
+    'pvt': (pvt, {}),
+    'pvt cls': (pvt, dict(with_cls_token=True, out_type='cls_token')),
+    'pvt last': (pvt, dict(out_indices=(3,))),
+    'pvt per stage': (
+        pvt,
+        dict(granularities=[(1, 2, 4), (1, 2), (1,), (1,)]),
+    ),
+    'pvt (2, 4)': (pvt, dict(granularities=(2, 4))),
+    'pvt mixed': (pvt, dict(routing=['error', 'finest', 'error', 'finest'])),
+    'deit': (deit, {}),
+    'deit cls': (deit, dict(out_type='cls_token')),
+    'deit pair': (deit, dict(out_type='cls_token', distilled=True)),
+    'deit several': (deit, dict(out_indices=(0, 2))),
+}
+
+
+@pytest.mark.parametrize(('build', 'kwargs'), CASES.values(), ids=CASES)
+def test_all_that_routes_is_seen(build, kwargs):
+    """Of any sizes of images, and of single ones."""
+    model = build(**kwargs)
+    sizes = [(128, 128), (64, 160), (100, 77)]
+    batches = [x[:1] for x in images(*sizes)]
+    seen = collect_errors(model, batches)
+    blocks = routed_blocks(model)
+    assert len(seen) == len(blocks) == len(model.routers)
+    for entry, block in zip(seen, blocks, strict=True):
+        num = len(entry.variance)
+        assert entry.errors.shape == (num, len(block.granularities))
+        assert entry.errors.isfinite().all() and entry.errors.ge(0).all()
+        assert entry.errors[:, 0].eq(0).all()
+        assert entry.errors[:, -1].mean() > 0
+        assert entry.flops > 0 and 0 <= entry.reach < 1e4
+        if block is not blocks[-1]:
+            assert entry.reach > 0
+
+
+def test_variance_and_errors_are_those_of_the_dense_twin():
+    model = pvt()
+    (x,) = images()
+    seen = collect_errors(model, [x])
+    blocks = routed_blocks(model)
+    inputs = []
+    for block in blocks:
+        block.register_forward_pre_hook(lambda _, args: inputs.append(args))
+    with routed_by(blocks, {}), torch.no_grad():
+        model(x)
+    for entry, block, (tokens, size, *_) in zip(
+        seen, blocks, inputs, strict=True
+    ):
+        grid = tokens.unflatten(1, size)
+        torch.testing.assert_close(
+            entry.variance, region_variance(grid, 4).flatten()
+        )
+        torch.testing.assert_close(
+            entry.errors, block.errors(tokens, size).flatten(0, 2)
+        )
+
+
+def test_flops_are_those_of_a_query():
+    model = pvt()
+    (entry, *_) = collect_errors(model, images((64, 96), (96, 64)))
+    model(torch.rand(1, 3, 64, 96))
+    block = model.block1[0]
+    flops = block.attn.flops((16, 24), 0) + block.mlp.flops()
+    assert entry.flops == flops.per_query
+
+
+def test_what_reaches_no_map_has_no_reach():
+    """The last block's patches, where only the class token is returned."""
+    for build, kwargs in (
+        (deit, dict(out_type='cls_token')),
+        (deit, dict(out_type='cls_token', distilled=True)),
+        (pvt, dict(out_type='cls_token', with_cls_token=True)),
+    ):
+        *others, last = collect_errors(build(**kwargs), images())
+        # What is left is rounding.
+        assert all(entry.reach > 1e6 * last.reach for entry in others)
+
+
+def test_reach_is_the_change_of_the_maps_per_error():
+    """In the last block of a map that is what the block adds to it."""
+    for granularities in ((1, 2, 4), (2, 4)):
+        model = pvt(out_indices=(3,), granularities=granularities)
+        (x,) = images((128, 256))
+        last = collect_errors(model, [x])[-1]
+        with torch.no_grad():
+            set_price(model, -1)  # all finest
+            (map_,) = model(x)
+        # Without the final norm, the map changes by the error itself.
+        variance = (map_ - map_.mean((0, 2, 3), keepdim=True)).square().mean()
+        assert last.reach == pytest.approx(1 / variance.item(), rel=1e-3)
+
+
+def test_a_change_is_relative_to_the_variance():
+    old = torch.randn(4, 3, 64, 64) + torch.tensor([5, -50, 0])[:, None, None]
+    new = old + 0.5 * torch.randn_like(old)
+    assert relative_change([old], [new]) == pytest.approx(0.25, rel=0.05)
+    assert relative_change([old], [old]) == 0
+    scaled = relative_change([1e3 * old, old], [1e3 * new, old])
+    assert scaled == pytest.approx(0.125, rel=0.05)
+    # A class token of one image is the only one of its channels.
+    token = torch.randn(1, 4096)
+    changed = token + 0.5 * torch.randn_like(token)
+    pair = relative_change([(token, token)], [(changed, token)])
+    assert pair == pytest.approx(0.125, rel=0.1)
