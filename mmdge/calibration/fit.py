@@ -49,7 +49,7 @@ def set_routers(
         backbone (DynamicBackbone): With ``routing='error'``.
         seen (Sequence[BlockErrors]): Of its routed blocks.
     """
-    worth = [entry.reach / entry.flops for entry in seen]
+    worth = [1 / entry.flops for entry in seen]
     total = sum(
         part * entry.errors[:, -1].mean().item()
         for part, entry in zip(worth, seen, strict=True)

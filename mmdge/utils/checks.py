@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.runner import CheckpointLoader
 
 from .errors import UserError
 from .safe_load import read_checkpoint
@@ -89,10 +90,21 @@ def open_checkpoint(path: str | os.PathLike) -> Mapping[str, Any]:
 
 
 def is_whole_model(path: str | os.PathLike) -> bool:
-    """Whether a checkpoint holds more than a backbone; see open_checkpoint."""
-    checkpoint = open_checkpoint(path)
+    """Whether a checkpoint holds more than a backbone.
+
+    Args:
+        path: A local file, or an address to download it from.
+
+    Raises:
+        UserError: As :func:`open_checkpoint`.
+    """
+    if '://' in os.fspath(path):
+        checkpoint = CheckpointLoader.load_checkpoint(path, 'cpu')
+    else:
+        checkpoint = open_checkpoint(path)
     weights = checkpoint.get('state_dict', checkpoint)
-    return any(str(key).startswith('backbone.') for key in weights)
+    # As PyTorch's parallel wrapper saves it, too.
+    return any(re.match(r'(module\.)?backbone\.', str(k)) for k in weights)
 
 
 def check_output(path: str | os.PathLike, option: str) -> None:
@@ -103,10 +115,33 @@ def check_output(path: str | os.PathLike, option: str) -> None:
         option: What it was given as, for the message.
 
     Raises:
-        UserError: If the folder is not there.
+        UserError: If the folder is not there, or not to be written to.
     """
-    if not Path(path).absolute().parent.is_dir():
+    folder = Path(path).absolute().parent
+    if not folder.is_dir():
         raise UserError(f'{option} {path}: there is no such folder')
+    if not os.access(folder, os.W_OK):
+        raise UserError(f'{option} {path}: its folder is not writable')
+
+
+def make_folder(path: str | os.PathLike, option: str) -> None:
+    """Make a folder for files to be written, unless it is there.
+
+    Args:
+        path: The folder.
+        option: What it was given as, for the message.
+
+    Raises:
+        UserError: If that is not possible, or it is not writable.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise UserError(
+            f'{option} {path}: there can be no such folder ({err.strerror})'
+        ) from err
+    if not os.access(path, os.W_OK):
+        raise UserError(f'{option} {path}: the folder is not writable')
 
 
 def check_checkpoints(cfg: Config) -> None:

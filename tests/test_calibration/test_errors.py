@@ -9,9 +9,7 @@ from mmdge.calibration import (
     collect_errors,
     routed_blocks,
     routed_by,
-    set_price,
 )
-from mmdge.calibration.errors import relative_change
 from mmdge.models.routing import region_variance
 
 from .backbones import deit, pvt
@@ -89,9 +87,7 @@ def test_all_that_routes_is_seen(build, kwargs):
         assert entry.errors.isfinite().all() and entry.errors.ge(0).all()
         assert entry.errors[:, 0].eq(0).all()
         assert entry.errors[:, -1].mean() > 0
-        assert entry.flops > 0 and 0 <= entry.reach < 1e4
-        if block is not blocks[-1]:
-            assert entry.reach > 0
+        assert entry.flops > 0
 
 
 def test_variance_and_errors_are_those_of_the_dense_twin():
@@ -123,43 +119,3 @@ def test_flops_are_those_of_a_query():
     block = model.block1[0]
     flops = block.attn.flops((16, 24), 0) + block.mlp.flops()
     assert entry.flops == flops.per_query
-
-
-def test_what_reaches_no_map_has_no_reach():
-    """The last block's patches, where only the class token is returned."""
-    for build, kwargs in (
-        (deit, dict(out_type='cls_token')),
-        (deit, dict(out_type='cls_token', distilled=True)),
-        (pvt, dict(out_type='cls_token', with_cls_token=True)),
-    ):
-        *others, last = collect_errors(build(**kwargs), images())
-        # What is left is rounding.
-        assert all(entry.reach > 1e6 * last.reach for entry in others)
-
-
-def test_reach_is_the_change_of_the_maps_per_error():
-    """In the last block of a map that is what the block adds to it."""
-    for granularities in ((1, 2, 4), (2, 4)):
-        model = pvt(out_indices=(3,), granularities=granularities)
-        (x,) = images((128, 256))
-        last = collect_errors(model, [x])[-1]
-        with torch.no_grad():
-            set_price(model, -1)  # all finest
-            (map_,) = model(x)
-        # Without the final norm, the map changes by the error itself.
-        variance = (map_ - map_.mean((0, 2, 3), keepdim=True)).square().mean()
-        assert last.reach == pytest.approx(1 / variance.item(), rel=1e-3)
-
-
-def test_a_change_is_relative_to_the_variance():
-    old = torch.randn(4, 3, 64, 64) + torch.tensor([5, -50, 0])[:, None, None]
-    new = old + 0.5 * torch.randn_like(old)
-    assert relative_change([old], [new]) == pytest.approx(0.25, rel=0.05)
-    assert relative_change([old], [old]) == 0
-    scaled = relative_change([1e3 * old, old], [1e3 * new, old])
-    assert scaled == pytest.approx(0.125, rel=0.05)
-    # A class token of one image is the only one of its channels.
-    token = torch.randn(1, 4096)
-    changed = token + 0.5 * torch.randn_like(token)
-    pair = relative_change([(token, token)], [(changed, token)])
-    assert pair == pytest.approx(0.125, rel=0.1)

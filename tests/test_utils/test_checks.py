@@ -3,6 +3,7 @@ import os
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.runner import CheckpointLoader
 
 from mmdge.utils import UserError, checks
 from tests import hostile
@@ -90,6 +91,47 @@ def test_missing_checkpoint_and_addresses(tmp_path):
             checks.check_checkpoint(path)
     checks.check_checkpoint('https://example.com/a.pth')
     checks.check_checkpoint('torchvision://resnet50')
+
+
+@pytest.mark.parametrize('prefix', ['', 'module.'])
+@pytest.mark.parametrize('inside', [True, False])
+def test_a_backbone_is_no_whole_model(tmp_path, prefix, inside):
+    def is_whole(*names):
+        state = {prefix + name: torch.zeros(1) for name in names}
+        state = {'state_dict': state} if inside else state
+        return checks.is_whole_model(save(tmp_path / 'a.pth', state))
+
+    assert is_whole('backbone.a', 'neck.b')
+    assert not is_whole('a', 'blocks.0.backbone.b')
+
+
+def test_an_address_may_hold_a_whole_model():
+    @CheckpointLoader.register_scheme(prefixes='here://')
+    def load(filename, map_location):
+        return {'state_dict': {f'{filename[7:]}.a': torch.zeros(1)}}
+
+    assert checks.is_whole_model('here://backbone')
+    assert not checks.is_whole_model('here://block')
+
+
+def test_where_nothing_can_be_written(tmp_path, monkeypatch):
+    checks.make_folder(tmp_path / 'a' / 'b', '--out')
+    checks.make_folder(tmp_path / 'a' / 'b', '--out')
+    assert (tmp_path / 'a' / 'b').is_dir()
+    file = tmp_path / 'file'
+    file.touch()
+    for path in (file, file / 'folder'):
+        with pytest.raises(UserError, match='there can be no such folder'):
+            checks.make_folder(path, '--out')
+    with pytest.raises(UserError, match='there is no such folder'):
+        checks.check_output(tmp_path / 'none' / 'a.json', '--json')
+    checks.check_output(tmp_path / 'a.json', '--json')
+    # Root may write everywhere.
+    monkeypatch.setattr(os, 'access', lambda *args: False)
+    with pytest.raises(UserError, match='--out .*/a: the folder is not wri'):
+        checks.make_folder(tmp_path / 'a', '--out')
+    with pytest.raises(UserError, match='a.json: its folder is not writable'):
+        checks.check_output(tmp_path / 'a.json', '--json')
 
 
 def test_resume_needs_the_state_of_a_training(tmp_path, weights):

@@ -1,9 +1,9 @@
 """Make a static checkpoint dynamic, without training and without labels.
 
 From a few images of the training set it learns, block by block, what coarser
-granularities would get wrong and how far that reaches, and finds the one
-price at which the backbone spends a ratio of its FLOPs. It writes a
-checkpoint and a config; test them as they are, or fine-tune.
+granularities would get wrong, and finds the one price at which the backbone
+spends a ratio of its FLOPs. It writes a checkpoint and a config; test them as
+they are, or fine-tune.
 
 Example::
 
@@ -20,6 +20,7 @@ from statistics import mean
 
 import torch
 from mmengine.config import Config
+from mmengine.registry import MODELS
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -74,6 +75,13 @@ def parse_args() -> argparse.Namespace:
 def route_by_error(cfg: Config) -> None:
     """Change the backbone's routing, and what belongs to it."""
     backbone = cfg.model.backbone
+    kind = MODELS.get(backbone.type)
+    if not (isinstance(kind, type) and issubclass(kind, DynamicBackbone)):
+        raise UserError(
+            f'{cfg.filename} has no dynamic backbone but {backbone.type}; '
+            "replace it, e.g. by dict(type='mmdge.DGEPVT', arch='small'), "
+            'which takes the same weights'
+        )
     backbone.pop('price', None)
     backbone.routing = 'error'
 
@@ -122,7 +130,7 @@ def report(
 ) -> None:
     """Print what each block is like, and what it spends."""
     table = Table(title=f'Ratio {spent:.3f} on the calibration images')
-    columns = ('block', 'correlation', 'exponent', 'reach', 'queries/token')
+    columns = ('block', 'correlation', 'exponent', 'queries/token')
     for column in columns:
         table.add_column(column, justify='right')
     for block, entry in zip(routed_blocks(backbone), seen, strict=True):
@@ -132,15 +140,14 @@ def report(
             block.name,
             f'{torch.corrcoef(logs)[0, 1].item():.3f}',
             f'{block.router.exponent[-1].item():.2f}',
-            f'{entry.reach:.3g}',
             f'{shares[block.name]:.3f}',
         )
     console = Console(width=100)
     console.print(table)
     console.print(
         'correlation: of the logarithms of variance and error at the coarsest '
-        'granularity; exponent: error ~ variance ** exponent; reach: change '
-        "of the backbone's maps per error; queries/token: 1 is all finest."
+        'granularity; exponent: error ~ variance ** exponent; queries/token: '
+        '1 is all finest.'
     )
 
 
@@ -159,7 +166,6 @@ def write(
 ) -> Path:
     """Write checkpoint and config; return the config's path."""
     stem = Path(cfg.filename).stem
-    folder.mkdir(parents=True, exist_ok=True)
     checkpoint = folder / f'{stem}_dynamic-{ratio:g}.pth'
     part = model if whole else model.backbone
     torch.save(dict(meta={}, state_dict=part.state_dict()), checkpoint)
@@ -197,11 +203,12 @@ def main() -> None:
         backbone = find_dynamic_backbone(model, 'make_dynamic.py')
     except ValueError as error:
         raise UserError(str(error)) from error
+    stem = Path(args.config).stem
+    folder = args.out or Path(f'work_dirs/{stem}_dynamic-{args.ratio:g}')
+    checks.make_folder(folder, '--out')
     images = load_images(cfg, model, args.num_images, args.split)
     seen, spent = calibrate(backbone, images, args.num_fit, args.ratio)
     report(backbone, seen, query_shares(backbone, images), spent)
-    stem = Path(args.config).stem
-    folder = args.out or Path(f'work_dirs/{stem}_dynamic-{args.ratio:g}')
     path = write(cfg, model, whole, args.ratio, folder)
     print(f'wrote {path} and {path.with_suffix(".pth")}\nnext:')
     if whole:

@@ -4,9 +4,8 @@ A block's update at a coarser granularity differs from that at the finest; the
 more the tokens inside the region vary, the more. How the squared difference
 grows with the variance is fitted, block by block, to a few images without
 labels (:mod:`mmdge.calibration`). Divided by what the region's queries cost,
-and multiplied by how far the block's errors reach the backbone's maps, it is
-comparable all over the network: one price decides everywhere, and how much a
-block spends follows by itself.
+it is comparable all over the network: one price decides everywhere, and how
+much a block spends follows by itself.
 """
 
 from __future__ import annotations
