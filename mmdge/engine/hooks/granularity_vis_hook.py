@@ -169,12 +169,15 @@ def stage_panels(
 
 def draw_granularity(
     rows: Sequence[tuple[np.ndarray, list[StagePanel]]],
+    titles: Sequence[str] | None = None,
 ) -> np.ndarray:
     """Draw images and their panels as one picture.
 
     Args:
         rows (Sequence): An RGB image ``(H, W, 3)``, uint8, and its panels,
             for each row.
+        titles (Sequence[str], optional): Of the images. Defaults to None:
+            all are called image.
 
     Returns:
         np.ndarray: RGB picture, uint8.
@@ -195,9 +198,10 @@ def draw_granularity(
     axes = figure.subplots(len(rows), num_columns, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
-    for line, (image, panels) in zip(axes, rows, strict=True):
+    titles = ['image'] * len(rows) if titles is None else titles
+    for line, (image, panels), title in zip(axes, rows, titles, strict=True):
         line[0].imshow(image)
-        line[0].set_title('image', fontsize=9)
+        line[0].set_title(title, fontsize=9)
         grey = image.mean(2) / 255
         for axis, panel in zip(line[1:], panels, strict=False):
             axis.imshow(grey, cmap='gray', vmin=-0.2, vmax=1.2)

@@ -43,10 +43,11 @@ class DGEPVT(DynamicBackbone):
             stage. Defaults to (1, 2, 4).
         routing (str | dict | Sequence): ``'learned'`` (the paper's router),
             ``'variance'`` (by the variance inside the region, without
-            parameters), the controls ``'random'`` and ``'uniform'``,
-            ``'finest'`` (the dense twin), or a router's config, e.g.
-            ``dict(type='QuantileRouter', score='learned')``; a list gives one
-            per stage. Defaults to ``'learned'``.
+            parameters), ``'error'`` (by the error that it predicts, see
+            ``docs/budgets.md``), the controls ``'oracle'``, ``'random'`` and
+            ``'uniform'``, ``'finest'`` (the dense twin), or a router's
+            config, e.g. ``dict(type='QuantileRouter', score='learned')``; a
+            list gives one per stage. Defaults to ``'learned'``.
         price (float): At test time the choice is ``argmax(logit_k - price *
             cost_k)``. Defaults to 0, the router as it was trained.
         sparse_training (bool): In training compute only the granularity that
