@@ -65,6 +65,20 @@ class TestPlan:
             assert seen['finetuned'][0] == static / 5
             assert seen['scratch'][0] == static + static / 5
 
+    def test_every_setting_has_what_is_compared(self, study):
+        names = {str(arm) for arm in study['plan'].ARMS}
+        for setting in study['plan'].SETTINGS.values():
+            assert set(setting.without) <= names
+            run = {str(arm) for arm in setting.arms}
+            assert run >= {
+                'untrained-static',
+                'untrained-error',
+                'finetuned-dense',
+                'finetuned-error',
+                'finetuned-random',
+                'finetuned-learned',
+            }
+
     def test_no_arm_is_there_twice(self, study):
         arms = [(a.phase, a.name, a.budget) for a in study['plan'].ARMS]
         assert len(set(arms)) == len(arms)

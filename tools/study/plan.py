@@ -3,7 +3,8 @@
 A static model is trained from scratch, once per setting and seed. From its
 checkpoint all arms start: evaluated as they are (*untrained*), or trained for
 a fifth of the static model's epochs, all by the same schedule (*finetuned*).
-Two are trained from scratch, as long as both together (*scratch*).
+Two are trained from scratch, as long as both together (*scratch*). What
+takes long, or is a control of a control, is not run in every setting.
 """
 
 from __future__ import annotations
@@ -32,11 +33,18 @@ class Setting:
         name (str): For the tables.
         config (str): Of the static model, in ``configs/study``.
         size (tuple[int, int]): Height and width of its images.
+        without (tuple[str, ...]): Arms that are not run, as ``'phase-name'``.
     """
 
     name: str
     config: str
     size: tuple[int, int]
+    without: tuple[str, ...] = ()
+
+    @property
+    def arms(self) -> list[Arm]:
+        """The arms that are run."""
+        return [arm for arm in ARMS if str(arm) not in self.without]
 
     def load(self) -> Config:
         """Read the config."""
@@ -60,20 +68,29 @@ class Arm:
     ratios: tuple[float, ...] = ()
     budget: float | None = BUDGET
 
+    def __str__(self) -> str:
+        return f'{self.phase}-{self.name}'
+
     @property
     def asked(self) -> tuple[float | None, ...]:
         """What its rows are asked for: the ratios, or nothing once."""
         return self.ratios or (None,)
 
 
+_LONG = ('scratch-learned', 'scratch-smaller', 'finetuned-variance')
+_MORE = ('untrained-oracle', 'untrained-variance', 'finetuned-uniform')
 SETTINGS = {
     setting.name: setting
     for setting in (
         Setting('shapes-box', 'retinanet_pvt_fpn_shapes-192', (192, 192)),
-        Setting('shapes-mask', 'mask-rcnn_pvt_fpn_shapes-192', (192, 192)),
-        Setting('shapes-semantic', 'fpn_pvt_shapes-192', (192, 192)),
+        Setting(
+            'shapes-mask', 'mask-rcnn_pvt_fpn_shapes-192', (192, 192), _LONG
+        ),
+        Setting('shapes-semantic', 'fpn_pvt_shapes-192', (192, 192), _LONG),
         Setting('camvid', 'fpn_pvt_camvid-256x192', (192, 256)),
-        Setting('bccd', 'retinanet_pvt_fpn_bccd-320x240', (240, 320)),
+        Setting(
+            'bccd', 'retinanet_pvt_fpn_bccd-320x240', (240, 320), _LONG + _MORE
+        ),
     )
 }
 ARMS = (

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.utils import get_git_hash
-from plan import ARMS, ROOT, SEEDS, SETTINGS, Arm, Setting, route, schedule
+from plan import ROOT, SEEDS, SETTINGS, Arm, Setting, route, schedule
 from rows import Rows
 
 from mmdge.utils import UserError, launch
@@ -242,11 +242,6 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     rows = Rows(args.rows)
-    arms = [
-        arm
-        for arm in ARMS
-        if not args.arms or f'{arm.phase}-{arm.name}' in args.arms
-    ]
 
     def run(task: tuple[int, str]) -> None:
         seed, name = task
@@ -257,10 +252,11 @@ def main() -> None:
             args.threads,
             args.cfg_options,
         )
-        for arm in arms:
-            if rows.have(name, seed, arm):
+        for arm in chain.setting.arms:
+            wanted = not args.arms or str(arm) in args.arms
+            if not wanted or rows.have(name, seed, arm):
                 continue
-            label = f'{name} seed {seed}: {arm.phase} {arm.name}'
+            label = f'{name} seed {seed}: {arm}'
             try:
                 rows.add(chain.run(arm))
                 print(f'{label} {arm.budget}: noted', flush=True)
