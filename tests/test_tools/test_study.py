@@ -1,4 +1,4 @@
-"""The study: its plan builds, a trial runs, and its page is that of the rows."""
+"""The study: its plan builds, a trial runs, its page is that of the rows."""
 
 import json
 import sys
