@@ -102,9 +102,9 @@ class Chain:
     def train(self, config: Path) -> Path:
         """Train, or go on where it was interrupted; return the weights."""
         folder = config.with_suffix('')
-        start = time.time()
+        begun, start = folder.exists(), time.time()
         self.tool('train.py', config, '--work-dir', folder, '--resume')
-        self.seconds = round(time.time() - start)
+        self.seconds = None if begun else round(time.time() - start)
         return Path((folder / 'last_checkpoint').read_text())
 
     def static(self) -> Path:
