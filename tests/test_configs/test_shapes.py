@@ -23,6 +23,7 @@ def test_config(path, shapes, tmp_path):
 def test_every_config_is_tested():
     tested = [
         *shipped('shapes'),
+        *shipped('study'),
         *(p for end in ('coco', 'ade20k-*', 'in1k-*')
           for p in shipped('dge', f'*_{end}')),
     ]  # fmt: skip
