@@ -4,6 +4,9 @@ import runpy
 import sys
 
 import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
 
 from mmdge.datasets import write_shapes
 from tests.tool_runs import ROOT
@@ -35,3 +38,26 @@ def tool(monkeypatch, capfd):
         return said
 
     return run
+
+
+@pytest.fixture
+def random_model(tmp_path):
+    """A function that saves a config's model with random weights.
+
+    Its blocks do something, out of the linear regime around zero. It returns
+    the model and the file.
+    """
+
+    def save(config, options=()):
+        cfg = Config.fromfile(ROOT / config)
+        cfg.merge_from_dict(dict(options))
+        init_default_scope(cfg.default_scope)
+        model = MODELS.build(cfg.model)
+        for key, parameter in model.backbone.named_parameters():
+            if 'norm' not in key and '.router.' not in key:
+                parameter.data.mul_(3)
+        path = tmp_path / 'weights.pth'
+        torch.save(dict(state_dict=model.state_dict()), path)
+        return model, path
+
+    return save

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from functools import partial
 from pathlib import Path
@@ -38,12 +39,12 @@ from mmdge.calibration import (
     set_price,
 )
 from mmdge.engine.hooks import find_dynamic_backbone
-from mmdge.evaluation import RatioByContent
+from mmdge.evaluation import BackboneFLOPs, RatioByContent
 from mmdge.models.backbones import DynamicBackbone
 from mmdge.utils import UserError, checks, launch, timing
 from mmdge.utils.arguments import add_calibration_options, positive, ratio
 
-# The first of these among the metrics is the accuracy.
+# The first of these among the metrics is the accuracy, else any.
 ACCURACY = ('coco/segm_mAP', 'coco/bbox_mAP', 'mIoU', 'accuracy/top1')
 
 
@@ -89,8 +90,9 @@ def build_runner(cfg: Config, checkpoint: str) -> Runner:
     runner = launch.build_runner(cfg)
     runner.load_or_resume()
     metrics = runner.test_evaluator.metrics
-    if not any(isinstance(metric, RatioByContent) for metric in metrics):
-        metrics.append(RatioByContent())
+    for kind in (BackboneFLOPs, RatioByContent):
+        if not any(isinstance(metric, kind) for metric in metrics):
+            metrics.append(kind())
     return runner
 
 
@@ -139,6 +141,17 @@ def time_backbone(
     ]
 
 
+def accuracy_of(points: list[dict[str, Any]]) -> str:
+    """The metric that counts.
+
+    It is no part of an evaluation in which nothing was detected.
+    """
+    found = [key for point in points for key in point['metrics']]
+    known = [key for key in ACCURACY if key in found]
+    others = [key for key in found if not key.startswith('backbone/')]
+    return (known + others + list(ACCURACY))[0]
+
+
 def summarise(points: list[dict[str, Any]], metric: str) -> Table:
     """The points as a table."""
     table = Table(title='One checkpoint, many budgets')
@@ -153,7 +166,8 @@ def summarise(points: list[dict[str, Any]], metric: str) -> Table:
         table.add_column(column, justify='right')
     for point in points:
         asked, seconds = point['ratio_asked'], point['seconds']
-        cells = [f'{point["metrics"][key]:.4g}' for key in columns.values()]
+        values = [point['metrics'].get(k, math.nan) for k in columns.values()]
+        cells = [f'{value:.4g}' for value in values]
         took = '-'
         if seconds:
             low, middle, high = (1000 * s for s in seconds.values())
@@ -177,7 +191,7 @@ def draw(
     timed = dense is not None
     figure = Figure(figsize=(10 if timed else 5, 4), layout='constrained')
     panels = figure.subplots(1, 1 + timed, squeeze=False, sharey=True)[0]
-    accuracy = [point['metrics'][metric] for point in points]
+    accuracy = [point['metrics'].get(metric, math.nan) for point in points]
     flops = [point['metrics']['backbone/GFLOPs'] for point in points]
     panels[0].plot(flops, accuracy, 'o-')
     panels[0].set(xlabel='GFLOPs of the backbone, mean', ylabel=metric)
@@ -200,6 +214,7 @@ def main() -> None:
     cfg.work_dir = str(folder)
     checks.check_checkpoint(args.checkpoint)
     checks.check_datasets(cfg, ['test', args.split])
+    checks.make_folder(folder, '--out')
     runner = build_runner(cfg, args.checkpoint)
     model = runner.model.eval()
     try:
@@ -223,7 +238,9 @@ def main() -> None:
     prices = [point['price'] for point in points]
     for point in points:
         set_price(backbone, point['price'])
-        point['metrics'] = runner.test()
+        # Of NumPy's types, some of them, which JSON does not know.
+        metrics = runner.test()
+        point['metrics'] = {key: float(metrics[key]) for key in metrics}
         point['log'] = last_evaluation(runner)
         model.eval()
     timed = images[: args.num_timed]
@@ -232,7 +249,7 @@ def main() -> None:
     for point, taken in zip(points, seconds, strict=True):
         point['seconds'] = taken
 
-    metric = next(key for key in ACCURACY if key in points[0]['metrics'])
+    metric = accuracy_of(points)
     routing = cfg.model.backbone.get('routing', 'learned')
     for point in points:
         point['routing'] = routing

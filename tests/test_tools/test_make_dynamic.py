@@ -1,0 +1,263 @@
+"""A static checkpoint made dynamic; then what the last lines say to do."""
+
+import re
+import shutil
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmdge.models.layouts import LAYOUTS, from_ours
+from mmdge.utils.safe_load import read_checkpoint
+from tests.tool_runs import SHAPES, data_options, metrics
+
+TOOL = 'tools/analysis_tools/make_dynamic.py'
+STATIC = dict(
+    mmdet='configs/shapes/retinanet_pvt_fpn_shapes.py',
+    mmseg='configs/shapes/fpn_pvt_shapes.py',
+    mmpretrain='configs/shapes/pvt_shapes-crops.py',
+)
+DEIT = 'configs/shapes/retinanet_deit_simplefpn_shapes.py'
+# For speed, without a change to the heads.
+DEPTH = 'model.backbone.arch.num_layers'
+SMALL = {DEPTH: (1, 1, 1, 1)}
+FEW = ['--num-images', 6, '--num-fit', 3]
+LAYOUT = {(layout.family, layout.name): layout for layout in LAYOUTS}
+
+
+def make(tool, config, weights, out, options, ratio=0.6, few=FEW):
+    """Run the tool; return what it said, and its next commands."""
+    depth = 2 if config == DEIT else SMALL[DEPTH]
+    said = tool(
+        TOOL,
+        config,
+        weights,
+        '--ratio',
+        ratio,
+        *few,
+        '--out',
+        out,
+        '--cfg-options',
+        *options,
+        f'{DEPTH}={depth}'.replace(' ', ''),
+    )
+    commands = re.findall(r'^  python (tools/\S+) ([^#\n]*)', said, re.M)
+    return said, {name: rest.split() for name, rest in commands}
+
+
+def once(work_dir):
+    """One iteration, and no run of another's name."""
+    return [
+        '--work-dir', work_dir, '--cfg-options', 'train_cfg.max_epochs=1',
+        'train_cfg.val_interval=9', 'train_dataloader.batch_size=4',
+        'train_dataloader.dataset.indices=4',
+        'train_dataloader.num_workers=0',
+        'train_dataloader.persistent_workers=False',
+        'val_dataloader.num_workers=0',
+        'val_dataloader.persistent_workers=False',
+        'test_dataloader.num_workers=0',
+        'test_dataloader.persistent_workers=False',
+        f'experiment_name={work_dir.name}-{work_dir.parent.name}',
+    ]  # fmt: skip
+
+
+def train_once(tool, command, work_dir):
+    """Train one iteration; return the routers' calibration before."""
+    tool('tools/train.py', *command, *once(work_dir))
+    (trained,) = work_dir.glob('epoch_1.pth')
+    return read_checkpoint(trained)['state_dict']
+
+
+def calibration(state):
+    return {
+        key.removeprefix('backbone.'): value
+        for key, value in state.items()
+        if '.router.' in key
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('host', STATIC)
+def test_a_whole_model(tool, tmp_path, shapes, random_model, host):
+    model, weights = random_model(STATIC[host], SMALL)
+    options = data_options(host, shapes)
+    said, commands = make(
+        tool, STATIC[host], weights, tmp_path / 'out', options,
+        few=['--split', 'val'],
+    )  # fmt: skip
+    found = re.search(r'Ratio (\S+) on the calibration images', said)
+    spent = float(found[1])
+    assert spent == pytest.approx(0.6, abs=0.02)
+    for block in ('block1.0', 'block4.0'):
+        assert re.search(rf'{block} .*\d', said)
+
+    config, checkpoint = commands['tools/test.py']
+    cfg = Config.fromfile(config)
+    assert cfg.model.backbone.routing == 'error'
+    kinds = [hook.type for hook in cfg.custom_hooks]
+    assert kinds[0] == 'mmdge.CostHook' and len(set(kinds)) == len(kinds)
+    assert cfg.custom_hooks[0].budget == 0.6
+    state = read_checkpoint(checkpoint)['state_dict']
+    static = model.state_dict()
+    assert all(state[key].equal(value) for key, value in static.items())
+    added = {key for key in state if key not in static}
+    assert added == {key for key in state if '.router.' in key}
+
+    tool('tools/test.py', config, checkpoint, *once(tmp_path / 'test'))
+    ratio = metrics(tmp_path / 'test', 'test')['backbone/FLOPs_ratio']
+    assert ratio == pytest.approx(spent, abs=0.002)  # of the same images
+    trained = train_once(tool, commands['tools/train.py'], tmp_path / 'train')
+    for key, value in calibration(trained).items():
+        assert value.equal(state[f'backbone.{key}'])
+
+
+@pytest.mark.parametrize('container', [None, 'model'])
+def test_a_backbone_of_deit(tool, tmp_path, shapes, random_model, container):
+    model, weights = random_model(DEIT, {DEPTH: 2})
+    layout = LAYOUT['DeiT', 'official']
+    source = DEIT, model, weights
+    check_backbone(tool, tmp_path, shapes, source, layout, container)
+
+
+@pytest.mark.parametrize('name', ['official', 'mmdet'])
+def test_a_backbone_of_pvt(tool, tmp_path, shapes, random_model, name):
+    config = STATIC['mmseg']
+    model, weights = random_model(config, SMALL)
+    source = config, model, weights
+    check_backbone(tool, tmp_path, shapes, source, LAYOUT['PVT', name])
+
+
+def check_backbone(tool, tmp_path, shapes, source, layout, container=None):
+    config, model, weights = source
+    state, _ = from_ours(model.backbone.state_dict(), layout)
+    torch.save({container: state} if container else state, weights)
+    host = 'mmseg' if config == STATIC['mmseg'] else 'mmdet'
+    options = data_options(host, shapes)
+    _, commands = make(tool, config, weights, tmp_path / 'out', options)
+    assert list(commands) == ['tools/train.py']  # the head is untrained
+    (path,) = commands['tools/train.py']
+    init = Config.fromfile(path).model.backbone.init_cfg
+    made = read_checkpoint(init.checkpoint)['state_dict']
+    for key, value in model.backbone.state_dict().items():
+        assert made[key].equal(value)
+    work_dir = tmp_path / 'train'
+    trained = train_once(tool, [path], work_dir)
+    assert calibration(trained)
+    for key, value in calibration(trained).items():
+        assert value.equal(made[key])
+
+
+@pytest.mark.parametrize(
+    ('options', 'blocks'),
+    [
+        (['model.backbone.granularities=[[1,2,4],[1,2],[1],[1]]'], 2),
+        (['model.backbone.granularities=[1,2]'], 4),
+    ],
+)
+def test_other_granularities(
+    tool, tmp_path, shapes, random_model, options, blocks
+):
+    _, weights = random_model(STATIC['mmseg'], SMALL)
+    said, commands = make(
+        tool, STATIC['mmseg'], weights, tmp_path / 'out',
+        [*data_options('mmseg', shapes), *options], ratio=0.8,
+    )  # fmt: skip
+    assert len(set(re.findall(r'block\d\.\d', said))) == blocks
+    command = commands['tools/test.py']
+    tool('tools/test.py', *command, *once(tmp_path / 'test'))
+    ratio = metrics(tmp_path / 'test', 'test')['backbone/FLOPs_ratio']
+    assert ratio == pytest.approx(0.8, abs=0.1)  # of other images
+
+
+def test_a_dynamic_config_changes_its_routing(
+    tool, tmp_path, shapes, random_model
+):
+    """And leaves what belonged to the other."""
+    config = SHAPES['mmseg']
+    _, weights = random_model(config, SMALL)
+    options = [*data_options('mmseg', shapes), 'model.backbone.price=2.0']
+    _, commands = make(tool, config, weights, tmp_path / 'out', options)
+    cfg = Config.fromfile(commands['tools/test.py'][0])
+    assert 'price' not in cfg.model.backbone
+    kinds = [hook.type for hook in cfg.custom_hooks]
+    assert 'mmdge.RoutingWarmupHook' not in kinds
+    assert 'mmdge.GranularityVisHook' in kinds
+
+
+class TestMistakes:
+    @pytest.fixture
+    def fail(self, tool, tmp_path, shapes, random_model):
+        """A function that runs into a mistake, and returns its error."""
+        _, weights = random_model(STATIC['mmseg'], SMALL)
+
+        def run(*arguments, config=STATIC['mmseg'], options=()):
+            options = [
+                *data_options('mmseg', shapes),
+                f'{DEPTH}=(1,1,1,1)',
+                *options,
+            ]
+            said = tool(TOOL, config, weights, *FEW, *arguments,
+                        '--cfg-options', *options, expect=2)  # fmt: skip
+            (message,) = re.findall('error: (.*)', said)
+            return message
+
+        return run
+
+    @pytest.mark.parametrize('ratio', ['0', '1', '1.5', 'half'])
+    def test_no_ratio(self, fail, ratio):
+        message = fail('--ratio', ratio)
+        assert f"'{ratio}' is no ratio of FLOPs, a number between" in message
+
+    def test_less_than_the_coarsest_costs(self, fail, tmp_path):
+        message = fail('--ratio', 0.01, '--out', tmp_path / 'out')
+        assert 'ratio=0.01 cannot be met: the backbone spends 0.' in message
+
+    def test_nothing_to_route(self, fail, tmp_path):
+        options = ['model.backbone.granularities=[1]']
+        message = fail('--out', tmp_path / 'out', options=options)
+        assert 'none of its blocks routes' in message
+
+    def test_no_folder(self, fail, tmp_path):
+        (tmp_path / 'file').touch()
+        message = fail('--out', tmp_path / 'file' / 'folder')
+        assert 'there can be no such folder' in message
+
+    def test_a_hosts_own_backbone(self, fail, tmp_path):
+        options = [
+            'model.backbone.type=mmdet.PyramidVisionTransformer',
+        ]
+        message = fail('--out', tmp_path / 'out', options=options)
+        assert 'no dynamic backbone but mmdet.PyramidVisionTr' in message
+        assert "dict(type='mmdge.DGEPVT'" in message
+        assert not (tmp_path / 'out').exists()
+
+    def test_no_data(self, fail, tmp_path):
+        root = 'train_dataloader.dataset.data_root'
+        message = fail(options=[f'{root}={tmp_path}/none/'])
+        assert 'train data not found' in message and root in message
+
+    def test_another_architecture(self, fail, tmp_path):
+        options = [f'{DEPTH}=(2,1,1,1)']
+        message = fail('--out', tmp_path / 'out', options=options)
+        assert 'set arch=dict(num_layers=(1, 1, 1, 1)' in message
+
+    def test_no_checkpoint(self, tool, tmp_path, shapes):
+        said = tool(TOOL, STATIC['mmseg'], tmp_path / 'none.pth',
+                    '--cfg-options', *data_options('mmseg', shapes),
+                    expect=2)  # fmt: skip
+        assert 'error: checkpoint not found' in said
+
+
+def test_it_is_taken_from_the_validation_set_if_asked(
+    tool, tmp_path, shapes, random_model
+):
+    """As where the training set is not there."""
+    _, weights = random_model(STATIC['mmseg'], SMALL)
+    only = tmp_path / 'only'
+    for folder in ('val', 'semantic/val'):
+        shutil.copytree(shapes / folder, only / folder)
+    said = tool(TOOL, STATIC['mmseg'], weights, *FEW, '--split', 'val',
+                '--out', tmp_path / 'out', '--cfg-options',
+                f'{DEPTH}=(1,1,1,1)',
+                *data_options('mmseg', only))  # fmt: skip
+    assert 'looking for the price on 5 images' in said

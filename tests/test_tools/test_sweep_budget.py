@@ -1,0 +1,114 @@
+"""Sweeps: one checkpoint, several budgets, table, JSON and picture."""
+
+import json
+import re
+
+import pytest
+from matplotlib.image import imread
+
+from tests.tool_runs import SHAPES, data_options, functions_of
+
+TOOL = 'tools/analysis_tools/sweep_budget.py'
+DEPTH = 'model.backbone.arch.num_layers'
+
+
+@pytest.fixture
+def sweep(tool, tmp_path, shapes, random_model):
+    """A function that sweeps; it returns what was said, and the JSON."""
+
+    def run(host, *arguments, options=(), expect=0):
+        _, weights = random_model(SHAPES[host], {DEPTH: (1, 1, 1, 1)})
+        out = tmp_path / 'out'
+        loading = [
+            f'{split}_dataloader.{key}'
+            for split in ('test', 'val')
+            for key in ('num_workers=0', 'persistent_workers=False')
+        ]
+        said = tool(
+            TOOL, SHAPES[host], weights, '--out', out, *arguments,
+            '--cfg-options', *data_options(host, shapes),
+            f'{DEPTH}=(1,1,1,1)', *loading, *options,
+            f'experiment_name={tmp_path.name}', expect=expect,
+        )  # fmt: skip
+        if expect:
+            return re.findall('error: (.*)', said)[0]
+        return said, json.loads((out / 'sweep.json').read_text())
+
+    return run
+
+
+def test_ratios(sweep, tmp_path):
+    said, found = sweep('mmseg', '--ratio', 0.6, 0.8, '--num-images', 6,
+                        '--repeats', 2, '--num-timed', 1)  # fmt: skip
+    assert found['metric'] == 'mIoU'
+    less, more = found['points']
+    for asked, point in ((0.6, less), (0.8, more)):
+        assert point['ratio_asked'] == asked
+        assert point['ratio_calibrated'] == pytest.approx(asked, abs=0.02)
+        ratio = point['metrics']['backbone/FLOPs_ratio']
+        assert ratio == pytest.approx(asked, abs=0.1)
+        assert point['routing'] == 'variance'
+        assert 'backbone/FLOPs_ratio' in point['log']
+        low, middle, high = point['seconds'].values()
+        assert 0 < low <= middle <= high
+        assert f'{point["metrics"]["mIoU"]:.4g}' in said
+    assert less['price'] > more['price']
+    assert found['seconds_dense']['median'] > 0
+    assert imread(tmp_path / 'out' / 'sweep.png').std() > 0.01
+    assert 'sweep.json and sweep.png' in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('host', SHAPES)
+def test_prices_of_all_hosts(sweep, host):
+    """Even where, as untrained, nothing is detected."""
+    said, found = sweep(host, '--price', 0, 9, '--repeats', 0)
+    first, second = found['points']
+    assert (first['price'], second['price']) == (0, 9)
+    flops = [p['metrics']['backbone/GFLOPs'] for p in (first, second)]
+    assert flops[0] > flops[1]
+    assert first['seconds'] is None and found['seconds_dense'] is None
+    metrics = dict(mmdet='coco/bbox_mAP', mmseg='mIoU')
+    assert found['metric'] == metrics.get(host, 'accuracy/top1')
+
+
+def test_the_accuracy_is_the_metric_that_counts():
+    tool = functions_of(TOOL)
+
+    def of(*evaluations):
+        points = [dict(metrics=dict.fromkeys(names)) for names in evaluations]
+        return tool.accuracy_of(points)
+
+    assert of(['aAcc', 'mIoU', 'backbone/GFLOPs']) == 'mIoU'
+    assert of(['coco/bbox_mAP', 'coco/segm_mAP']) == 'coco/segm_mAP'
+    assert of(['backbone/GFLOPs'], ['coco/bbox_mAP']) == 'coco/bbox_mAP'
+    assert of(['backbone/GFLOPs', 'pascal_voc/mAP']) == 'pascal_voc/mAP'
+    assert of(['backbone/GFLOPs']) in ('coco/segm_mAP', 'coco/bbox_mAP')
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'options', 'message'),
+    [
+        (['--ratio', '0'], [], "'0' is no ratio of FLOPs, a number between"),
+        ([], [], 'one of the arguments --ratio --price is required'),
+        (['--ratio', '0.01', '--num-images', '2'], [], 'ratio=0.01 cannot be'),
+        (
+            ['--ratio', '0.5', '--num-images', '2'],
+            ['model.backbone.routing=finest'],
+            'none of its blocks routes',
+        ),
+        (
+            ['--price', '0'],
+            ['test_dataloader.dataset.data_root=none/'],
+            'test data not found',
+        ),
+    ],
+)
+def test_mistakes_are_named(sweep, arguments, options, message):
+    assert message in sweep('mmseg', *arguments, options=options, expect=2)
+
+
+def test_no_folder(sweep, tmp_path):
+    (tmp_path / 'out').touch()
+    message = sweep('mmseg', '--price', 0, expect=2)
+    assert 'there can be no such folder' in message
