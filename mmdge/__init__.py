@@ -6,7 +6,12 @@ with ``custom_imports = dict(imports=['mmdge'], allow_failed_imports=False)``.
 
 # _requirements comes first: it says in one sentence what is missing.
 from . import _requirements, ops_fallback  # noqa: F401
-from .engine import CostHook, GranularityVisHook, RoutingWarmupHook
+from .engine import (
+    CostHook,
+    GranularityVisHook,
+    RandomPriceHook,
+    RoutingWarmupHook,
+)
 from .evaluation import BackboneFLOPs, RatioByContent
 from .models import DGEPVT, Cost, DGEDeiT, SimpleFPN, share_for_budget
 from .version import __version__
@@ -20,6 +25,7 @@ __all__ = [
     'CostHook',
     'DGEDeiT',
     'GranularityVisHook',
+    'RandomPriceHook',
     'RatioByContent',
     'RoutingWarmupHook',
     'SimpleFPN',

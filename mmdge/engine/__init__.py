@@ -1,5 +1,15 @@
 """What runs beside the model."""
 
-from .hooks import CostHook, GranularityVisHook, RoutingWarmupHook
+from .hooks import (
+    CostHook,
+    GranularityVisHook,
+    RandomPriceHook,
+    RoutingWarmupHook,
+)
 
-__all__ = ['CostHook', 'GranularityVisHook', 'RoutingWarmupHook']
+__all__ = [
+    'CostHook',
+    'GranularityVisHook',
+    'RandomPriceHook',
+    'RoutingWarmupHook',
+]

@@ -58,6 +58,15 @@ def parse_args() -> argparse.Namespace:
         help='dynamic over dense FLOPs to spend on average (default: 0.5)',
     )
     parser.add_argument(
+        '--also',
+        type=ratio,
+        nargs='+',
+        default=[],
+        metavar='RATIO',
+        help='further ratios that the fine-tuned checkpoint is to serve: '
+        'each training step draws one of them',
+    )
+    parser.add_argument(
         '--num-fit',
         type=positive,
         default=32,
@@ -162,9 +171,17 @@ def with_flops(evaluator: list | dict | None) -> list | None:
 
 
 def write(
-    cfg: Config, model: nn.Module, whole: bool, ratio: float, folder: Path
+    cfg: Config,
+    model: nn.Module,
+    whole: bool,
+    ratio: float,
+    prices: list[float],
+    folder: Path,
 ) -> Path:
-    """Write checkpoint and config; return the config's path."""
+    """Write checkpoint and config; return the config's path.
+
+    ``prices`` are those of further budgets to train for.
+    """
     stem = Path(cfg.filename).stem
     checkpoint = folder / f'{stem}_dynamic-{ratio:g}.pth'
     part = model if whole else model.backbone
@@ -183,6 +200,9 @@ def write(
     ]
     cost = dict(type='mmdge.CostHook', budget=ratio, loss_weight=0.0)
     cfg.custom_hooks = [cost, *others]
+    if prices:
+        draw = dict(type='mmdge.RandomPriceHook', prices=[0.0, *prices])
+        cfg.custom_hooks.append(draw)
     cfg.setdefault('custom_imports', dict(imports=['mmdge']))
     for split in ('val', 'test'):
         cfg[f'{split}_evaluator'] = with_flops(cfg.get(f'{split}_evaluator'))
@@ -209,7 +229,12 @@ def main() -> None:
     images = load_images(cfg, model, args.num_images, args.split)
     seen, spent = calibrate(backbone, images, args.num_fit, args.ratio)
     report(backbone, seen, query_shares(backbone, images), spent)
-    path = write(cfg, model, whole, args.ratio, folder)
+    prices = []
+    for other in args.also:
+        price, spent = find_price(ratio_at_price(backbone, images), other)
+        print(f'ratio {spent:.3f} at a price of {price:.4g}')
+        prices.append(round(price, 6))
+    path = write(cfg, model, whole, args.ratio, prices, folder)
     print(f'wrote {path} and {path.with_suffix(".pth")}\nnext:')
     if whole:
         print(f'  python tools/test.py {path} {path.with_suffix(".pth")}')

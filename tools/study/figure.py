@@ -14,7 +14,8 @@ FLOPS = 'backbone/GFLOPs'
 # Name, and colours that most colour-blind people can tell apart.
 LINES = (
     ('untrained', 'error', 'without training', '#56b4e9'),
-    ('finetuned', 'error', 'fine-tuned at .5, swept by price', '#0072b2'),
+    ('finetuned', 'error', 'fine-tuned at .5', '#0072b2'),
+    ('finetuned', 'error-many', 'fine-tuned for many budgets', '#d0a000'),
 )
 DOTS = (
     ('finetuned', 'dense', None, None, 's', '#000000'),

@@ -22,6 +22,8 @@ SEEDS = (0, 1, 2)
 BUDGET = 0.5
 FINETUNE_LR = 3e-4
 # Ratios at which one checkpoint is swept by price.
+# The arm error-many is trained for these as well.
+ALSO = (0.35, 0.7)
 SWEEP = (0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
@@ -101,6 +103,7 @@ ARMS = (
     Arm('random', 'untrained', (BUDGET,)),
     Arm('dense', 'finetuned', budget=None),
     Arm('error', 'finetuned', SWEEP),
+    Arm('error-many', 'finetuned', SWEEP),
     Arm('random', 'finetuned', (BUDGET,)),
     Arm('uniform', 'finetuned', (BUDGET,)),
     Arm('learned', 'finetuned', (BUDGET,)),
@@ -140,8 +143,8 @@ def route(cfg: Config, setting: Setting, arm: Arm) -> None:
         widths = cfg.model.backbone.arch['embed_dims']
         used = cfg.model.backbone.get('out_indices', range(4))
         cfg.model.neck.in_channels = [widths[i] for i in used]
-    elif arm.name in ('error', 'oracle'):
-        backbone.routing = arm.name
+    elif arm.name in ('error', 'error-many', 'oracle'):
+        backbone.routing = arm.name.removesuffix('-many')
     elif arm.name not in ('static', 'dense'):
         kind = dict(
             variance='QuantileRouter',

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.utils import get_git_hash
-from plan import ROOT, SEEDS, SETTINGS, Arm, Setting, route, schedule
+from plan import ALSO, ROOT, SEEDS, SETTINGS, Arm, Setting, route, schedule
 from rows import Rows
 
 from mmdge.utils import UserError, launch
@@ -119,9 +119,11 @@ class Chain:
             return Path(mark.read_text())
         return self.train(self.write(cfg, 'static'))
 
-    def dynamic(self, static: Path, ratio: float) -> tuple[Path, Path]:
+    def dynamic(
+        self, static: Path, ratio: float, also: tuple[float, ...] = ()
+    ) -> tuple[Path, Path]:
         """The static model routed by error, without training."""
-        folder = self.folder / f'dynamic-{ratio:g}'
+        folder = self.folder / f'dynamic-{ratio:g}{"-many" if also else ""}'
         stem = f'static_dynamic-{ratio:g}'
         if not (folder / f'{stem}.py').exists():
             self.tool(
@@ -129,6 +131,7 @@ class Chain:
                 self.folder / 'static.py',
                 static,
                 *('--ratio', ratio, '--out', folder),
+                *(['--also', *also] if also else []),
             )
         return folder / f'{stem}.py', folder / f'{stem}.pth'
 
@@ -137,8 +140,9 @@ class Chain:
         static = self.static()
         name = f'{arm.phase}-{arm.name}-{arm.budget or 1:g}'
         cfg, weights = self.setting.load(), static
-        if arm.name in ('error', 'oracle'):
-            path, weights = self.dynamic(static, arm.budget)
+        if arm.name in ('error', 'error-many', 'oracle'):
+            also = ALSO if arm.name == 'error-many' else ()
+            path, weights = self.dynamic(static, arm.budget, also)
             cfg = Config.fromfile(path)
         route(cfg, self.setting, arm)
         schedule(cfg, arm, str(weights))

@@ -12,6 +12,7 @@ NAMES = {
     'static': 'static checkpoint',
     'dense': 'dense twin',
     'error': '**error** (ours)',
+    'error-many': '**error**, for many budgets',
     'oracle': 'oracle (true errors)',
     'variance': 'variance, fixed shares',
     'learned': "the paper's",
@@ -114,15 +115,15 @@ def budgets(rows: Rows) -> str:
     head = ('setting', 'checkpoint', *(f'{r:g}' for r in SWEEP))
     body = []
     for setting in rows.settings('finetuned', 'error'):
-        for name, phase, budget in (
-            ('untrained', 'untrained', BUDGET),
-            ('trained at .5', 'finetuned', BUDGET),
-            ('trained at .35', 'finetuned', 0.35),
-            ('trained at .7', 'finetuned', 0.7),
+        for name, phase, arm, budget in (
+            ('untrained', 'untrained', 'error', BUDGET),
+            ('trained at .5', 'finetuned', 'error', BUDGET),
+            ('trained at .35, .5, .7', 'finetuned', 'error-many', BUDGET),
+            ('trained at .35', 'finetuned', 'error', 0.35),
+            ('trained at .7', 'finetuned', 'error', 0.7),
         ):
             found = [
-                rows.of(setting, phase, 'error', budget, asked)
-                for asked in SWEEP
+                rows.of(setting, phase, arm, budget, asked) for asked in SWEEP
             ]
             if any(found):
                 cells = [accuracy(rows) if rows else '' for rows in found]

@@ -56,7 +56,9 @@ class Router(nn.Module):
         price (float): Shifts the choice at test time: ``argmax(logit_k -
             price * cost_k)``, ``cost_k`` being the queries of candidate k
             relative to the finest one's. 0, the default, is the router as it
-            was trained; a higher price gives coarser regions.
+            was trained; a higher price gives coarser regions. In training
+            ``train_price`` takes its place, which is 0 unless
+            :class:`mmdge.RandomPriceHook` sets it.
         temperature (float): Of the softmax whose gradient the gate passes on.
     """
 
@@ -79,6 +81,7 @@ class Router(nn.Module):
         self.price = price
         self.temperature = temperature
         self.train_progress = 1.0
+        self.train_price = 0.0
         cost = [(self.granularities[0] / g) ** 2 for g in self.granularities]
         self.register_buffer('cost', torch.tensor(cost), persistent=False)
         sides = torch.tensor(self.granularities)
@@ -138,8 +141,9 @@ class Router(nn.Module):
         dense = self.progress == 0 and self.granularities[0] == 1
         if dense and not logits.requires_grad:
             return None
-        if not self.training and self.price:
-            logits = logits - self.price * self.cost
+        price = self.train_price if self.training else self.price
+        if price:
+            logits = logits - price * self.cost
         choice = logits.argmax(-1)
         gate = None
         if logits.requires_grad:

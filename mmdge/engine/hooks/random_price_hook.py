@@ -1,0 +1,60 @@
+"""Train one checkpoint for many budgets."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from mmengine.hooks import Hook
+
+from mmdge.registry import HOOKS
+from mmdge.utils import is_number
+
+from .cost_hook import find_dynamic_backbone
+
+
+@HOOKS.register_module()
+class RandomPriceHook(Hook):
+    """Draw the price of each training step.
+
+    A model that is trained at one budget only does worse at others. With the
+    prices of several, the same weights serve all of them. Evaluation takes no
+    notice: there the price is the model's own. ``make_dynamic.py --also``
+    finds the prices and adds the hook.
+
+    Args:
+        prices (Sequence[float]): Drawn from evenly, in each process apart;
+            0 is the budget that the routers have been made for.
+    """
+
+    def __init__(self, prices: Sequence[float]) -> None:
+        if (
+            not isinstance(prices, Sequence)
+            or not prices
+            or not all(is_number(price) for price in prices)
+        ):
+            raise ValueError(
+                'prices must be a sequence of numbers, at least one, but got '
+                f'{prices!r}.'
+            )
+        self.prices = list(prices)
+
+    def before_train(self, runner: Any) -> None:
+        """Find the backbone, or say that there is none."""
+        self._backbone = find_dynamic_backbone(
+            runner.model, type(self).__name__
+        )
+
+    def before_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None
+    ) -> None:
+        """Draw a price, the same for the whole network."""
+        price = random.choice(self.prices)
+        for router in self._backbone.routers:
+            router.train_price = price
+
+    def after_train(self, runner: Any) -> None:
+        """Leave the routers as they were."""
+        for router in self._backbone.routers:
+            router.train_price = 0.0

@@ -1,0 +1,53 @@
+"""One checkpoint, trained for many budgets."""
+
+import random
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from mmdge import RandomPriceHook
+from mmdge.models import DGEPVT
+
+ARCH = dict(
+    embed_dims=(8, 16, 16, 32), num_layers=(1, 1, 1, 1), num_heads=(1, 2, 2, 4)
+)
+
+
+def test_each_step_of_a_training_draws_one_for_the_whole_network():
+    random.seed(0)
+    model = nn.Module()
+    model.backbone = DGEPVT(ARCH, routing='error')
+    for router in model.backbone.routers:
+        router.weight.fill_(300)  # or all is coarsest, before training
+    runner = SimpleNamespace(model=model)
+    x = torch.rand(2, 3, 128, 128)
+
+    def ratio():
+        with torch.no_grad():
+            model.backbone(x)
+        return model.backbone.cost.ratio.mean().item()
+
+    own = ratio()
+    hook = RandomPriceHook([0.0, -1.0, 1e6])
+    hook.before_train(runner)
+    seen = {}
+    for _ in range(30):
+        hook.before_train_iter(runner, 0)
+        (price,) = {r.train_price for r in model.backbone.routers}
+        seen[price] = ratio()
+        model.eval()  # sees nothing of it
+        assert ratio() == own
+        model.train()
+    assert seen.keys() == {0.0, -1.0, 1e6}
+    assert seen[0.0] == own
+    assert seen[-1.0] == 1 > seen[1e6] < own
+    hook.after_train(runner)
+    assert ratio() == own
+
+
+@pytest.mark.parametrize('prices', [[], 0.3, [0.1, 'x'], None])
+def test_mistakes_are_named(prices):
+    with pytest.raises(ValueError, match='prices must be a sequence'):
+        RandomPriceHook(prices)
