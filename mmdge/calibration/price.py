@@ -112,15 +112,19 @@ def find_price(
         misses[price] = ratio_at(price) - ratio
         step *= 2
     low, high = sorted((last, price))
+    moved = []  # which end, each time
     while (
         abs(best()[1]) > tolerance
         and len(misses) < max_steps
         and high - low > 1e-6 * max(1.0, abs(low))
     ):
-        # As if the ratio fell in a line, but never close to an end.
+        # As if the ratio fell in a line; halved where that creeps.
         part = misses[low] / (misses[low] - misses[high])
-        price = low + min(max(part, 0.2), 0.8) * (high - low)
+        if len(set(moved[-2:])) == 1 < len(moved):
+            part = 0.5
+        price = low + min(max(part, 0.1), 0.9) * (high - low)
         misses[price] = ratio_at(price) - ratio
+        moved.append(misses[price] > 0)
         low, high = (price, high) if misses[price] > 0 else (low, price)
     price, miss = best()
     return price, ratio + miss
