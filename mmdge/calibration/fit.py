@@ -49,15 +49,19 @@ def set_routers(
         backbone (DynamicBackbone): With ``routing='error'``.
         seen (Sequence[BlockErrors]): Of its routed blocks.
     """
-    worth = [1 / entry.flops for entry in seen]
+    # A region's cost is in units of its finest queries, which are tokens or
+    # patches of several.
+    blocks = routed_blocks(backbone)
+    worth = [
+        block.granularities[0] ** 2 / entry.flops
+        for block, entry in zip(blocks, seen, strict=True)
+    ]
     total = sum(
         part * entry.errors[:, -1].mean().item()
         for part, entry in zip(worth, seen, strict=True)
     )
     average = total / len(seen) or 1.0  # or nothing is ever wrong
-    for block, entry, part in zip(
-        routed_blocks(backbone), seen, worth, strict=True
-    ):
+    for block, entry, part in zip(blocks, seen, worth, strict=True):
         router = block.router
         router.weight.fill_(part / average)
         for k in range(1, len(router.granularities)):

@@ -8,7 +8,7 @@ import random
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from mmdge.utils import UserError
 
@@ -46,7 +46,7 @@ def image_loader(
     dataset = DATASETS.build(config)
     if number is not None and number < len(dataset):
         chosen = random.Random(0).sample(range(len(dataset)), number)
-        dataset = dataset.get_subset(chosen)
+        dataset = Subset(dataset, chosen)  # MMEngine's knows no mixtures
     return Runner.build_dataloader(dict(loader, dataset=dataset))
 
 

@@ -5,6 +5,7 @@ three run through MMEngine's Runner.
 """
 
 import argparse
+import copy
 import gc
 import os
 import sys
@@ -250,8 +251,8 @@ def build_model(
     """Build the model of a config, ready for evaluation.
 
     Args:
-        cfg: The config; nothing that it names is downloaded if there is a
-            checkpoint.
+        cfg: The config, which stays as it is; nothing that it names is
+            downloaded if there is a checkpoint.
         checkpoint: Weights of the model, or of its backbone alone, in any
             layout that the backbone knows. Default: random weights.
 
@@ -262,13 +263,14 @@ def build_model(
         UserError: If the file is missing, broken, not safe or no fit.
     """
     init_default_scope(cfg.get('default_scope', 'mmdge'))
+    config = copy.deepcopy(cfg.model)
     if cfg.get('data_preprocessor'):  # where mmpretrain has it, as the Runner
-        cfg.model.setdefault('data_preprocessor', cfg.data_preprocessor)
+        config.setdefault('data_preprocessor', cfg.data_preprocessor)
     if checkpoint is None:
-        return MODELS.build(cfg.model).to(get_device()).eval()
+        return MODELS.build(config).to(get_device()).eval()
     whole = checks.is_whole_model(checkpoint)
-    cfg.model.backbone.init_cfg = None
-    model = MODELS.build(cfg.model)
+    config.backbone.init_cfg = None
+    model = MODELS.build(config)
     part = model if whole else model.backbone
     load_checkpoint(part, os.fspath(checkpoint), map_location='cpu')
     return model.to(get_device()).eval()

@@ -11,6 +11,7 @@ from mmdge.calibration import (
     BlockErrors,
     collect_errors,
     fit_power_law,
+    routed_blocks,
     set_routers,
 )
 
@@ -89,6 +90,15 @@ def test_an_average_error_weighs_one_and_costly_queries_less():
             router.scale, torch.tensor([0, 3.5, 7.0]), rtol=1e-4, atol=0
         )
         torch.testing.assert_close(router.exponent[1:], torch.ones(2))
+
+
+def test_costs_are_in_units_of_the_finest_query():
+    """Whose patches are 2 x 2 tokens has a quarter of the queries."""
+    model = pvt(granularities=[(1, 2, 4), (2, 4, 8), (1, 2, 4), (1, 2, 4)])
+    set_routers(model, seen_of(model, errors=1.0))
+    weight = {b.name: b.router.weight for b in routed_blocks(model)}
+    assert weight['block2.0'] == 4 * weight['block1.0']
+    assert weight['block3.0'] == weight['block1.0']
 
 
 def test_where_nothing_is_ever_wrong_all_is_coarsest():

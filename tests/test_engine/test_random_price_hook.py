@@ -1,6 +1,5 @@
 """One checkpoint, trained for many budgets."""
 
-import random
 from types import SimpleNamespace
 
 import pytest
@@ -16,12 +15,11 @@ ARCH = dict(
 
 
 def test_each_step_of_a_training_draws_one_for_the_whole_network():
-    random.seed(0)
     model = nn.Module()
     model.backbone = DGEPVT(ARCH, routing='error')
     for router in model.backbone.routers:
         router.weight.fill_(300)  # or all is coarsest, before training
-    runner = SimpleNamespace(model=model)
+    runner = SimpleNamespace(model=model, seed=0, iter=0)
     x = torch.rand(2, 3, 128, 128)
 
     def ratio():
@@ -33,7 +31,7 @@ def test_each_step_of_a_training_draws_one_for_the_whole_network():
     hook = RandomPriceHook([0.0, -1.0, 1e6])
     hook.before_train(runner)
     seen = {}
-    for _ in range(30):
+    for runner.iter in range(30):
         hook.before_train_iter(runner, 0)
         (price,) = {r.train_price for r in model.backbone.routers}
         seen[price] = ratio()
@@ -45,6 +43,24 @@ def test_each_step_of_a_training_draws_one_for_the_whole_network():
     assert seen[-1.0] == 1 > seen[1e6] < own
     hook.after_train(runner)
     assert ratio() == own
+
+
+def test_it_depends_on_seed_and_iteration_alone():
+    model = nn.Module()
+    model.backbone = DGEPVT(ARCH, routing='error')
+
+    def prices(seed, first):
+        hook = RandomPriceHook([0.0, 1.0, 2.0])
+        runner = SimpleNamespace(model=model, seed=seed, iter=0)
+        hook.before_train(runner)
+        drawn = []
+        for runner.iter in range(first, 20):
+            hook.before_train_iter(runner, 0)
+            drawn.append(model.backbone.routers[0].train_price)
+        return drawn
+
+    assert prices(0, 0)[5:] == prices(0, 5)  # resumed
+    assert prices(0, 0) != prices(1, 0)
 
 
 @pytest.mark.parametrize('prices', [[], 0.3, [0.1, 'x'], None])

@@ -59,8 +59,13 @@ class TestPlan:
             seen = {}
             for arm in plan.ARMS:
                 cfg = setting.load()
+                plan.route(cfg, setting, arm)
                 plan.schedule(cfg, arm, 'static.pth')
-                entry = (cfg.train_cfg.max_epochs, cfg.optim_wrapper.to_dict())
+                optimizer = cfg.optim_wrapper.to_dict()
+                routers = optimizer.pop('paramwise_cfg', None)
+                faster = (arm.name, arm.phase) == ('learned', 'finetuned')
+                assert (routers is not None) == faster
+                entry = (cfg.train_cfg.max_epochs, optimizer)
                 assert seen.setdefault(arm.phase, entry) == entry
             assert seen['finetuned'][0] == static / 5
             assert seen['scratch'][0] == static + static / 5
@@ -75,7 +80,8 @@ class TestPlan:
                 'untrained-error',
                 'finetuned-dense',
                 'finetuned-error',
-                'finetuned-random',
+                'finetuned-shuffled',
+                'finetuned-random-mid',
                 'finetuned-learned',
             }
 
@@ -124,6 +130,11 @@ class TestPage:
         lines = [row(), row(seed=1, value=0.9)]
         filled, _ = self.fill(tool, tmp_path, text, *lines, check=False)
         assert '85.0 (80.0-90.0)' in filled
+        # Differences are those of the seeds that both have.
+        dense = row(arm='dense', budget=None, asked=None, value=0.85, seed=1)
+        text = '<!-- table: finetuned -->\n<!-- end -->\n'
+        both, _ = self.fill(tool, tmp_path, text, *lines, dense, check=False)
+        assert '| +5.0 |' in both
         self.fill(tool, tmp_path, filled, *lines)
         _, said = self.fill(tool, tmp_path, filled, row(), expect=2)
         assert 'the tables are not those of the rows' in said
@@ -131,10 +142,14 @@ class TestPage:
     def test_a_figure_needs_a_source(self, tool, tmp_path):
         source = '<!-- shapes-box finetuned error 0.5 0.5 -->'
         ratio = source.replace(' -->', ' backbone/FLOPs_ratio -->')
+        gain = source.replace(' -->', ' minus shapes-box finetuned error 0.7')
         good = f'It has 80.0{source} at .50{ratio}; `x=0.7` is code.\n'
-        self.fill(tool, tmp_path, good, row())
+        good += f'That is -5.0{gain} 0.5 --> more.'
+        other = row(budget=0.7, value=0.85)
+        self.fill(tool, tmp_path, good, row(), other)
         for bad, part in (
             (f'It has 81.0{source}.', '81.0 is 80.0'),
+            (f'It has -80.0{source}.', '-80.0 is 80.0'),
             ('It has 80.0 points.', '80.0 has no source'),
             ('It has .8 points.', '.8 has no source'),
             (f'80{source.replace("box", "mask")}', 'no row for'),

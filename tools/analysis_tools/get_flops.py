@@ -193,8 +193,8 @@ def main() -> None:
         print('no checkpoint: random weights, so the routing says little')
     model = launch.build_model(cfg, args.checkpoint)
     loader = image_loader(cfg, number=args.num_images)
-    if args.num_images == len(loader.dataset):
-        print(f'a random subset of {args.num_images} images only')
+    if args.num_images:
+        print(f'{len(loader)} images, chosen at random')
     figures = summary(count(model, loader, len(loader)))
     report(figures)
     if args.json:

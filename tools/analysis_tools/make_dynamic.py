@@ -92,7 +92,14 @@ def route_by_error(cfg: Config) -> None:
             'which takes the same weights'
         )
     backbone.pop('price', None)
-    backbone.routing = 'error'
+    routing = backbone.get('routing')
+    if isinstance(routing, list) and 'finest' in routing:
+        # Stages that are to stay static.
+        backbone.routing = [
+            part if part == 'finest' else 'error' for part in routing
+        ]
+    else:
+        backbone.routing = 'error'
 
 
 def calibrate(
@@ -203,7 +210,10 @@ def write(
     if prices:
         draw = dict(type='mmdge.RandomPriceHook', prices=[0.0, *prices])
         cfg.custom_hooks.append(draw)
-    cfg.setdefault('custom_imports', dict(imports=['mmdge']))
+    imports = cfg.setdefault(
+        'custom_imports', dict(imports=[], allow_failed_imports=False)
+    )
+    imports['imports'] = sorted({'mmdge', *imports['imports']})
     for split in ('val', 'test'):
         cfg[f'{split}_evaluator'] = with_flops(cfg.get(f'{split}_evaluator'))
     cfg.work_dir = str(folder)

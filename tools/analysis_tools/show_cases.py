@@ -51,8 +51,21 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def annotate_first(cfg: Config) -> None:
+    """Let what resizes an image resize its annotations, as in training.
+
+    Validation leaves them as they are, to compare at the original size.
+    """
+    for _, node in checks.walk(cfg.val_dataloader):
+        if 'pipeline' in node:
+            node['pipeline'] = sorted(
+                node['pipeline'], key=lambda s: 'Load' not in str(s['type'])
+            )
+
+
 def loss(model: nn.Module, data: dict) -> float:
     """Sum of the losses of a preprocessed batch."""
+    torch.manual_seed(0)  # two-stage detectors sample
     total, _ = model.parse_losses(model(**data, mode='loss'))
     return total.item()
 
@@ -82,6 +95,7 @@ def main() -> None:
     cfg = launch.load_config(args.config, args.cfg_options)
     checks.check_output(args.out, '--out')
     checks.check_datasets(cfg, ['val'])
+    annotate_first(cfg)
     model = launch.build_model(cfg, args.checkpoint)
     try:
         cases = collect(model, cfg, args.num_images)

@@ -87,6 +87,12 @@ def build_runner(cfg: Config, checkpoint: str) -> Runner:
     """Build a runner that tests with these weights, whatever the price."""
     cfg.load_from, cfg.resume = checkpoint, False
     cfg.model.backbone.init_cfg = None
+    # Averaged weights are the checkpoint's own already.
+    cfg.custom_hooks = [
+        hook
+        for hook in cfg.get('custom_hooks') or []
+        if not str(hook['type']).endswith('EMAHook')
+    ]
     runner = launch.build_runner(cfg)
     runner.load_or_resume()
     metrics = runner.test_evaluator.metrics

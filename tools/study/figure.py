@@ -21,8 +21,9 @@ DOTS = (
     ('finetuned', 'dense', None, None, 's', '#000000'),
     ('finetuned', 'variance', BUDGET, BUDGET, 'v', '#009e73'),
     ('finetuned', 'learned', BUDGET, BUDGET, 'D', '#cc79a7'),
-    ('finetuned', 'uniform', BUDGET, BUDGET, 'P', '#e69f00'),
-    ('finetuned', 'random', BUDGET, BUDGET, 'X', '#d55e00'),
+    ('finetuned', 'shuffled', BUDGET, BUDGET, '^', '#882255'),
+    ('finetuned', 'uniform-mid', BUDGET, BUDGET, 'P', '#e69f00'),
+    ('finetuned', 'random-mid', BUDGET, BUDGET, 'X', '#d55e00'),
     ('scratch', 'smaller', BUDGET, None, '*', '#777777'),
 )
 

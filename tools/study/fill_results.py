@@ -3,7 +3,8 @@
 A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``. A figure
 in the prose is followed by where it comes from, e.g. ``89.2<!-- shapes-box
 untrained error 0.5 0.5 -->``: setting, phase, arm, budget, ratio asked, and
-which metric if it isn't the accuracy, averaged over the seeds; ``-`` is none.
+which metric if it isn't the accuracy, averaged over the seeds; ``-`` is none,
+and ``A minus B`` the difference of two.
 With ``--check`` nothing is written, and what differs from the rows, or has no
 source, is an error.
 
@@ -50,7 +51,7 @@ def unsourced(text: str, rows: Rows) -> list[str]:
     for shown, source in SOURCED.findall(text):
         digits = len(shown.partition('.')[2])
         made = f'{look_up(source, rows):.{digits}f}'
-        if made.lstrip('-').lstrip('0') != shown.lstrip('-').lstrip('0'):
+        if float(made) != float(shown):
             wrong.append(f'{shown} is {made} ({source})')
     prose = TABLE.sub('', text)
     for pattern in (r'```.*?```', r'`[^`]*`', r'\]\([^)]*\)'):
@@ -63,6 +64,9 @@ def unsourced(text: str, rows: Rows) -> list[str]:
 
 def look_up(source: str, rows: Rows) -> float:
     """The figure that a source names."""
+    one, minus, other = source.partition(' minus ')
+    if minus:
+        return look_up(one, rows) - look_up(other, rows)
     setting, phase, arm, *rest = source.split()
     numbers = [None if r == '-' else float(r) for r in rest[:2]]
     found = rows.of(setting, phase, arm, *numbers)

@@ -3,7 +3,7 @@
 A static model is trained from scratch, once per setting and seed. From its
 checkpoint all arms start: evaluated as they are (*untrained*), or trained for
 a fifth of the static model's epochs, all by the same schedule (*finetuned*).
-Two are trained from scratch, as long as both together (*scratch*). What
+Three are trained from scratch, as long as both together (*scratch*). What
 takes long, or is a control of a control, is not run in every setting.
 """
 
@@ -79,8 +79,20 @@ class Arm:
         return self.ratios or (None,)
 
 
-_LONG = ('scratch-learned', 'scratch-smaller', 'finetuned-variance')
-_MORE = ('untrained-oracle', 'untrained-variance', 'finetuned-uniform')
+_LONG = (
+    'scratch-dense',
+    'scratch-learned',
+    'scratch-smaller',
+    'finetuned-variance',
+    'finetuned-random',
+    'finetuned-uniform',
+)
+_MORE = (
+    'untrained-oracle',
+    'untrained-shuffled',
+    'untrained-variance',
+    'finetuned-uniform-mid',
+)
 SETTINGS = {
     setting.name: setting
     for setting in (
@@ -99,26 +111,37 @@ ARMS = (
     Arm('static', 'untrained', budget=None),
     Arm('error', 'untrained', (0.35, BUDGET, 0.7)),
     Arm('oracle', 'untrained', (BUDGET,)),
+    Arm('shuffled', 'untrained', (BUDGET,)),
     Arm('variance', 'untrained', (BUDGET,)),
     Arm('random', 'untrained', (BUDGET,)),
     Arm('dense', 'finetuned', budget=None),
     Arm('error', 'finetuned', SWEEP),
     Arm('error-many', 'finetuned', SWEEP),
+    Arm('shuffled', 'finetuned', (BUDGET,)),
+    # The routers' own shares, a good part at the coarsest; and none of that.
     Arm('random', 'finetuned', (BUDGET,)),
     Arm('uniform', 'finetuned', (BUDGET,)),
+    Arm('random-mid', 'finetuned', (BUDGET,)),
+    Arm('uniform-mid', 'finetuned', (BUDGET,)),
     Arm('learned', 'finetuned', (BUDGET,)),
     Arm('variance', 'finetuned', (BUDGET,)),
     Arm('error', 'finetuned', (0.35,), 0.35),
     Arm('error', 'finetuned', (0.7,), 0.7),
+    Arm('dense', 'scratch', budget=None),
     Arm('learned', 'scratch', (BUDGET,)),
     Arm('smaller', 'scratch'),
 )
+# Those that start from what make_dynamic.py writes.
+CALIBRATED = ('error', 'error-many', 'oracle', 'shuffled')
 
 
 def shares(setting: Setting, arm: Arm, backbone: dict) -> tuple[float, ...]:
     """Shares that cost the arm's budget."""
     return share_for_budget(
-        dict(backbone, routing='random'), arm.budget, setting.size
+        dict(backbone, routing='random'),
+        arm.budget,
+        setting.size,
+        start=(0, 1, 0) if arm.name.endswith('-mid') else None,
     )
 
 
@@ -143,14 +166,14 @@ def route(cfg: Config, setting: Setting, arm: Arm) -> None:
         widths = cfg.model.backbone.arch['embed_dims']
         used = cfg.model.backbone.get('out_indices', range(4))
         cfg.model.neck.in_channels = [widths[i] for i in used]
-    elif arm.name in ('error', 'error-many', 'oracle'):
+    elif arm.name in CALIBRATED:
         backbone.routing = arm.name.removesuffix('-many')
     elif arm.name not in ('static', 'dense'):
         kind = dict(
             variance='QuantileRouter',
             random='RandomRouter',
             uniform='UniformRouter',
-        )[arm.name]
+        )[arm.name.removesuffix('-mid')]
         share = shares(setting, arm, backbone)
         backbone.routing = dict(type=kind, share=share)
 
@@ -166,4 +189,4 @@ def schedule(cfg: Config, arm: Arm, checkpoint: str) -> None:
         epochs = static + static // 5
     cfg.train_cfg.max_epochs = epochs
     # It is evaluated afterwards, at the ratios asked for.
-    cfg.train_cfg.val_interval = epochs + 1
+    cfg.train_cfg.val_begin = epochs + 1

@@ -21,7 +21,17 @@ from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.utils import get_git_hash
-from plan import ALSO, ROOT, SEEDS, SETTINGS, Arm, Setting, route, schedule
+from plan import (
+    ALSO,
+    CALIBRATED,
+    ROOT,
+    SEEDS,
+    SETTINGS,
+    Arm,
+    Setting,
+    route,
+    schedule,
+)
 from rows import Rows
 
 from mmdge.utils import UserError, launch
@@ -91,10 +101,13 @@ class Chain:
             raise UserError(f'{name} failed, see the end of {log}')
 
     def write(self, cfg: Config, name: str) -> Path:
-        """Write the config of a run, with its seed."""
+        """Write the config of a run, with its seed and the code's commit."""
+        path = self.folder / f'{name}.py'
+        if path.with_suffix('').exists():
+            return path  # begun with what it says
         cfg.randomness = dict(seed=self.seed)
         cfg.default_hooks.checkpoint.max_keep_ckpts = 1
-        path = self.folder / f'{name}.py'
+        cfg.commit = get_git_hash(digits=8)
         path.parent.mkdir(parents=True, exist_ok=True)
         cfg.dump(path)
         return path
@@ -113,7 +126,7 @@ class Chain:
         mark = config.with_suffix('') / 'last_checkpoint'
         cfg = self.setting.load()
         epochs = cfg.train_cfg.max_epochs
-        cfg.train_cfg.val_interval = epochs + 1
+        cfg.train_cfg.val_begin = epochs + 1
         if mark.exists() and f'epoch_{epochs}.pth' in mark.read_text():
             self.seconds = None
             return Path(mark.read_text())
@@ -140,7 +153,7 @@ class Chain:
         static = self.static()
         name = f'{arm.phase}-{arm.name}-{arm.budget or 1:g}'
         cfg, weights = self.setting.load(), static
-        if arm.name in ('error', 'error-many', 'oracle'):
+        if arm.name in CALIBRATED:
             also = ALSO if arm.name == 'error-many' else ()
             path, weights = self.dynamic(static, arm.budget, also)
             cfg = Config.fromfile(path)
@@ -165,11 +178,15 @@ class Chain:
             *('--num-images', 256, '--out', folder),
         )
         sweep = json.loads((folder / 'sweep.json').read_text())
+        commit = Config.fromfile(config).get('commit')
         return [
-            self.row(arm, sweep['metric'], point) for point in sweep['points']
+            self.row(arm, sweep['metric'], point, commit)
+            for point in sweep['points']
         ]
 
-    def row(self, arm: Arm, metric: str, point: dict) -> dict:
+    def row(
+        self, arm: Arm, metric: str, point: dict, commit: str | None
+    ) -> dict:
         """What is kept of an evaluation."""
         metrics = {
             key: round(value, DIGITS)
@@ -185,12 +202,13 @@ class Chain:
             budget=arm.budget,
             asked=point['ratio_asked'],
             metric=metric,
-            value=metrics[metric],
+            # A detector that finds nothing has no AP.
+            value=metrics.get(metric, 0.0),
             price=round(point['price'], 6),
             ratio_calibrated=calibrated and round(calibrated, DIGITS),
             metrics=metrics,
             train_seconds=self.seconds,
-            commit=get_git_hash(digits=8),
+            commit=commit,
             date=date.today().isoformat(),
             log=point['log'],
         )
@@ -247,6 +265,8 @@ def main() -> None:
     args = parse_args()
     rows = Rows(args.rows)
 
+    failures = []
+
     def run(task: tuple[int, str]) -> None:
         seed, name = task
         chain = Chain(
@@ -265,10 +285,13 @@ def main() -> None:
                 rows.add(chain.run(arm))
                 print(f'{label} {arm.budget}: noted', flush=True)
             except UserError as error:
-                print(f'{label}: {error}', flush=True)
+                failures.append(f'{label}: {error}')
+                print(failures[-1], flush=True)
 
     with ThreadPoolExecutor(args.jobs) as pool:
         list(pool.map(run, product(args.seeds, args.settings)))
+    if failures:
+        raise UserError(f'{len(failures)} failed: ' + '; '.join(failures))
 
 
 if __name__ == '__main__':

@@ -14,10 +14,13 @@ NAMES = {
     'error': '**error** (ours)',
     'error-many': '**error**, for many budgets',
     'oracle': 'oracle (true errors)',
+    'shuffled': 'error, shuffled in the image',
     'variance': 'variance, fixed shares',
     'learned': "the paper's",
     'uniform': 'uniform',
     'random': 'random',
+    'uniform-mid': 'uniform, no 4 x 4',
+    'random-mid': 'random, no 4 x 4',
     'smaller': 'smaller static model',
 }
 
@@ -36,6 +39,18 @@ def table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines) + '\n'
 
 
+def difference(found: Sequence[Row], base: Sequence[Row]) -> str:
+    """Mean difference of the seeds that both have, and its range."""
+    own = {row['seed']: points(row) for row in found}
+    pairs = [
+        own[row['seed']] - points(row) for row in base if row['seed'] in own
+    ]
+    if not pairs:
+        return '-'
+    spread = f' ({min(pairs):+.1f} to {max(pairs):+.1f})' if pairs[1:] else ''
+    return f'{mean(pairs):+.1f}{spread}'
+
+
 def compare(rows: Rows, arms: Sequence[tuple], reference: tuple) -> str:
     """Arms of every setting side by side, each against a reference."""
     head = (
@@ -51,14 +66,11 @@ def compare(rows: Rows, arms: Sequence[tuple], reference: tuple) -> str:
     )
     body = []
     for setting in rows.settings(*reference[:2]):
-        base = value(rows.of(setting, *reference))
+        base = rows.of(setting, *reference)
         for phase, arm, budget, asked in arms:
             found = rows.of(setting, phase, arm, budget, asked)
             if not found:
                 continue
-            name = NAMES[arm]
-            if phase == 'scratch':
-                name += ', from scratch'
             cells = [
                 f'{value(found, f"backbone/{key}"):.3f}'
                 for key in (
@@ -73,9 +85,9 @@ def compare(rows: Rows, arms: Sequence[tuple], reference: tuple) -> str:
             body.append(
                 (
                     setting,
-                    name,
+                    NAMES[arm],
                     accuracy(found),
-                    f'{value(found) - base:+.1f}',
+                    difference(found, base),
                     *cells,
                     str(len(found)),
                 )
@@ -86,7 +98,7 @@ def compare(rows: Rows, arms: Sequence[tuple], reference: tuple) -> str:
 def untrained(rows: Rows) -> str:
     """The static checkpoint, and what it does as it is."""
     static = ('untrained', 'static', None, None)
-    arms = ('error', 'oracle', 'variance', 'random')
+    arms = ('error', 'oracle', 'shuffled', 'variance', 'random')
     return compare(
         rows,
         [static, *(('untrained', arm, BUDGET, BUDGET) for arm in arms)],
@@ -97,22 +109,36 @@ def untrained(rows: Rows) -> str:
 def finetuned(rows: Rows) -> str:
     """All arms at the same budget and schedule."""
     dense = ('finetuned', 'dense', None, None)
-    tuned = ('error', 'variance', 'learned', 'uniform', 'random')
+    tuned = (
+        'error',
+        'error-many',
+        'variance',
+        'learned',
+        'shuffled',
+        'uniform-mid',
+        'random-mid',
+        'uniform',
+        'random',
+    )
     return compare(
         rows,
-        [
-            dense,
-            *(('finetuned', arm, BUDGET, BUDGET) for arm in tuned),
-            ('scratch', 'learned', BUDGET, BUDGET),
-            ('scratch', 'smaller', BUDGET, None),
-        ],
+        [dense, *(('finetuned', arm, BUDGET, BUDGET) for arm in tuned)],
         dense,
+    )
+
+
+def scratch(rows: Rows) -> str:
+    """From scratch, for as long as a static model and its fine-tuning."""
+    dense = ('scratch', 'dense', None, None)
+    others = [('learned', BUDGET, BUDGET), ('smaller', BUDGET, None)]
+    return compare(
+        rows, [dense, *(('scratch', *arm) for arm in others)], dense
     )
 
 
 def budgets(rows: Rows) -> str:
     """One checkpoint at other budgets, and those trained for them."""
-    head = ('setting', 'checkpoint', *(f'{r:g}' for r in SWEEP))
+    head = ('setting', 'checkpoint', *(f'{r:g}' for r in SWEEP), 'seeds')
     body = []
     for setting in rows.settings('finetuned', 'error'):
         for name, phase, arm, budget in (
@@ -127,13 +153,14 @@ def budgets(rows: Rows) -> str:
             ]
             if any(found):
                 cells = [accuracy(rows) if rows else '' for rows in found]
-                body.append((setting, name, *cells))
+                seeds = str(max(map(len, found)))
+                body.append((setting, name, *cells, seeds))
     return table(head, body)
 
 
 def calibration(rows: Rows) -> str:
     """What was asked for and what the validation set took."""
-    head = ('setting', *(f'{r:g}' for r in SWEEP), 'furthest')
+    head = ('setting', *(f'{r:g}' for r in SWEEP), 'furthest', 'seeds')
     body = []
     for setting in rows.settings('finetuned', 'error'):
         found = [
@@ -148,14 +175,15 @@ def calibration(rows: Rows) -> str:
             for row in rows
         )
         cells = [f'{ratio:.3f}' for ratio in spent]
-        body.append((setting, *cells, f'{furthest:.3f}'))
+        seeds = str(min(map(len, found)))
+        body.append((setting, *cells, f'{furthest:.3f}', seeds))
     return table(head, body)
 
 
 def content(rows: Rows) -> str:
     """Does the ratio follow what is in the image?"""
     kinds = ('objects', 'area', 'edges', 'classes')
-    head = ('setting', 'routing', 'ratio', 'std', *kinds)
+    head = ('setting', 'routing', 'ratio', 'std', *kinds, 'seeds')
     body = []
     for setting in rows.settings('finetuned', 'error'):
         for arm in ('error', 'variance', 'learned', 'random'):
@@ -170,11 +198,18 @@ def content(rows: Rows) -> str:
                 key = f'content/{kind}_corr'
                 known = key in found[0]['metrics']
                 cells.append(f'{value(found, key):.2f}' if known else '')
-            body.append((setting, NAMES[arm], *cells))
+            body.append((setting, NAMES[arm], *cells, str(len(found))))
     return table(head, body)
 
 
 TABLES: dict[str, Callable[[Rows], str]] = {
     made.__name__: made
-    for made in (untrained, finetuned, budgets, calibration, content)
+    for made in (
+        untrained,
+        finetuned,
+        scratch,
+        budgets,
+        calibration,
+        content,
+    )
 }

@@ -24,8 +24,9 @@ class RandomPriceHook(Hook):
     finds the prices and adds the hook.
 
     Args:
-        prices (Sequence[float]): Drawn from evenly, in each process apart;
-            0 is the budget that the routers have been made for.
+        prices (Sequence[float]): Drawn from evenly, by the seed and the
+            iteration alone: the same in all processes, resumed or not. 0 is
+            the budget that the routers have been made for.
     """
 
     def __init__(self, prices: Sequence[float]) -> None:
@@ -50,7 +51,8 @@ class RandomPriceHook(Hook):
         self, runner: Any, batch_idx: int, data_batch: Any = None
     ) -> None:
         """Draw a price, the same for the whole network."""
-        price = random.choice(self.prices)
+        draw = random.Random(f'{runner.seed} {runner.iter}')
+        price = draw.choice(self.prices)
         for router in self._backbone.routers:
             router.train_price = price
 

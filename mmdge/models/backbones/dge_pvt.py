@@ -44,8 +44,9 @@ class DGEPVT(DynamicBackbone):
         routing (str | dict | Sequence): ``'learned'`` (the paper's router),
             ``'variance'`` (by the variance inside the region, without
             parameters), ``'error'`` (by the error that it predicts, see
-            ``docs/budgets.md``), the controls ``'oracle'``, ``'random'`` and
-            ``'uniform'``, ``'finest'`` (the dense twin), or a router's
+            ``docs/budgets.md``), the controls ``'oracle'``, ``'shuffled'``,
+            ``'random'`` and ``'uniform'``, ``'finest'`` (the dense twin), or
+            a router's
             config, e.g. ``dict(type='QuantileRouter', score='learned')``; a
             list gives one per stage. Defaults to ``'learned'``.
         price (float): At test time the choice is ``argmax(logit_k - price *

@@ -1,7 +1,7 @@
 """The mathematics of granularity: regions, routers, the encoder block."""
 
 from .block import DGEBlock
-from .error_routers import ErrorRouter, OracleRouter
+from .error_routers import ErrorRouter, OracleRouter, ShuffledRouter
 from .grains import (
     Packing,
     WithGate,
@@ -40,6 +40,7 @@ __all__ = [
     'RandomRouter',
     'Router',
     'ShareRouter',
+    'ShuffledRouter',
     'UniformRouter',
     'WithGate',
     'build_router',

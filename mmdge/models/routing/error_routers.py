@@ -93,6 +93,24 @@ class ErrorRouter(Router):
 
 
 @MODELS.register_module()
+class ShuffledRouter(ErrorRouter):
+    """Control: the same amount in each block of each image, but anywhere.
+
+    The predicted errors change places within the image, padding included, so
+    that what is gained by *where* stands apart from *how much*.
+    """
+
+    def predict(self, x: Tensor) -> Tensor:
+        """See :class:`ErrorRouter`."""
+        errors = super().predict(x)
+        flat = errors.flatten(1, 2)  # (B, R, K)
+        places = torch.rand(flat.shape[:2], device=x.device).argsort(1)
+        return flat.gather(1, places[..., None].expand_as(flat)).view_as(
+            errors
+        )
+
+
+@MODELS.register_module()
 class OracleRouter(ErrorRouter):
     """Control: the same with the true errors in place of the predicted.
 

@@ -228,6 +228,7 @@ ROUTINGS = {
     'variance': dict(type='QuantileRouter', score='variance'),
     'error': dict(type='ErrorRouter'),
     'oracle': dict(type='OracleRouter'),
+    'shuffled': dict(type='ShuffledRouter'),
     'random': dict(type='RandomRouter'),
     'uniform': dict(type='UniformRouter'),
 }
@@ -243,8 +244,8 @@ def build_router(
 
     Args:
         routing (str | dict): ``'learned'``, ``'variance'``, ``'error'``,
-            ``'oracle'``, ``'random'``, ``'uniform'``, ``'finest'``, or the
-            config of a registered router.
+            ``'oracle'``, ``'shuffled'``, ``'random'``, ``'uniform'``,
+            ``'finest'``, or the config of a registered router.
         embed_dims (int): Channels of the tokens.
         granularities (Sequence[int]): Candidates, finest first.
         price (float): See :class:`Router`. Defaults to 0.
@@ -272,6 +273,6 @@ def build_router(
         raise ValueError(
             f'routing={routing!r} names no registered router; mmdge has '
             'GumbelRouter, QuantileRouter, ErrorRouter, OracleRouter, '
-            'RandomRouter and UniformRouter.'
+            'ShuffledRouter, RandomRouter and UniformRouter.'
         )
     return router(embed_dims, granularities, price=price, **config)

@@ -293,3 +293,15 @@ def test_an_oracle_runs_in_training_and_under_autocast():
         maps = model(torch.rand(2, 3, 64, 64))
     sum(m.float().square().mean() for m in maps).backward()
     assert all(p.grad is not None for p in model.parameters())
+
+
+def test_shuffled_spends_the_same_in_each_block_and_image_elsewhere():
+    router = calibrate(ErrorRouter(12, (1, 2, 4)))
+    shuffled = build_router('shuffled', 12, (1, 2, 4))
+    shuffled.load_state_dict(router.state_dict())
+    x = torch.randn(3, 32, 40, 12) * torch.rand(3, 32, 40, 1)
+    own, other = router(x).choice, shuffled(x).choice
+    for k in range(3):
+        counts = [choice.eq(k).flatten(1).sum(1) for choice in (own, other)]
+        assert counts[0].equal(counts[1])
+    assert not own.equal(other)
