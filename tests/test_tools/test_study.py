@@ -7,6 +7,7 @@ import pytest
 from mmengine.registry import MODELS
 
 from mmdge.models.backbones import DynamicBackbone
+from mmdge.utils import UserError
 from tests.tool_runs import ROOT, data_options, python
 
 STUDY = ROOT / 'tools/study'
@@ -42,7 +43,9 @@ def row(**entries):
 class TestPlan:
     def test_every_arm_builds_at_its_budget(self, study):
         plan = study['plan']
-        for setting in plan.SETTINGS.values():
+        for name in ('shapes-box', 'camvid'):  # which have all of them
+            setting = plan.SETTINGS[name]
+            assert setting.arms == list(plan.ARMS)
             for arm in plan.ARMS:
                 cfg = setting.load()
                 plan.route(cfg, setting, arm)
@@ -52,8 +55,12 @@ class TestPlan:
                 static = arm.name in ('static', 'dense', 'smaller')
                 assert (not backbone.routers) == static
 
-    def test_all_arms_of_a_phase_train_alike(self, study):
+    def test_all_arms_of_a_phase_train_alike(self, study, monkeypatch):
         plan = study['plan']
+        # Which take their time.
+        monkeypatch.setattr(plan, 'shares', lambda *args: (0.3, 0.3, 0.4))
+        same = dict(arch=plan.SETTINGS['camvid'].load().model.backbone.arch)
+        monkeypatch.setattr(plan, 'smaller_backbone', lambda *args: same)
         for setting in plan.SETTINGS.values():
             static = setting.load().train_cfg.max_epochs
             seen = {}
@@ -113,49 +120,60 @@ class TestRows:
 
 
 class TestPage:
-    def fill(self, tool, tmp_path, text, *lines, check=True, expect=0):
-        page, rows = tmp_path / 'page.md', tmp_path / 'rows.jsonl'
-        page.write_text(text)
-        rows.write_text(''.join(json.dumps(line) + '\n' for line in lines))
-        said = python(
-            STUDY / 'fill_results.py',
-            *('--page', page, '--rows', rows),
-            *(['--check'] if check else []),
-            expect=expect,
-        )
-        return page.read_text(), said
+    @pytest.fixture
+    def check(self, study, tmp_path):
+        """A function that fills a page, and says what has no source."""
 
-    def test_fills_and_then_agrees(self, tool, tmp_path):
-        text = '<!-- table: budgets -->\n<!-- end -->\n'
+        def run(text, *lines):
+            rows = study['rows'].Rows(tmp_path / 'none.jsonl')
+            rows.path = tmp_path / 'rows.jsonl'
+            rows.add(lines)
+            filled = study['fill_results'].fill(text, rows)
+            return filled, study['fill_results'].unsourced(filled, rows)
+
+        return run
+
+    def test_tables_are_means_and_ranges_over_the_seeds(self, check):
+        text = '<!-- table: {} -->\n<!-- end -->\n'
         lines = [row(), row(seed=1, value=0.9)]
-        filled, _ = self.fill(tool, tmp_path, text, *lines, check=False)
+        filled, _ = check(text.format('budgets'), *lines)
         assert '85.0 (80.0-90.0)' in filled
+        again, _ = check(filled, *lines)
+        assert again == filled
         # Differences are those of the seeds that both have.
         dense = row(arm='dense', budget=None, asked=None, value=0.85, seed=1)
-        text = '<!-- table: finetuned -->\n<!-- end -->\n'
-        both, _ = self.fill(tool, tmp_path, text, *lines, dense, check=False)
+        both, _ = check(text.format('finetuned'), *lines, dense)
         assert '| +5.0 |' in both
-        self.fill(tool, tmp_path, filled, *lines)
-        _, said = self.fill(tool, tmp_path, filled, row(), expect=2)
-        assert 'the tables are not those of the rows' in said
 
-    def test_a_figure_needs_a_source(self, tool, tmp_path):
+    def test_a_figure_needs_a_source(self, check):
         source = '<!-- shapes-box finetuned error 0.5 0.5 -->'
         ratio = source.replace(' -->', ' backbone/FLOPs_ratio -->')
         gain = source.replace(' -->', ' minus shapes-box finetuned error 0.7')
         good = f'It has 80.0{source} at .50{ratio}; `x=0.7` is code.\n'
         good += f'That is -5.0{gain} 0.5 --> more.'
-        other = row(budget=0.7, value=0.85)
-        self.fill(tool, tmp_path, good, row(), other)
+        lines = [row(), row(budget=0.7, value=0.85)]
+        assert check(good, *lines)[1] == []
         for bad, part in (
             (f'It has 81.0{source}.', '81.0 is 80.0'),
             (f'It has -80.0{source}.', '-80.0 is 80.0'),
             ('It has 80.0 points.', '80.0 has no source'),
             ('It has .8 points.', '.8 has no source'),
-            (f'80{source.replace("box", "mask")}', 'no row for'),
         ):
-            _, said = self.fill(tool, tmp_path, bad, row(), expect=2)
+            (said,) = check(bad, row())[1]
             assert part in said
+        with pytest.raises(UserError, match='no row for'):
+            check(f'80{source.replace("box", "mask")}', row())
+
+    def test_a_page_that_differs_is_refused(self, tmp_path):
+        page, rows = tmp_path / 'page.md', tmp_path / 'rows.jsonl'
+        page.write_text('<!-- table: budgets -->\n<!-- end -->\n')
+        rows.write_text(json.dumps(row()) + '\n')
+        command = [STUDY / 'fill_results.py', '--page', page, '--rows', rows]
+        said = python(*command, '--check', expect=2)
+        assert 'the tables are not those of the rows' in said
+        python(*command)
+        assert (tmp_path / 'page.png').stat().st_size > 1000
+        python(*command, '--check')
 
     def test_the_page_is_that_of_the_rows(self):
         python(STUDY / 'fill_results.py', '--check')

@@ -52,15 +52,29 @@ def parse_args() -> argparse.Namespace:
 
 
 def annotate_first(cfg: Config) -> None:
-    """Let what resizes an image resize its annotations, as in training.
+    """Load annotations as in training: all of them, and before resizing.
 
-    Validation leaves them as they are, to compare at the original size.
+    Validation leaves them as they are, to compare at the original size, and
+    may do without masks.
     """
+    trained = [
+        step
+        for _, node in checks.walk(cfg.get('train_dataloader'))
+        for step in node.get('pipeline') or []
+        if str(step['type']).endswith('LoadAnnotations')
+    ]
     for _, node in checks.walk(cfg.val_dataloader):
-        if 'pipeline' in node:
-            node['pipeline'] = sorted(
-                node['pipeline'], key=lambda s: 'Load' not in str(s['type'])
-            )
+        if 'pipeline' not in node:
+            continue
+        steps = [
+            trained[0]
+            if trained and str(step['type']).endswith('LoadAnnotations')
+            else step
+            for step in node['pipeline']
+        ]
+        node['pipeline'] = sorted(
+            steps, key=lambda step: 'Load' not in str(step['type'])
+        )
 
 
 def loss(model: nn.Module, data: dict) -> float:
