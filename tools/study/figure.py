@@ -32,7 +32,7 @@ def draw(rows: Rows, path: Path) -> None:
     """Draw means, and the range over the seeds, into a PNG."""
     settings = rows.settings('untrained', 'static')
     figure = Figure(
-        figsize=(3.4 * max(1, len(settings)), 4.2), layout='constrained'
+        figsize=(max(9, 3.4 * len(settings)), 4.4), layout='constrained'
     )
     panels = figure.subplots(1, max(1, len(settings)), squeeze=False)[0]
     known = {}
