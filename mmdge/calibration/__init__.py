@@ -9,6 +9,7 @@ from .errors import (
 from .fit import fit_power_law, set_routers
 from .images import load_images
 from .price import find_price, ratio_at_price, set_price
+from .runs import runs_at_prices
 
 __all__ = [
     'BlockErrors',
@@ -19,6 +20,7 @@ __all__ = [
     'ratio_at_price',
     'routed_blocks',
     'routed_by',
+    'runs_at_prices',
     'set_price',
     'set_routers',
 ]

@@ -2,10 +2,12 @@
 
 import runpy
 import sys
+from collections import OrderedDict
 
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, init_default_scope
 
 from mmdge.datasets import write_shapes
@@ -26,6 +28,8 @@ def tool(monkeypatch, capfd):
 
     It returns what the tool printed.
     """
+    # Loggers of earlier tests would write to streams that are closed by now.
+    monkeypatch.setattr(MMLogger, '_instance_dict', OrderedDict())
 
     def run(script, *arguments, expect=0):
         argv = [str(part) for part in (script, *arguments)]

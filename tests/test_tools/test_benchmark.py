@@ -228,7 +228,7 @@ def test_a_host_that_is_not_installed_is_left_out(tool, tmp_path, monkeypatch):
     ('arguments', 'message'),
     [
         (['--size', '800'], "'800' is no HxW, as 800x1216"),
-        (['--ratio', '1.5'], "'1.5' is no number in (0, 1)"),
+        (['--ratio', '1.5'], "'1.5' is no ratio of FLOPs"),
         (['--ratio', '0.01'], "budget=0.01 can't be met at 64 x 64"),
         (['--repeats', '0'], "'0' is no positive number"),
         (['--json', 'no/such.json'], '--json no/such.json: there is no such'),

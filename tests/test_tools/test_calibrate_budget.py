@@ -32,7 +32,7 @@ def dynamic(random_model):
     return save
 
 
-def tested_ratio(tool, config, weights, work_dir):
+def ratio_of_a_test(tool, config, weights, work_dir):
     """What the written config spends on its test set."""
     name = f'{work_dir.parent.name}-{work_dir.name}'
     tool(TEST, config, weights, '--work-dir', work_dir, '--cfg-options',
@@ -56,7 +56,7 @@ def test_a_ratio_is_met(tool, tmp_path, shapes, dynamic, routing):
 
     written = Config.fromfile(out)
     assert written.model.backbone.price == pytest.approx(price, rel=1e-4)
-    ratio = tested_ratio(tool, out, weights, tmp_path / 'test')
+    ratio = ratio_of_a_test(tool, out, weights, tmp_path / 'test')
     # Of the same images, but random routing is another each time.
     within = 0.1 if routing == 'random' else 0.001
     assert ratio == pytest.approx(spent, abs=within)
@@ -73,7 +73,7 @@ def test_a_ratio_is_met_on_other_images(tool, tmp_path, dynamic, routing):
                f'model.backbone.routing={routing}']  # fmt: skip
     tool(TOOL, CONFIG, weights, '--ratio', 0.7, '--out', out,
          '--cfg-options', *options)  # fmt: skip
-    ratio = tested_ratio(tool, out, weights, tmp_path / 'test')
+    ratio = ratio_of_a_test(tool, out, weights, tmp_path / 'test')
     assert ratio == pytest.approx(0.7, abs=0.05)
 
 

@@ -4,7 +4,8 @@ import json
 import sys
 
 import pytest
-from mmengine.registry import MODELS
+import torch
+from mmengine.registry import MODELS, init_default_scope
 
 from mmdge.models.backbones import DynamicBackbone
 from mmdge.utils import UserError
@@ -17,7 +18,7 @@ STUDY = ROOT / 'tools/study'
 def study(monkeypatch):
     """The study's modules, by name."""
     monkeypatch.syspath_prepend(STUDY)
-    names = ('plan', 'rows', 'tables', 'fill_results')
+    names = ('plan', 'rows', 'tables', 'fill_results', 'measure')
     yield {name: __import__(name) for name in names}
     for name in names:
         del sys.modules[name]
@@ -177,6 +178,35 @@ class TestPage:
 
     def test_the_page_is_that_of_the_rows(self):
         python(STUDY / 'fill_results.py', '--check')
+
+
+def test_times_of_a_checkpoint(study, shapes, tmp_path):
+    plan, rows = study['plan'], study['rows'].Rows(tmp_path / 'rows.jsonl')
+    cfg = plan.SETTINGS['shapes-box'].load()
+    cfg.merge_from_dict(
+        dict(option.split('=') for option in data_options('mmdet', shapes))
+    )
+    cfg.model.backbone.routing = 'error'
+    folder = tmp_path / 'shapes-box/seed0/finetuned-error-0.5'
+    folder.mkdir(parents=True)
+    cfg.dump(folder.with_name(f'{folder.name}.py'))
+    init_default_scope('mmdet')
+    weights = folder / 'epoch_1.pth'
+    torch.save(MODELS.build(cfg.model).state_dict(), weights)
+    (folder / 'last_checkpoint').write_text(str(weights))
+    prices = {0.35: 1e6, 0.7: -1.0}  # all coarsest, all finest
+    rows.add([row(asked=a, price=p) for a, p in prices.items()])
+    noted = study['measure'].measure('shapes-box', rows, tmp_path, 2, 3)
+    rows.add(noted)
+    flops = {r['asked']: r['metrics']['backbone/GFLOPs'] for r in noted}
+    assert flops[0.35] < 0.3 * flops[None] and flops[0.7] == flops[None]
+    for entry in noted:
+        metrics = entry['metrics']
+        assert 0 < metrics['lower'] <= entry['value'] <= metrics['upper']
+        assert metrics['MB'] > 0
+    table = study['tables'].TABLES['seconds'](rows)
+    assert table.count('shapes-box') == 3
+    assert '| dense twin | 1.000 |' in table
 
 
 @pytest.mark.slow

@@ -18,11 +18,9 @@ import argparse
 import json
 import math
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from matplotlib.figure import Figure
 from mmengine.config import Config
 from mmengine.runner import Runner
@@ -34,8 +32,7 @@ from mmdge.calibration import (
     find_price,
     load_images,
     ratio_at_price,
-    routed_blocks,
-    routed_by,
+    runs_at_prices,
     set_price,
 )
 from mmdge.engine.hooks import find_dynamic_backbone
@@ -123,27 +120,13 @@ def time_backbone(
     if not repeats:
         return [None] * (len(prices) + 1)
 
-    @torch.no_grad()
-    def run() -> None:
-        for image in images:
-            backbone(image)
-
-    def routed(price: float) -> None:
-        set_price(backbone, price)
-        run()
-
-    def dense() -> None:
-        with routed_by(routed_blocks(backbone), {}):
-            run()
-
-    runs = {str(i): partial(routed, price) for i, price in enumerate(prices)}
-    runs['dense'] = dense
+    runs = dict(enumerate(runs_at_prices(backbone, prices, images)))
     for warm_up in runs.values():
         warm_up()
     times = timing.interleave(runs, range(repeats), images[0].device)
     return [
-        timing.Quartiles.of([t / len(images) for t in times[name]])
-        for name in runs
+        timing.Quartiles.of([t / len(images) for t in times[number]])
+        for number in runs
     ]
 
 

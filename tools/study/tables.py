@@ -181,6 +181,31 @@ def calibration(rows: Rows) -> str:
     return table(head, body)
 
 
+def seconds(rows: Rows) -> str:
+    """What the FLOPs are in time and memory."""
+    head = ('setting', 'routing', 'ratio', 'ms', 'quartiles', 'of dense', 'MB')
+    flops, body = 'backbone/GFLOPs', []
+    for setting in rows.settings('time', 'dense'):
+        (dense,) = rows.of(setting, 'time', 'dense', None, None)
+        arms = [('dense', None, None), ('smaller', BUDGET, None)]
+        arms[1:1] = [('error', BUDGET, ratio) for ratio in SWEEP]
+        for arm in arms:
+            for row in rows.of(setting, 'time', *arm):
+                spent, own = dense['metrics'], row['metrics']
+                body.append(
+                    (
+                        setting,
+                        NAMES[arm[0]],
+                        f'{own[flops] / spent[flops]:.3f}',
+                        f'{row["value"]:.1f}',
+                        f'{own["lower"]:.1f}-{own["upper"]:.1f}',
+                        f'{row["value"] / dense["value"]:.3f}',
+                        f'{own["MB"]:.1f}',
+                    )
+                )
+    return table(head, body)
+
+
 def content(rows: Rows) -> str:
     """Does the ratio follow what is in the image?"""
     kinds = ('objects', 'area', 'edges', 'classes')
@@ -211,6 +236,7 @@ TABLES: dict[str, Callable[[Rows], str]] = {
         scratch,
         budgets,
         calibration,
+        seconds,
         content,
     )
 }
