@@ -1,9 +1,9 @@
 """Time the checkpoints of the study, on a machine that does nothing else.
 
 For each setting the backbone that was fine-tuned by error is run on images of
-its validation set, one by one, at the prices of its rows, in turns with its
-dense twin and, where there is one, the smaller static model. What is noted
-already isn't timed again.
+its validation set, one by one and as one batch, at the prices of its rows, in
+turns with its dense twin and, where there is one, the smaller static model.
+What is noted already isn't timed again.
 
 Example::
 
@@ -17,14 +17,14 @@ import sys
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 
 import torch
 from mmengine.config import Config
 from mmengine.utils import get_git_hash
 from plan import BUDGET, ROOT, SETTINGS
 from rows import Row, Rows
-from torch import nn
+from torch import Tensor, nn
 
 from mmdge.calibration import load_images, runs_at_prices
 from mmdge.utils import launch, timing
@@ -46,44 +46,50 @@ def measure(
     ]
     model, cfg = load(folder / f'finetuned-error-{BUDGET:g}')
     images = load_images(cfg, model, num_images, 'val')
-    # Arm, budget, ratio asked: what its run is, and whose.
-    keys = [('error', BUDGET, row['asked']) for row in points]
-    keys.append(('dense', None, None))
-    prices = [row['price'] for row in points]
-    found = runs_at_prices(model.backbone, prices, images)
-    runs = {key: (run, model) for key, run in zip(keys, found, strict=True)}
+    # Arm, budget, ratio asked; what it runs on, and the price.
+    subjects = {
+        ('error', BUDGET, row['asked']): (model.backbone, row['price'])
+        for row in points
+    }
+    subjects['dense', None, None] = (model.backbone, None)
     smaller = folder / f'scratch-smaller-{BUDGET:g}'
     if (smaller / 'last_checkpoint').exists():
         other, _ = load(smaller)
-        (run,) = runs_at_prices(other.backbone, [], images)
-        runs['smaller', BUDGET, None] = (run, other)
+        subjects['smaller', BUDGET, None] = (other.backbone, None)
 
-    flops = {key: count(run, owner) for key, (run, owner) in runs.items()}
+    def runs_on(batches: list[Tensor]) -> dict[tuple, Callable]:
+        return {
+            key: runs_at_prices(
+                backbone, [] if price is None else [price], batches
+            )[0]
+            for key, (backbone, price) in subjects.items()
+        }
+
+    single, batch = runs_on(images), runs_on([torch.cat(images)])
+    flops = {key: count(run, subjects[key][0]) for key, run in single.items()}
     device = images[0].device
-    times = timing.interleave(
-        {key: run for key, (run, _) in runs.items()}, range(repeats), device
-    )
+    times = timing.interleave(single, range(repeats), device)
+    batch_times = timing.interleave(batch, range(repeats), device)
     noted = []
-    for (arm, budget, asked), (run, _) in runs.items():
-        taken = [1e3 * t / len(images) for t in times[arm, budget, asked]]
-        lower, median, upper = timing.Quartiles.of(taken)
+    for key, run in single.items():
+        lower, middle, upper = timing.Quartiles.of(times[key])
         metrics = {
-            'backbone/GFLOPs': flops[arm, budget, asked],
-            'lower': lower,
-            'upper': upper,
+            'backbone/GFLOPs': flops[key],
+            'lower': 1e3 * lower / len(images),
+            'upper': 1e3 * upper / len(images),
+            'ms_in_batch': 1e3 * median(batch_times[key]) / len(images),
             'MB': timing.footprint(run, device).memory / 2**20,
         }
         noted.append(
             dict(
+                zip(('arm', 'budget', 'asked'), key, strict=True),
                 setting=setting,
                 seed=0,
                 phase='time',
-                arm=arm,
-                budget=budget,
-                asked=asked,
                 metric='ms',
-                value=round(median, 3),
+                value=round(1e3 * middle / len(images), 3),
                 metrics={k: round(v, 4) for k, v in metrics.items()},
+                batch=len(images),
                 threads=torch.get_num_threads(),
                 device=timing.device_name(device),
                 commit=get_git_hash(digits=8),
@@ -93,10 +99,10 @@ def measure(
     return noted
 
 
-def count(run: Callable[[], None], model: nn.Module) -> float:
+def count(run: Callable[[], None], backbone: nn.Module) -> float:
     """GFLOPs of an image, the mean of those of a run, which warms up, too."""
     spent = []
-    handle = model.backbone.register_forward_hook(
+    handle = backbone.register_forward_hook(
         lambda backbone, *_: spent.append(backbone.cost.dynamic.mean().item())
     )
     run()

@@ -183,7 +183,17 @@ def calibration(rows: Rows) -> str:
 
 def seconds(rows: Rows) -> str:
     """What the FLOPs are in time and memory."""
-    head = ('setting', 'routing', 'ratio', 'ms', 'quartiles', 'of dense', 'MB')
+    head = (
+        'setting',
+        'routing',
+        'ratio',
+        'ms',
+        'quartiles',
+        'of dense',
+        'ms in a batch',
+        'of dense',
+        'MB',
+    )
     flops, body = 'backbone/GFLOPs', []
     for setting in rows.settings('time', 'dense'):
         (dense,) = rows.of(setting, 'time', 'dense', None, None)
@@ -200,6 +210,8 @@ def seconds(rows: Rows) -> str:
                         f'{row["value"]:.1f}',
                         f'{own["lower"]:.1f}-{own["upper"]:.1f}',
                         f'{row["value"] / dense["value"]:.3f}',
+                        f'{own["ms_in_batch"]:.1f}',
+                        f'{own["ms_in_batch"] / spent["ms_in_batch"]:.3f}',
                         f'{own["MB"]:.1f}',
                     )
                 )
