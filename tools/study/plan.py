@@ -60,23 +60,18 @@ class Arm:
     Attributes:
         name (str): For the tables.
         phase (str): ``'untrained'``, ``'finetuned'`` or ``'scratch'``.
-        ratios (tuple[float, ...]): At which it is evaluated, by price; none
-            for a static model.
+        ratios (tuple[float | None, ...]): At which it is evaluated, by price;
+            None is no price, and all there is to a static model.
         budget (float): For which it is trained.
     """
 
     name: str
     phase: str
-    ratios: tuple[float, ...] = ()
+    ratios: tuple[float | None, ...] = (None,)
     budget: float | None = BUDGET
 
     def __str__(self) -> str:
         return f'{self.phase}-{self.name}'
-
-    @property
-    def asked(self) -> tuple[float | None, ...]:
-        """What its rows are asked for: the ratios, or nothing once."""
-        return self.ratios or (None,)
 
 
 _LONG = (
@@ -123,12 +118,12 @@ ARMS = (
     Arm('uniform', 'finetuned', (BUDGET,)),
     Arm('random-mid', 'finetuned', (BUDGET,)),
     Arm('uniform-mid', 'finetuned', (BUDGET,)),
-    Arm('learned', 'finetuned', (BUDGET,)),
+    Arm('learned', 'finetuned', (None, BUDGET)),
     Arm('variance', 'finetuned', (BUDGET,)),
     Arm('error', 'finetuned', (0.35,), 0.35),
     Arm('error', 'finetuned', (0.7,), 0.7),
     Arm('dense', 'scratch', budget=None),
-    Arm('learned', 'scratch', (BUDGET,)),
+    Arm('learned', 'scratch', (None, BUDGET)),
     Arm('smaller', 'scratch'),
 )
 # Those that start from what make_dynamic.py writes.

@@ -32,7 +32,7 @@ class Rows:
     def have(self, setting: str, seed: int, arm: Arm) -> bool:
         """Whether all rows of an arm are there."""
         head = (setting, seed, arm.phase, arm.name, arm.budget)
-        return all((*head, asked) in self._rows for asked in arm.asked)
+        return all((*head, asked) in self._rows for asked in arm.ratios)
 
     def add(self, rows: Sequence[Row]) -> None:
         """Append those that are not there yet."""

@@ -167,22 +167,26 @@ class Chain:
         return self.evaluate(arm, config, weights)
 
     def evaluate(self, arm: Arm, config: Path, weights: Path) -> list[dict]:
-        """One row for each ratio, or one at no price."""
-        folder = config.with_suffix('') / 'sweep'
-        points = ['--price', 0]
-        if arm.ratios:
-            points = ['--ratio', *arm.ratios]
-        self.tool(
-            'analysis_tools/sweep_budget.py',
-            *(config, weights, *points, '--repeats', 0),
-            *('--num-images', 256, '--out', folder),
-        )
-        sweep = json.loads((folder / 'sweep.json').read_text())
+        """One row for each ratio, and one at no price if asked for."""
         commit = Config.fromfile(config).get('commit')
-        return [
-            self.row(arm, sweep['metric'], point, commit)
-            for point in sweep['points']
-        ]
+        ratios = [ratio for ratio in arm.ratios if ratio is not None]
+        points = {'sweep': ['--ratio', *ratios]} if ratios else {}
+        if None in arm.ratios:
+            points['own'] = ['--price', 0]
+        rows = []
+        for name, options in points.items():
+            folder = config.with_suffix('') / name
+            self.tool(
+                'analysis_tools/sweep_budget.py',
+                *(config, weights, *options, '--repeats', 0),
+                *('--num-images', 256, '--out', folder),
+            )
+            sweep = json.loads((folder / 'sweep.json').read_text())
+            rows += [
+                self.row(arm, sweep['metric'], point, commit)
+                for point in sweep['points']
+            ]
+        return rows
 
     def row(
         self, arm: Arm, metric: str, point: dict, commit: str | None

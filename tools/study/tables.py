@@ -83,10 +83,13 @@ def compare(rows: Rows, arms: Sequence[tuple], reference: tuple) -> str:
             ]
             if arm == 'smaller':  # is its own dense twin
                 cells[2:] = ['-', '-']
+            name = NAMES[arm]
+            if arm == 'learned' and asked is None:
+                name += ', at no price'
             body.append(
                 (
                     setting,
-                    NAMES[arm],
+                    name,
                     accuracy(found),
                     difference(found, base),
                     *cells,
@@ -123,7 +126,11 @@ def finetuned(rows: Rows) -> str:
     )
     return compare(
         rows,
-        [dense, *(('finetuned', arm, BUDGET, BUDGET) for arm in tuned)],
+        [
+            dense,
+            *(('finetuned', arm, BUDGET, BUDGET) for arm in tuned),
+            ('finetuned', 'learned', BUDGET, None),
+        ],
         dense,
     )
 
@@ -131,7 +138,11 @@ def finetuned(rows: Rows) -> str:
 def scratch(rows: Rows) -> str:
     """From scratch, for as long as a static model and its fine-tuning."""
     dense = ('scratch', 'dense', None, None)
-    others = [('learned', BUDGET, BUDGET), ('smaller', BUDGET, None)]
+    others = [
+        ('learned', BUDGET, BUDGET),
+        ('learned', BUDGET, None),
+        ('smaller', BUDGET, None),
+    ]
     return compare(
         rows, [dense, *(('scratch', *arm) for arm in others)], dense
     )
