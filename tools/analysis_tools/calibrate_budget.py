@@ -20,7 +20,7 @@ from rich.table import Table
 
 from mmdge.calibration import find_price, load_images, ratio_at_price
 from mmdge.engine.hooks import find_dynamic_backbone
-from mmdge.utils import UserError, checks, launch
+from mmdge.utils import checks, launch
 from mmdge.utils.arguments import add_calibration_options, ratio
 
 
@@ -54,10 +54,7 @@ def main() -> None:
         checks.check_output(args.out, '--out')
     checks.check_datasets(cfg, [args.split])
     model = launch.build_model(cfg, args.checkpoint)
-    try:
-        backbone = find_dynamic_backbone(model, 'calibrate_budget.py')
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    backbone = find_dynamic_backbone(model, 'calibrate_budget.py')
     images = load_images(cfg, model, args.num_images, args.split)
     table = Table(title=f'On {len(images)} images of the {args.split} set')
     for column in ('asked', 'ratio', 'price'):

@@ -29,7 +29,7 @@ from torch import nn
 
 from mmdge.datasets import image_loader
 from mmdge.engine.hooks import find_dynamic_backbone
-from mmdge.utils import UserError, checks, launch
+from mmdge.utils import checks, launch
 from mmdge.utils.arguments import positive
 from mmdge.utils.counting import flop_counter
 
@@ -70,10 +70,7 @@ class Counts:
 @torch.no_grad()
 def count(model: nn.Module, loader: Iterable, num_images: int) -> Counts:
     """Run ``num_images`` images of ``loader`` through ``model``."""
-    try:
-        backbone = find_dynamic_backbone(model, 'get_flops.py')
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    backbone = find_dynamic_backbone(model, 'get_flops.py')
     root = type(model).__name__
     counts = Counts()
     for data in track_iter_progress((loader, num_images), file=sys.stderr):

@@ -229,19 +229,16 @@ def main() -> None:
     whole = checks.is_whole_model(args.checkpoint)
     route_by_error(cfg)
     model = launch.build_model(cfg, args.checkpoint)
-    try:
-        backbone = find_dynamic_backbone(model, 'make_dynamic.py')
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    backbone = find_dynamic_backbone(model, 'make_dynamic.py')
     stem = Path(args.config).stem
     folder = args.out or Path(f'work_dirs/{stem}_dynamic-{args.ratio:g}')
     checks.make_folder(folder, '--out')
     images = load_images(cfg, model, args.num_images, args.split)
     seen, spent = calibrate(backbone, images, args.num_fit, args.ratio)
     report(backbone, seen, query_shares(backbone, images), spent)
-    prices = []
+    prices, ratio_at = [], ratio_at_price(backbone, images)
     for other in args.also:
-        price, spent = find_price(ratio_at_price(backbone, images), other)
+        price, spent = find_price(ratio_at, other)
         print(f'ratio {spent:.3f} at a price of {price:.4g}')
         prices.append(round(price, 6))
     path = write(cfg, model, whole, args.ratio, prices, folder)

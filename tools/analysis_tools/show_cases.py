@@ -111,10 +111,7 @@ def main() -> None:
     checks.check_datasets(cfg, ['val'])
     annotate_first(cfg)
     model = launch.build_model(cfg, args.checkpoint)
-    try:
-        cases = collect(model, cfg, args.num_images)
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    cases = collect(model, cfg, args.num_images)
     rises = np.array([rise for rise, _, _ in cases])
     shown = cases[: args.num_cases] + cases[-args.num_cases :]
     picture = draw_granularity(

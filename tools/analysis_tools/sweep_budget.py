@@ -38,7 +38,7 @@ from mmdge.calibration import (
 from mmdge.engine.hooks import find_dynamic_backbone
 from mmdge.evaluation import BackboneFLOPs, RatioByContent
 from mmdge.models.backbones import DynamicBackbone
-from mmdge.utils import UserError, checks, launch, timing
+from mmdge.utils import checks, launch, timing
 from mmdge.utils.arguments import add_calibration_options, positive, ratio
 
 # The first of these among the metrics is the accuracy, else any.
@@ -206,10 +206,7 @@ def main() -> None:
     checks.make_folder(folder, '--out')
     runner = build_runner(cfg, args.checkpoint)
     model = runner.model.eval()
-    try:
-        backbone = find_dynamic_backbone(model, 'sweep_budget.py')
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    backbone = find_dynamic_backbone(model, 'sweep_budget.py')
     images = []
     if args.ratio or args.repeats:
         images = load_images(cfg, model, args.num_images, args.split)

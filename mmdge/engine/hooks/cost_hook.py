@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mmdge.models.backbones import DynamicBackbone
 from mmdge.models.cost import Cost
 from mmdge.registry import HOOKS
-from mmdge.utils import is_number
+from mmdge.utils import UserError, is_number
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -32,13 +32,13 @@ def find_dynamic_backbone(model: nn.Module, who: str) -> DynamicBackbone:
         who (str): Who asks, for the error message.
 
     Raises:
-        ValueError: If there is none, or more than one.
+        UserError: If there is none, or more than one.
     """
     model = unwrap(model)
     found = [m for m in model.modules() if isinstance(m, DynamicBackbone)]
     if len(found) != 1:
         backbone = type(getattr(model, 'backbone', model)).__name__
-        raise ValueError(
+        raise UserError(
             f'{who} needs exactly one dynamic backbone in the model, but '
             f'found {len(found)} in {type(model).__name__} with backbone '
             f"{backbone}. Set e.g. model.backbone.type='mmdge.DGEPVT', or do "
