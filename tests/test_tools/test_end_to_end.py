@@ -204,9 +204,9 @@ def test_a_hook_without_a_dynamic_backbone_is_named(options, tmp_path):
         'model.backbone.depth=18',
         'model.backbone.out_indices=[1,2,3]',
         'model.neck.in_channels=[128,256,512]',
-        expect=1,
+        expect=2,
     )
-    assert 'CostHook needs exactly one dynamic backbone' in log
+    assert 'error: CostHook needs exactly one dynamic backbone' in log
     assert 'RetinaNet with backbone ResNet' in log
 
 
