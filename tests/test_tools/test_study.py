@@ -216,20 +216,26 @@ def test_a_trial_of_the_study(shapes, tmp_path):
         *(STUDY / 'run.py', '--settings', 'shapes-box', '--seeds', 1),
         *('--rows', rows, '--work-dir', work_dir),
         *('--arms', 'untrained-static', 'finetuned-random'),
+        *('scratch-dense', 'scratch-error'),
         '--cfg-options',
         *data_options('mmdet', shapes),
         'train_dataloader.batch_size=2',
         'model.test_cfg.score_thr=0.0',
     ]
     said = python(*command)
-    static, random = map(json.loads, rows.read_text().splitlines())
+    lines = map(json.loads, rows.read_text().splitlines())
+    static, random, dense, error = lines
     assert (static['phase'], static['asked']) == ('untrained', None)
     assert static['metrics']['backbone/FLOPs_ratio'] == 1
     assert (random['arm'], random['budget']) == ('random', 0.5)
     assert abs(random['metrics']['backbone/FLOPs_ratio'] - 0.5) < 0.1
-    for noted in (static, random):
+    # What is routed as it is differs from the dense model in that alone.
+    assert dense['metrics']['backbone/FLOPs_ratio'] == 1
+    assert abs(error['metrics']['backbone/FLOPs_ratio'] - 0.5) < 0.1
+    assert error['train_seconds'] == 0
+    for noted in (static, random, dense, error):
         assert noted['seed'] == 1
         assert f'{noted["metrics"]["backbone/GFLOPs"]:.4f}' in noted['log']
-    assert said.count('noted') == 2
+    assert said.count('noted') == 4
     # Once more, there is nothing left to do.
     assert 'noted' not in python(*command)

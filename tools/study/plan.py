@@ -3,8 +3,9 @@
 A static model is trained from scratch, once per setting and seed. From its
 checkpoint all arms start: evaluated as they are (*untrained*), or trained for
 a fifth of the static model's epochs, all by the same schedule (*finetuned*).
-Three are trained from scratch, as long as both together (*scratch*). What
-takes long, or is a control of a control, is not run in every setting.
+Three are trained from scratch, as long as both together, and of these the
+dense one is routed by error as it is, too (*scratch*). What takes long, or is
+a control of a control, is not run in every setting.
 """
 
 from __future__ import annotations
@@ -73,9 +74,21 @@ class Arm:
     def __str__(self) -> str:
         return f'{self.phase}-{self.name}'
 
+    @property
+    def calibrated(self) -> bool:
+        """Whether it starts from what make_dynamic.py writes."""
+        return self.name in ('error', 'error-many', 'oracle', 'shuffled')
+
+    @property
+    def trained(self) -> bool:
+        """Whether it is trained, more than the dense model it starts from."""
+        scratch = self.phase == 'scratch' and not self.calibrated
+        return scratch or self.phase == 'finetuned'
+
 
 _LONG = (
     'scratch-dense',
+    'scratch-error',
     'scratch-learned',
     'scratch-smaller',
     'finetuned-variance',
@@ -123,11 +136,10 @@ ARMS = (
     Arm('error', 'finetuned', (0.35,), 0.35),
     Arm('error', 'finetuned', (0.7,), 0.7),
     Arm('dense', 'scratch', budget=None),
+    Arm('error', 'scratch', (BUDGET,)),
     Arm('learned', 'scratch', (None, BUDGET)),
     Arm('smaller', 'scratch'),
 )
-# Those that start from what make_dynamic.py writes.
-CALIBRATED = ('error', 'error-many', 'oracle', 'shuffled')
 
 
 def shares(setting: Setting, arm: Arm, backbone: dict) -> tuple[float, ...]:
@@ -161,7 +173,7 @@ def route(cfg: Config, setting: Setting, arm: Arm) -> None:
         widths = cfg.model.backbone.arch['embed_dims']
         used = cfg.model.backbone.get('out_indices', range(4))
         cfg.model.neck.in_channels = [widths[i] for i in used]
-    elif arm.name in CALIBRATED:
+    elif arm.calibrated:
         backbone.routing = arm.name.removesuffix('-many')
     elif arm.name not in ('static', 'dense'):
         kind = dict(

@@ -23,7 +23,6 @@ from mmengine.config import Config
 from mmengine.utils import get_git_hash
 from plan import (
     ALSO,
-    CALIBRATED,
     ROOT,
     SEEDS,
     SETTINGS,
@@ -132,35 +131,42 @@ class Chain:
             return Path(mark.read_text())
         return self.train(self.write(cfg, 'static'))
 
-    def dynamic(
-        self, static: Path, ratio: float, also: tuple[float, ...] = ()
-    ) -> tuple[Path, Path]:
-        """The static model routed by error, without training."""
-        folder = self.folder / f'dynamic-{ratio:g}{"-many" if also else ""}'
-        stem = f'static_dynamic-{ratio:g}'
-        if not (folder / f'{stem}.py').exists():
+    def dynamic(self, arm: Arm, static: Path) -> tuple[Path, Path]:
+        """The model it starts from, routed by error, without training."""
+        config, weights, folder = 'static', static, f'dynamic-{arm.budget:g}'
+        also = ALSO if arm.name == 'error-many' else ()
+        if also:
+            folder += '-many'
+        elif arm.phase == 'scratch':
+            config, folder = 'scratch-dense-1', f'scratch-{folder}'
+            mark = self.folder / config / 'last_checkpoint'
+            if not mark.exists():
+                raise UserError('it starts from scratch-dense, run that first')
+            weights = Path(mark.read_text())
+        stem = self.folder / folder / f'{config}_dynamic-{arm.budget:g}'
+        path = stem.with_name(f'{stem.name}.py')
+        if not path.exists():
             self.tool(
                 'analysis_tools/make_dynamic.py',
-                self.folder / 'static.py',
-                static,
-                *('--ratio', ratio, '--out', folder),
+                self.folder / f'{config}.py',
+                weights,
+                *('--ratio', arm.budget, '--out', self.folder / folder),
                 *(['--also', *also] if also else []),
             )
-        return folder / f'{stem}.py', folder / f'{stem}.pth'
+        return path, path.with_suffix('.pth')
 
     def run(self, arm: Arm) -> list[dict]:
         """Train the arm as it wants to be; evaluate it; return the rows."""
         static = self.static()
         name = f'{arm.phase}-{arm.name}-{arm.budget or 1:g}'
         cfg, weights = self.setting.load(), static
-        if arm.name in CALIBRATED:
-            also = ALSO if arm.name == 'error-many' else ()
-            path, weights = self.dynamic(static, arm.budget, also)
+        if arm.calibrated:
+            path, weights = self.dynamic(arm, static)
             cfg = Config.fromfile(path)
         route(cfg, self.setting, arm)
         schedule(cfg, arm, str(weights))
         config = self.write(cfg, name)
-        if arm.phase != 'untrained':
+        if arm.trained:
             weights = self.train(config)
         elif arm.name != 'static':
             self.seconds = 0

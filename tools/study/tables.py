@@ -86,6 +86,8 @@ def compare(rows: Rows, arms: Sequence[tuple], reference: tuple) -> str:
             name = NAMES[arm]
             if arm == 'learned' and asked is None:
                 name += ', at no price'
+            if (phase, arm) == ('scratch', 'error'):
+                name += ', untrained'
             body.append(
                 (
                     setting,
@@ -139,6 +141,7 @@ def scratch(rows: Rows) -> str:
     """From scratch, for as long as a static model and its fine-tuning."""
     dense = ('scratch', 'dense', None, None)
     others = [
+        ('error', BUDGET, BUDGET),
         ('learned', BUDGET, BUDGET),
         ('learned', BUDGET, None),
         ('smaller', BUDGET, None),
