@@ -173,7 +173,8 @@ class TestPage:
         said = python(*command, '--check', expect=2)
         assert 'the tables are not those of the rows' in said
         python(*command)
-        assert (tmp_path / 'page.png').stat().st_size > 1000
+        for picture in ('page.png', 'page_time.png'):
+            assert (tmp_path / picture).stat().st_size > 1000
         python(*command, '--check')
 
     def test_the_page_is_that_of_the_rows(self):

@@ -1,7 +1,8 @@
-"""Accuracy against FLOPs, one panel per setting, from the rows."""
+"""Accuracy against FLOPs and against time, one panel per setting."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -26,21 +27,41 @@ DOTS = (
     ('finetuned', 'random-mid', BUDGET, BUDGET, 'X', '#d55e00'),
     ('scratch', 'smaller', BUDGET, None, '*', '#777777'),
 )
+# Those that are timed.
+TIMED = (
+    ('finetuned', 'error', BUDGET, SWEEP, 'o', '#0072b2'),
+    ('finetuned', 'dense', None, (None,), 's', '#000000'),
+    ('scratch', 'smaller', BUDGET, (None,), '*', '#777777'),
+)
 
 
-def draw(rows: Rows, path: Path) -> None:
+def draw_flops(rows: Rows, path: Path) -> None:
     """Draw means, and the range over the seeds, into a PNG."""
     settings = rows.settings('untrained', 'static')
+    _draw(rows, settings, path, _fill_flops, 'GFLOPs of the backbone')
+
+
+def draw_time(rows: Rows, path: Path) -> None:
+    """Draw the same against the time of seed 0, with its quartiles."""
+    settings = rows.settings('time', 'dense')
+    _draw(rows, settings, path, _fill_time, 'ms of the backbone')
+
+
+def _draw(
+    rows: Rows,
+    settings: list[str],
+    path: Path,
+    fill: Callable[[Axes, Rows, str], None],
+    xlabel: str,
+) -> None:
     figure = Figure(
         figsize=(max(9, 3.4 * len(settings)), 4.4), layout='constrained'
     )
     panels = figure.subplots(1, max(1, len(settings)), squeeze=False)[0]
     known = {}
     for panel, setting in zip(panels, settings, strict=False):
-        _fill(panel, rows, setting)
-        panel.set(
-            title=setting, xlabel='GFLOPs of the backbone', xlim=(0, None)
-        )
+        fill(panel, rows, setting)
+        panel.set(title=setting, xlabel=xlabel, xlim=(0, None))
         panel.grid(alpha=0.3)
         handles, labels = panel.get_legend_handles_labels()
         known.update(zip(labels, handles, strict=True))
@@ -51,7 +72,7 @@ def draw(rows: Rows, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _fill(panel: Axes, rows: Rows, setting: str) -> None:
+def _fill_flops(panel: Axes, rows: Rows, setting: str) -> None:
     for phase, arm, label, colour in LINES:
         found = [rows.of(setting, phase, arm, asked=r) for r in SWEEP]
         found = [seeds for seeds in found if seeds]
@@ -70,18 +91,55 @@ def _fill(panel: Axes, rows: Rows, setting: str) -> None:
     for phase, arm, budget, asked, marker, colour in DOTS:
         seeds = rows.of(setting, phase, arm, budget, asked)
         if seeds:
-            low, high = _range(seeds)
-            middle = value(seeds)
             panel.errorbar(
                 value(seeds, FLOPS),
-                middle,
-                [[middle - low], [high - middle]],
+                value(seeds),
+                _bars(seeds),
                 fmt=marker,
                 color=colour,
-                label=NAMES[arm].replace('*', ''),
+                label=_plain(arm),
             )
+
+
+def _fill_time(panel: Axes, rows: Rows, setting: str) -> None:
+    for phase, arm, budget, ratios, marker, colour in TIMED:
+        single, batch = [], []
+        for asked in ratios:
+            seeds = rows.of(setting, phase, arm, budget, asked)
+            for timed in rows.of(setting, 'time', arm, budget, asked):
+                middle, spent = timed['value'], timed['metrics']
+                quartiles = [
+                    [middle - spent['lower']],
+                    [spent['upper'] - middle],
+                ]
+                single.append((middle, value(seeds)))
+                batch.append((spent['ms_in_batch'], value(seeds)))
+                panel.errorbar(
+                    *single[-1], _bars(seeds), quartiles, color=colour
+                )
+        style = dict(marker=marker, color=colour)
+        if single:
+            name = _plain(arm)
+            panel.plot(*zip(*single, strict=True), '-', label=name, **style)
+            panel.plot(
+                *zip(*batch, strict=True),
+                '--',
+                label=f'{name}, per image of a batch',
+                markerfacecolor='white',
+                **style,
+            )
+
+
+def _plain(arm: str) -> str:
+    return NAMES[arm].replace('*', '')
 
 
 def _range(seeds: list[Row]) -> tuple[float, float]:
     values = [points(row) for row in seeds]
     return min(values), max(values)
+
+
+def _bars(seeds: list[Row]) -> list[list[float]]:
+    """From the mean to the range's ends, as errorbar wants it."""
+    low, high = _range(seeds)
+    return [[value(seeds) - low], [high - value(seeds)]]

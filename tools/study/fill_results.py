@@ -20,7 +20,7 @@ import re
 import sys
 from pathlib import Path
 
-from figure import draw
+from figure import draw_flops, draw_time
 from plan import ROOT
 from rows import Rows, value
 from tables import TABLES
@@ -92,7 +92,9 @@ def main() -> None:
         raise UserError(f'{args.page}: ' + '; '.join(problems))
     if not args.check:
         args.page.write_text(filled)
-        draw(rows, args.page.with_suffix('.png'))
+        stem = args.page.with_suffix('')
+        draw_flops(rows, stem.with_suffix('.png'))
+        draw_time(rows, stem.with_name(f'{stem.name}_time.png'))
 
 
 if __name__ == '__main__':
