@@ -6,11 +6,13 @@ with ``custom_imports = dict(imports=['mmdge'], allow_failed_imports=False)``.
 
 # _requirements comes first: it says in one sentence what is missing.
 from . import _requirements, ops_fallback  # noqa: F401
+from .datasets import keep_worker_seed
 from .engine import (
     CostHook,
     GranularityVisHook,
     RandomPriceHook,
     RoutingWarmupHook,
+    SafeCheckpointHook,
 )
 from .evaluation import BackboneFLOPs, RatioByContent
 from .models import DGEPVT, Cost, DGEDeiT, SimpleFPN, share_for_budget
@@ -28,7 +30,9 @@ __all__ = [
     'RandomPriceHook',
     'RatioByContent',
     'RoutingWarmupHook',
+    'SafeCheckpointHook',
     'SimpleFPN',
     '__version__',
+    'keep_worker_seed',
     'share_for_budget',
 ]

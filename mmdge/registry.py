@@ -4,6 +4,7 @@ Because they are children of the roots that mmdet, mmseg and mmpretrain hang
 on too, ``type='mmdge.DGEPVT'`` resolves from any of their scopes.
 """
 
+from mmengine.registry import FUNCTIONS as MMENGINE_FUNCTIONS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
@@ -26,4 +27,10 @@ METRICS = Registry(
     parent=MMENGINE_METRICS,
     scope='mmdge',
     locations=['mmdge.evaluation'],
+)
+FUNCTIONS = Registry(
+    'function',
+    parent=MMENGINE_FUNCTIONS,
+    scope='mmdge',
+    locations=['mmdge.datasets'],
 )

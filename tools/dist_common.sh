@@ -3,6 +3,8 @@
 # Environment:
 #   NNODES, NODE_RANK, MASTER_ADDR   for several machines (1, 0, 127.0.0.1)
 #   PORT     rendezvous port (a free one; 29500 when NNODES > 1)
+#   MAX_RESTARTS   how often all processes are started again after one died (0);
+#                  with --resume they go on from the last checkpoint
 #   PYTHON   interpreter (python)
 
 # launch GPUS SCRIPT [args]: start GPUS processes of a script of this folder.
@@ -39,6 +41,7 @@ print(s.getsockname()[1])')
     --node_rank="${NODE_RANK:-0}" \
     --master_addr="${MASTER_ADDR:-127.0.0.1}" \
     --master_port="${port:-29500}" \
+    --max_restarts="${MAX_RESTARTS:-0}" \
     --nproc_per_node="$gpus" \
     "$here/$script" "$@" --launcher pytorch
 }

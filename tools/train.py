@@ -8,7 +8,6 @@ Example::
 import argparse
 import os
 import sys
-from pathlib import Path
 
 import torch
 from mmengine.config import Config
@@ -38,7 +37,7 @@ def parse_args() -> argparse.Namespace:
         const='auto',
         metavar='CHECKPOINT',
         help='go on from this checkpoint; without a name, from the latest '
-        'in the work dir, if there is one',
+        'whole one in the work dir, if there is one',
     )
     args = parser.parse_args()
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
@@ -74,14 +73,14 @@ def scale_lr(cfg: Config) -> None:
     cfg.auto_scale_lr.enable = True
 
 
-def resume_from(cfg: Config, checkpoint: str) -> None:
-    if checkpoint == 'auto':
-        latest = Path(cfg.work_dir, 'last_checkpoint')
+def resume_from(cfg: Config, checkpoint: str | None) -> None:
+    if checkpoint in (None, 'auto'):
+        checkpoint = checks.find_latest_checkpoint(cfg.work_dir)
         # A first run has nothing to go on from, and keeps its load_from.
-        if not latest.is_file():
+        if checkpoint is None:
+            cfg.resume = False
             print(f'nothing to resume in {cfg.work_dir}, starting afresh')
             return
-        checkpoint = latest.read_text().strip()
     if (cfg.get('strategy') or {}).get('type') == 'FSDPStrategy':
         raise UserError(
             'MMEngine cannot resume with FSDPStrategy; start from the weights '
@@ -100,8 +99,8 @@ def main() -> None:
         use_amp(cfg, args.amp)
     if args.auto_scale_lr:
         scale_lr(cfg)
-    if args.resume:
-        resume_from(cfg, args.resume)
+    if args.resume or cfg.get('resume'):
+        resume_from(cfg, args.resume or cfg.load_from)
     checks.check_checkpoints(cfg)
     checks.check_datasets(cfg, ('train', 'val'))
     launch.do_without_amp(cfg)

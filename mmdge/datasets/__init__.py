@@ -10,6 +10,7 @@ from .scenes import (
     draw_scene,
 )
 from .shapes import write_shapes
+from .workers import keep_worker_seed
 
 __all__ = [
     'CLASSES',
@@ -19,5 +20,6 @@ __all__ = [
     'Scene',
     'draw_scene',
     'image_loader',
+    'keep_worker_seed',
     'write_shapes',
 ]

@@ -5,6 +5,7 @@ from .hooks import (
     GranularityVisHook,
     RandomPriceHook,
     RoutingWarmupHook,
+    SafeCheckpointHook,
 )
 
 __all__ = [
@@ -12,4 +13,5 @@ __all__ = [
     'GranularityVisHook',
     'RandomPriceHook',
     'RoutingWarmupHook',
+    'SafeCheckpointHook',
 ]

@@ -4,19 +4,24 @@ These checks come before anything is built or written, so that a wrong path
 costs a second and leaves nothing behind.
 """
 
+import logging
 import os
 import re
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 
 from .errors import UserError
 from .safe_load import read_checkpoint
 
+# As MMEngine names those of an epoch or iteration.
+_AT_STEP = re.compile(r'(epoch|iter)_\d+\.pth')
 # How to get what is missing, by the first folder that names it.
 _SOURCES = {
     'shapes': 'make it with `python tools/dataset_converters/make_shapes.py`',
@@ -64,6 +69,60 @@ def check_checkpoint(
             f'{_describe(weights)}; leave out the prefix of init_cfg, or name '
             'a checkpoint of a whole model'
         )
+
+
+def find_latest_checkpoint(work_dir: str | os.PathLike) -> str | None:
+    """Find the checkpoint from which an interrupted training goes on.
+
+    That is the one that ``last_checkpoint`` names, unless a later one was
+    saved and the process killed before the name was written. One that is cut
+    off, left by a process that was killed while writing, is passed over.
+
+    Args:
+        work_dir: The folder of the training.
+
+    Returns:
+        The path; None if there is none.
+
+    Raises:
+        UserError: If there are checkpoints and all of them are broken.
+    """
+    folder = Path(work_dir)
+    there = [p for p in folder.glob('*.pth') if _AT_STEP.fullmatch(p.name)]
+    there.sort(key=_time, reverse=True)
+    named, mark = [], folder / 'last_checkpoint'
+    if mark.is_file():
+        name = Path(mark.read_text().strip())
+        if name.name:  # or the process was killed before it was written
+            # Where the folder was moved, the path is that of before.
+            named = [name if name.exists() else folder / name.name]
+    later = [p for p in there if not named or _time(p) > _time(mark)]
+    candidates = [p for p in [*later, *named, *there] if p.exists()]
+    for path in dict.fromkeys(candidates):
+        if _is_whole(path):
+            return str(path)
+        print_log(f'{path} is cut off, and passed over', level=logging.WARNING)
+    if candidates:
+        raise UserError(
+            f'no checkpoint in {folder} is whole; remove them to start '
+            'afresh, or name another one: --resume CHECKPOINT'
+        )
+    return None
+
+
+def _time(path: Path) -> int:
+    return path.stat().st_mtime_ns
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file, or a folder of shards, can be read to its end."""
+    if path.is_dir():
+        return True
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except zipfile.BadZipFile:
+        return False
 
 
 def open_checkpoint(path: str | os.PathLike) -> Mapping[str, Any]:

@@ -6,6 +6,7 @@ three run through MMEngine's Runner.
 
 import argparse
 import copy
+import errno
 import gc
 import os
 import sys
@@ -39,6 +40,8 @@ _LAUNCHER_ENV = {
         'OMPI_COMM_WORLD_LOCAL_RANK',
     ),
 }
+# A full disk, a quota, a limit, a disk that has become read-only.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 class _CfgOptions(DictAction):
@@ -239,7 +242,12 @@ def do_without_amp(cfg: Config) -> None:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the Runner, or the one that ``runner_type`` names."""
+    """Build the Runner, or the one that ``runner_type`` names.
+
+    Raises:
+        UserError: If there can be no work dir.
+    """
+    checks.make_folder(cfg.work_dir, '--work-dir')
     if 'runner_type' in cfg:
         return RUNNERS.build(cfg)
     return Runner.from_cfg(cfg)
@@ -285,13 +293,16 @@ def run_tool(main: Callable[[], None]) -> int:
         main: The tool, without arguments.
 
     Returns:
-        The exit code: 0, or 2 after a :class:`UserError`.
+        The exit code: 0, or 2 after what the user can mend.
     """
     use_safe_loading()
     try:
         main()
-    except UserError as err:
-        print(f'error: {err}', file=sys.stderr, flush=True)
+    except Exception as err:
+        said = _in_one_line(err)
+        if said is None:
+            raise
+        print(f'error: {said}', file=sys.stderr, flush=True)
         return 2
     # Only after success: with a rank lost, this would wait for it.
     if torch.distributed.is_initialized():
@@ -300,6 +311,24 @@ def run_tool(main: Callable[[], None]) -> int:
         gc.collect()
         torch.distributed.destroy_process_group()
     return 0
+
+
+def _in_one_line(err: Exception) -> str | None:
+    """What to say of an error that the user can mend; None of others."""
+    if isinstance(err, UserError):
+        return str(err)
+    if isinstance(err, OSError) and err.errno in _NO_ROOM:
+        where = f' ({err.filename})' if err.filename else ''
+        return (
+            f'{err.strerror}{where}: what was written before is whole. Make '
+            'room, and start again; a training goes on with --resume'
+        )
+    if isinstance(err, RuntimeError) and 'DataLoader worker' in str(err):
+        return (
+            f'{str(err).rstrip(". ")}. Perhaps memory ran out: lower '
+            'num_workers or batch_size; a training goes on with --resume'
+        )
+    return None
 
 
 def _host_missing(path: Path, err: ModuleNotFoundError) -> str:

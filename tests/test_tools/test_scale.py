@@ -123,19 +123,6 @@ def assert_same_training(work_dir, expected):
         )
 
 
-def equal(state, other):
-    """To the last bit, at any depth."""
-    if isinstance(state, torch.Tensor):
-        return state.equal(other)
-    if isinstance(state, dict):
-        return state.keys() == other.keys() and all(
-            equal(value, other[key]) for key, value in state.items()
-        )
-    if isinstance(state, (list, tuple)):
-        return len(state) == len(other) and all(map(equal, state, other))
-    return state == other
-
-
 @pytest.mark.slow
 def test_two_processes_equal_one(alone, batches, tmp_path):
     """At a learning rate that is the same once it is scaled by the batch."""
@@ -237,85 +224,3 @@ def test_accumulated_halves_equal_a_batch(batches, tmp_path):
         )
         states.append(load(work_dir / 'epoch_5.pth'))
     assert difference(*states) < 1e-5
-
-
-INTERRUPTED = f"""
-_base_ = {str(ROOT / CONFIG)!r}
-custom_imports = dict(imports=['mmdge', 'interrupt'])
-"""
-INTERRUPT = """
-import os, signal
-from mmengine.hooks import Hook
-from mmengine.registry import HOOKS
-
-@HOOKS.register_module()
-class Interrupt(Hook):
-    def after_train_iter(self, runner, batch_idx, **kwargs):
-        if runner.iter == 3:
-            os.kill(os.getpid(), signal.SIGKILL)
-"""
-LOOPS = {
-    'epochs': ('epoch_{}.pth', 1, 3, ['train_cfg.max_epochs=3']),
-    'iterations': (
-        'iter_{}.pth',
-        2,
-        6,
-        [
-            'train_cfg._delete_=True',
-            'train_cfg.type=IterBasedTrainLoop',
-            'train_cfg.max_iters=6',
-            'train_dataloader.sampler.type=InfiniteSampler',
-            'default_hooks.checkpoint.by_epoch=False',
-            'default_hooks.checkpoint.interval=2',
-            'log_processor.by_epoch=False',
-            'param_scheduler.1.by_epoch=False',
-            'param_scheduler.1.convert_to_iter_based=False',
-            'param_scheduler.1.end=6',
-        ],
-    ),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('loop', LOOPS)
-def test_a_killed_training_goes_on_as_if_it_had_not_been(
-    loop, options, tmp_path
-):
-    name, first, last, more = LOOPS[loop]
-    options = [
-        *options,
-        'train_dataloader.batch_size=8',  # of 20 images, three steps an epoch
-        'train_dataloader.num_workers=0',
-        'train_dataloader.persistent_workers=False',
-        'train_dataloader.dataset.pipeline.1.prob=0.0',
-        'default_hooks.logger.interval=1',
-        'val_cfg=None',
-        'val_dataloader=None',
-        'val_evaluator=None',
-        *more,
-    ]
-    whole, killed = tmp_path / 'whole', tmp_path / 'killed'
-    command = ('tools/train.py', CONFIG, '--work-dir')
-    python(*command, whole, *options, **ON_CPU)
-
-    (tmp_path / 'interrupt.py').write_text(INTERRUPT)
-    (tmp_path / 'interrupted.py').write_text(INTERRUPTED)
-    python(
-        *('tools/train.py', tmp_path / 'interrupted.py', '--work-dir'),
-        *(killed, *options, 'custom_hooks.2.type=Interrupt'),
-        PYTHONPATH=f'{ROOT}:{tmp_path}',
-        expect=-9,
-        **ON_CPU,
-    )
-    assert (killed / name.format(first)).is_file()
-    assert not (killed / name.format(last)).is_file()
-    log = python(*command, killed, '--resume', *options, **ON_CPU)
-    assert f'resumed epoch: {first if loop == "epochs" else 0}' in log
-
-    expected = load(whole / name.format(last))
-    found = load(killed / name.format(last))
-    for key in ('epoch', 'iter'):
-        assert found['meta'][key] == expected['meta'][key]
-    for key in ('state_dict', 'optimizer', 'param_schedulers'):
-        assert equal(found[key], expected[key]), key
-    assert history(found, 'lr').tolist() == history(expected, 'lr').tolist()

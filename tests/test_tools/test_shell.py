@@ -46,6 +46,7 @@ def test_dist_train_passes_the_environment_on(stub):
         NODE_RANK='1',
         MASTER_ADDR='10.0.0.1',
         PORT='1234',
+        MAX_RESTARTS='5',
         OMP_NUM_THREADS='3',
     ).stdout.splitlines()
     assert out == [
@@ -56,6 +57,7 @@ def test_dist_train_passes_the_environment_on(stub):
         '--node_rank=1',
         '--master_addr=10.0.0.1',
         '--master_port=1234',
+        '--max_restarts=5',
         '--nproc_per_node=4',
         str(TOOLS / 'train.py'),
         'my config.py',

@@ -142,6 +142,77 @@ def test_resume_needs_the_state_of_a_training(tmp_path, weights):
     checks.check_checkpoint(path, resume=True)
 
 
+class TestLatestCheckpoint:
+    """Times are set, since files may be written within one tick."""
+
+    @pytest.fixture
+    def write(self, tmp_path, weights):
+        def write(name, at, content=None):
+            path = tmp_path / name
+            if content is None:
+                save(path, weights)
+            else:
+                path.write_bytes(content)
+            os.utime(path, (at, at))
+            return str(path)
+
+        return write
+
+    def find(self, tmp_path):
+        return checks.find_latest_checkpoint(tmp_path)
+
+    def test_there_is_none(self, tmp_path, write):
+        assert self.find(tmp_path) is None
+        assert self.find(tmp_path / 'nowhere') is None
+        # Nothing to resume from: the best model, and what was not finished.
+        write('best_coco_bbox_mAP_epoch_3.pth', 1)
+        write('epoch_3.pth.part', 2, b'PK')
+        assert self.find(tmp_path) is None
+
+    def test_the_named_one(self, tmp_path, write):
+        # Of an earlier, longer training in this folder.
+        write('epoch_12.pth', 1)
+        named = write('epoch_3.pth', 2)
+        write('last_checkpoint', 3, named.encode())
+        assert self.find(tmp_path) == named
+
+    def test_one_that_was_saved_but_not_named(self, tmp_path, write):
+        named = write('epoch_3.pth', 2)
+        write('last_checkpoint', 3, named.encode())
+        later = write('epoch_4.pth', 4)
+        assert self.find(tmp_path) == later
+        write('last_checkpoint', 5, b'')
+        assert self.find(tmp_path) == later
+
+    @pytest.mark.parametrize('size', [0, 100, 15000])
+    def test_what_is_cut_off_is_passed_over(
+        self, size, tmp_path, write, capsys
+    ):
+        whole = write('epoch_3.pth', 1)
+        cut = write('epoch_4.pth', 2)
+        with open(cut, 'r+b') as file:
+            file.truncate(size)
+        write('last_checkpoint', 3, cut.encode())
+        assert self.find(tmp_path) == whole
+        assert 'epoch_4.pth is cut off' in ''.join(capsys.readouterr())
+        os.remove(whole)
+        with pytest.raises(UserError, match='no checkpoint in .* is whole'):
+            self.find(tmp_path)
+
+    def test_a_flipped_bit_is_found(self, tmp_path, write):
+        whole, path = write('iter_8.pth', 1), write('iter_16.pth', 2)
+        with open(path, 'r+b') as file:
+            file.seek(10_000)
+            file.write(b'x')
+        assert self.find(tmp_path) == whole
+
+    def test_the_folder_was_moved(self, tmp_path, write):
+        write('epoch_4.pth', 1)
+        named = write('epoch_3.pth', 2)
+        write('last_checkpoint', 3, b'/elsewhere/epoch_3.pth')
+        assert self.find(tmp_path) == named
+
+
 def test_init_cfg_is_checked(tmp_path):
     init = dict(type='Pretrained', checkpoint=str(tmp_path / 'none.pth'))
     cfg = Config(dict(model=dict(backbone=dict(init_cfg=[init]))))

@@ -1,3 +1,4 @@
+import errno
 import os
 import subprocess
 import sys
@@ -101,6 +102,25 @@ def test_user_error_leaves_the_tool_in_one_line(tmp_path):
     assert last.startswith('error: checkpoint not found: ')
     assert 'Traceback' not in result.stderr
     assert not (tmp_path / 'work_dirs').exists()
+
+
+@pytest.mark.parametrize('code', [errno.ENOSPC, errno.EROFS])
+def test_a_full_disk_leaves_the_tool_in_one_line(code, capsys):
+    def main():
+        raise OSError(code, os.strerror(code))
+
+    assert launch.run_tool(main) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f'error: {os.strerror(code)}: ')
+    assert said.count('\n') == 1 and '--resume' in said
+
+
+def test_other_errors_of_files_keep_their_traceback():
+    def main():
+        raise OSError(errno.EIO, 'broken')
+
+    with pytest.raises(OSError, match='broken'):
+        launch.run_tool(main)
 
 
 def test_mixed_precision_needs_a_gpu(monkeypatch):

@@ -1,0 +1,128 @@
+"""Train, be killed again and again, and go on each time.
+
+A process of its own, which imports everything once and forks each attempt,
+so that being killed twenty times takes a minute::
+
+    python tests/killed.py KILLS train.py CONFIG --work-dir ... --resume
+"""
+
+import os
+import random
+import signal
+import sys
+import time
+
+from mmengine.hooks import checkpoint_hook
+
+from mmdge.utils import launch  # installs the ops that mmdet imports
+from tests.tool_runs import functions_of
+
+# Here, once, so that each start is fast.
+import mmdet.models  # noqa: E402, F401  isort: skip
+
+
+def kill(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class At:
+    """Where a process kills itself: at the `count`-th checkpoint, ..."""
+
+    def __init__(self, count):
+        self.count = count
+
+    def due(self):
+        self.count -= 1
+        return self.count == 0
+
+    def half_written(self):
+        fsync = os.fsync
+
+        def cut(descriptor):
+            if self.due():
+                os.truncate(descriptor, os.fstat(descriptor).st_size // 2)
+                kill()
+            fsync(descriptor)
+
+        os.fsync = cut
+
+    def written_but_not_moved(self):
+        fsync = os.fsync
+
+        def late(descriptor):
+            fsync(descriptor)
+            if self.due():
+                kill()
+
+        os.fsync = late
+
+    def moved_but_not_named(self):
+        replace = os.replace
+
+        def late(*paths):
+            replace(*paths)
+            if self.due():
+                kill()
+
+        os.replace = late
+
+    def half_named(self):
+        def half(path, mode):
+            file = open(path, mode)  # noqa: SIM115  its caller closes it
+            if self.due():
+                kill()
+            return file
+
+        checkpoint_hook.open = half
+
+    def by_the_clock(self):
+        """By who started it, at a moment in the next seconds."""
+
+
+def attempt(prepare=None):
+    """Start the training in a child process; return its number."""
+    child = os.fork()
+    if child == 0:
+        os.setpgrp()
+        if prepare:
+            prepare()
+        code = launch.run_tool(functions_of('tools/train.py').main)
+        sys.stdout.flush()
+        os._exit(code)
+    return child
+
+
+def main(kills):
+    draw = random.Random(0)
+    done = dict.fromkeys(
+        (
+            'half_written',
+            'written_but_not_moved',
+            'moved_but_not_named',
+            'half_named',
+            'by_the_clock',
+        ),
+        0,
+    )
+    while sum(done.values()) < kills:
+        # Each of the first four once; most by the clock.
+        open_ones = [name for name, count in done.items() if count == 0]
+        name = draw.choice([*open_ones, *['by_the_clock'] * 2])
+        child = attempt(getattr(At(draw.choice((1, 1, 2))), name))
+        if name == 'by_the_clock':
+            time.sleep(draw.uniform(0.5, 5))
+            os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        if os.WIFSIGNALED(status):
+            done[name] += 1
+            print(f'killed: {name}', flush=True)
+        elif os.WEXITSTATUS(status):
+            sys.exit(f'failed: {status}')
+    _, status = os.waitpid(attempt(), 0)
+    sys.exit(os.waitstatus_to_exitcode(status))
+
+
+if __name__ == '__main__':
+    kills = int(sys.argv[1])
+    del sys.argv[:2]
+    main(kills)

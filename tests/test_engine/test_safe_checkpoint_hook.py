@@ -1,0 +1,177 @@
+"""Checkpoints that nothing is lost between; tests/test_tools/test_killed.py
+has the trainings that are killed."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from mmengine.registry import METRICS
+from mmengine.runner import Runner
+from torch import nn
+
+from mmdge import SafeCheckpointHook
+from mmdge.engine import atomic_backend
+from mmdge.utils.safe_load import read_checkpoint
+
+
+class Model(BaseModel):
+    """Learns noise: its weights tell which random numbers were drawn."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(1, 1)
+
+    def forward(self, inputs, data_samples=None, mode='loss'):
+        noise = torch.randn(1, 1)
+        if mode == 'predict':
+            return [noise]
+        return dict(loss=self.linear(noise).square().mean())
+
+
+@METRICS.register_module()
+class Step(BaseMetric):
+    """Grows from one evaluation to the next."""
+
+    count = 0
+
+    def process(self, data_batch, data_samples):
+        self.results.append(0)
+
+    def compute_metrics(self, results):
+        Step.count += 1
+        return dict(step=Step.count)
+
+
+@pytest.fixture
+def train(tmp_path):
+    """A function that trains; what it takes is the hook's or the loop's."""
+    Step.count = 0
+    names = iter(range(100))
+
+    def run(epochs, hooks=(), val=True, resume=False, **kwargs):
+        torch.manual_seed(0)
+        loader = dict(
+            dataset=[dict(inputs=torch.zeros(1))] * 2,
+            sampler=dict(type='DefaultSampler', shuffle=False),
+            collate_fn=dict(type='default_collate'),
+            batch_size=1,
+            num_workers=0,
+        )
+        evaluation = dict(
+            val_dataloader=loader,
+            val_cfg=dict(),
+            val_evaluator=dict(type='Step'),
+        )
+        runner = Runner(
+            Model(),
+            str(tmp_path),
+            train_dataloader=loader,
+            train_cfg=dict(by_epoch=True, max_epochs=epochs),
+            optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+            default_hooks=dict(
+                checkpoint=dict(type='mmdge.SafeCheckpointHook', **kwargs)
+            ),
+            custom_hooks=list(hooks),
+            resume=resume,
+            randomness=dict(seed=0),
+            experiment_name=f'{tmp_path.name}-{next(names)}',
+            **(evaluation if val else {}),
+        )
+        runner.train()
+        return runner.model.linear.weight.item()
+
+    return run
+
+
+def checkpoints(folder):
+    return sorted(path.name for path in Path(folder).glob('*.pth*'))
+
+
+@pytest.mark.parametrize('kept', [1, 2])
+def test_the_oldest_is_removed_after_the_next_is_there(
+    kept, train, tmp_path, monkeypatch
+):
+    before = []
+    put = atomic_backend.AtomicBackend.put
+
+    def spy(self, obj, path):
+        before.append(checkpoints(tmp_path))
+        put(self, obj, path)
+
+    monkeypatch.setattr(atomic_backend.AtomicBackend, 'put', spy)
+    train(4, val=False, interval=1, max_keep_ckpts=kept)
+    names = [f'epoch_{i}.pth' for i in range(1, 5)]
+    assert before == [names[max(0, i - kept) : i] for i in range(4)]
+    assert checkpoints(tmp_path) == names[-kept:]
+    # Resumed, it goes on counting.
+    train(6, val=False, resume=True, interval=1, max_keep_ckpts=kept)
+    assert checkpoints(tmp_path) == ['epoch_5.pth', 'epoch_6.pth'][-kept:]
+
+
+def test_all_are_kept(train, tmp_path):
+    train(3, val=False, interval=1)
+    assert len(checkpoints(tmp_path)) == 3
+
+
+def test_an_evaluation_changes_nothing(train):
+    assert train(3, interval=1) == train(3, val=False, interval=1)
+
+
+# MMEngine guesses it from names that it knows.
+RULE = dict(rule='greater')
+
+
+class Stop(Hook):
+    def before_train_epoch(self, runner):
+        if runner.epoch == 2:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize('best', [None, 'step'])
+def test_resuming_draws_the_same_numbers_and_evaluates(best, train, tmp_path):
+    whole = train(4, interval=1, save_best=best, **RULE)
+    evaluations = Step.count
+    for path in tmp_path.glob('*.pth'):
+        path.unlink()
+    Step.count = 0
+    with pytest.raises(KeyboardInterrupt):
+        train(4, [Stop()], interval=1, save_best=best, **RULE)
+    assert Step.count == 2
+    assert train(4, resume=True, interval=1, save_best=best, **RULE) == whole
+    # That of epoch 2 is made again, in case it had been cut off.
+    assert Step.count == evaluations + 1 == 5
+    found = [n for n in checkpoints(tmp_path) if n.startswith('best')]
+    assert found == (['best_step_epoch_4.pth'] if best else [])
+    for name in found:  # which nobody resumes from
+        assert 'random_states' not in read_checkpoint(tmp_path / name)
+
+
+def test_weights_alone_start_a_training_of_its_own(train, tmp_path):
+    train(1, val=False, interval=1)
+    path = tmp_path / 'epoch_1.pth'
+    checkpoint = torch.load(path, weights_only=False)
+    (states,) = checkpoint['random_states']
+    assert set(states) >= {'python', 'numpy', 'torch'}
+
+
+def test_another_number_of_processes_is_told(train, tmp_path, capsys):
+    train(1, val=False, interval=1)
+    path = tmp_path / 'epoch_1.pth'
+    checkpoint = torch.load(path, weights_only=False)
+    checkpoint['random_states'] *= 2
+    torch.save(checkpoint, path)
+    capsys.readouterr()
+    train(2, val=False, resume=True, interval=1)
+    said = ''.join(capsys.readouterr())
+    assert 'has random states for 2 processes and there are 1' in said
+
+
+def test_where_files_go_is_up_to_the_config(train, tmp_path):
+    hook = SafeCheckpointHook(backend_args=dict(backend='local'))
+    assert hook.backend_args == dict(backend='local')
+    train(1, val=False, interval=1, out_dir=str(tmp_path / 'other'))
+    assert os.listdir(tmp_path / 'other' / tmp_path.name) == ['epoch_1.pth']

@@ -1,0 +1,165 @@
+"""Processes that die and disks that fill end with a message, and go on."""
+
+import os
+import re
+import sys
+import time
+
+import pytest
+
+from mmdge.utils.safe_load import read_checkpoint
+from tests.tool_runs import ON_CPU, ROOT, data_options, python, run
+
+CONFIG = 'configs/shapes/retinanet_dge-pvt_fpn_exact-resume_shapes.py'
+OPTIONS = [
+    'train_cfg.max_epochs=4',
+    'train_cfg.val_interval=4',
+    'train_dataloader.batch_size=2',
+    'model.test_cfg.score_thr=0.0',
+    'default_hooks.checkpoint.max_keep_ckpts=-1',
+]
+LAUNCH = dict(ON_CPU, PYTHON=sys.executable)
+# A config with a fault: `faults.py` lies beside it.
+FAULTY = f"""
+_base_ = {str(ROOT / CONFIG)!r}
+custom_imports = dict(imports=['mmdge', 'faults'])
+"""
+FAULTS = """
+import os, signal
+from pathlib import Path
+from mmcv.transforms import BaseTransform
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS, TRANSFORMS
+
+@HOOKS.register_module()
+class Die(Hook):
+    \"\"\"Kill one of the processes in the third epoch, once.\"\"\"
+    def __init__(self, mark):
+        self.mark = Path(mark)
+    def after_train_iter(self, runner, batch_idx, **kwargs):
+        if get_rank() == 1 and runner.epoch == 2 and not self.mark.exists():
+            self.mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+@TRANSFORMS.register_module()
+class DieLoading(BaseTransform):
+    def __init__(self, **kwargs):
+        pass
+    def transform(self, results):
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.fixture
+def faulty(tmp_path):
+    (tmp_path / 'faults.py').write_text(FAULTS)
+    (tmp_path / 'faulty.py').write_text(FAULTY)
+    return tmp_path / 'faulty.py'
+
+
+@pytest.fixture
+def options(shapes):
+    return ['--cfg-options', *data_options('mmdet', shapes), *OPTIONS]
+
+
+def two(config, work_dir, *more, **kwargs):
+    return run(
+        *('bash', 'tools/dist_train.sh', config, 2, '--work-dir', work_dir),
+        *more,
+        PYTHONPATH=f'{ROOT}:{config.parent}',
+        **LAUNCH,
+        **kwargs,
+    )
+
+
+@pytest.mark.slow
+class TestAProcessOfTwoIsKilled:
+    @pytest.fixture
+    def die(self, tmp_path, options):
+        mark = tmp_path / 'mark'
+        hook = ['custom_hooks.2.type=Die', f'custom_hooks.2.mark={mark}']
+        return [*options, *hook]
+
+    def test_the_other_ends_and_says_so(self, faulty, die, tmp_path):
+        work_dir = tmp_path / 'run'
+        said = two(faulty, work_dir, *die, expect=1)
+        seconds = time.time() - (tmp_path / 'mark').stat().st_mtime
+        assert seconds < 60
+        assert re.search(r'Signal 9 \(SIGKILL\) received by PID \d+', said)
+        assert not (work_dir / 'epoch_3.pth').exists()
+        read_checkpoint(work_dir / 'epoch_2.pth')
+
+    def test_started_again_it_ends_as_if_nothing_had_been(
+        self, faulty, die, options, tmp_path
+    ):
+        whole, killed = tmp_path / 'whole', tmp_path / 'killed'
+        two(faulty, whole, *options)
+        said = two(faulty, killed, '--resume', *die, MAX_RESTARTS='1')
+        assert (tmp_path / 'mark').exists()
+        assert 'resumed epoch: 2' in said
+        one, other = (
+            read_checkpoint(folder / 'epoch_4.pth')
+            for folder in (whole, killed)
+        )
+        assert len(other['random_states']) == 2
+        for key, value in one['state_dict'].items():
+            assert value.equal(other['state_dict'][key]), key
+
+
+@pytest.mark.slow
+def test_a_killed_loader_ends_the_run(faulty, options, tmp_path):
+    pipeline = 'train_dataloader.dataset.pipeline.1'
+    said = python(
+        *('tools/train.py', faulty, '--work-dir', tmp_path / 'run', *options),
+        f'{pipeline}.type=DieLoading',
+        PYTHONPATH=f'{ROOT}:{tmp_path}',
+        expect=2,
+        **ON_CPU,
+    )
+    (error,) = re.findall('^error: (.*)$', said, re.MULTILINE)
+    assert 'is killed by signal: Killed' in error
+    assert 'lower num_workers or batch_size' in error
+    assert 'Traceback' not in said
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_the_run(options, tmp_path):
+    work_dir = tmp_path / 'run'
+    train = ['tools/train.py', CONFIG, '--work-dir', work_dir, '--resume']
+    train += [*options, 'train_cfg.val_interval=9']
+    python(*train, 'train_cfg.max_epochs=1', **ON_CPU)
+    first = work_dir / 'epoch_1.pth'
+    before = first.read_bytes()
+    # A limit of a file's size, of two thirds of a checkpoint, in KiB.
+    said = run(
+        *('bash', '-c', f'ulimit -f {len(before) // 1536}; exec "$@"', '-'),
+        *(sys.executable, *train, 'train_cfg.max_epochs=2'),
+        expect=2,
+        **ON_CPU,
+    )
+    (error,) = re.findall('^error: (.*)$', said, re.MULTILINE)
+    assert re.match(r'cannot write \S+/epoch_2\.pth: File too large', error)
+    assert 'Traceback' not in said
+    assert first.read_bytes() == before
+    assert sorted(p.name for p in work_dir.glob('*.pth*')) == [first.name]
+    said = python(*train, 'train_cfg.max_epochs=2', **ON_CPU)
+    assert 'resumed epoch: 1' in said
+    assert (work_dir / 'epoch_2.pth').exists()
+
+
+def test_a_work_dir_that_cannot_be(options, tmp_path, tool):
+    (tmp_path / 'file').touch()
+    work_dir = tmp_path / 'file' / 'run'
+    command = ('tools/train.py', CONFIG, '--work-dir', work_dir, *options)
+    said = tool(*command, expect=2)
+    assert f'--work-dir {work_dir}: there can be no such folder' in said
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason='root may write everywhere')
+def test_a_work_dir_that_is_read_only(options, tmp_path, tool):
+    tmp_path.chmod(0o555)
+    command = ('tools/train.py', CONFIG, '--work-dir', tmp_path, *options)
+    said = tool(*command, expect=2)
+    tmp_path.chmod(0o755)
+    assert f'--work-dir {tmp_path}: the folder is not writable' in said

@@ -1,0 +1,115 @@
+"""A training that is killed at any moment ends like one that was not."""
+
+import json
+import re
+
+import pytest
+
+from mmdge.datasets import write_shapes
+from mmdge.utils.safe_load import read_checkpoint
+from tests.tool_runs import ON_CPU, ROOT, data_options, python
+
+CONFIG = 'configs/shapes/retinanet_dge-pvt_fpn_exact-resume_shapes.py'
+# What draws random numbers: flips, in processes of their own; DropPath; the
+# paper's router. Three iterations an epoch.
+OPTIONS = [
+    'train_dataloader.batch_size=4',
+    'model.backbone.routing._delete_=True',
+    'model.backbone.routing.type=GumbelRouter',
+    'model.backbone.routing.init_finest=0.34',
+    'model.backbone.drop_path_rate=0.2',
+    'custom_hooks.0.loss_weight=1.0',
+    'default_hooks.logger.interval=1',
+    'model.test_cfg.score_thr=0.0',
+]
+LOOPS = {
+    'epochs': (
+        'epoch_12.pth',
+        20,
+        [
+            'train_cfg.max_epochs=12',
+            'train_cfg.val_interval=3',
+            'default_hooks.checkpoint.max_keep_ckpts=1',
+        ],
+    ),
+    'iterations': (
+        'iter_24.pth',
+        8,
+        [
+            'train_cfg._delete_=True',
+            'train_cfg.type=IterBasedTrainLoop',
+            'train_cfg.max_iters=24',
+            'train_cfg.val_interval=8',
+            'train_dataloader.num_workers=0',
+            'train_dataloader.sampler.type=InfiniteSampler',
+            'default_hooks.checkpoint.by_epoch=False',
+            'default_hooks.checkpoint.interval=2',
+            'default_hooks.logger.log_metric_by_epoch=False',
+            'log_processor.by_epoch=False',
+            'param_scheduler.1.by_epoch=False',
+            'param_scheduler.1.convert_to_iter_based=False',
+            'param_scheduler.1.end=24',
+        ],
+    ),
+}
+
+
+def equal(one, other):
+    """Whether two checkpoints' entries are the same, to the last bit."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(
+            equal(one[key], other[key]) for key in one
+        )
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(equal, one, other))
+    if hasattr(one, 'shape'):
+        return one.shape == other.shape and bool((one == other).all())
+    return one == other
+
+
+def evaluations(work_dir):
+    """Each evaluation's metrics, without times, by the step."""
+    found = {}
+    for path in sorted(work_dir.glob('*/vis_data/scalars.json')):
+        for line in path.read_text().splitlines():
+            if 'backbone/GFLOPs' not in line:
+                continue
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:  # killed while writing it
+                continue
+            entry.pop('time'), entry.pop('data_time')
+            found.setdefault(entry.pop('step'), []).append(entry)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('loop', LOOPS)
+def test_killed_again_and_again(loop, tmp_path):
+    last, kills, more = LOOPS[loop]
+    write_shapes(tmp_path / 'shapes', num_train=12, num_val=3, size=96)
+    options = data_options('mmdet', tmp_path / 'shapes') + OPTIONS + more
+    command = ['tools/train.py', CONFIG, '--resume', '--cfg-options', *options]
+    whole, killed = tmp_path / 'whole', tmp_path / 'killed'
+    python(*command, '--work-dir', whole, **ON_CPU)
+    said = python(
+        *(ROOT / 'tests/killed.py', kills),
+        *(*command, '--work-dir', killed),
+        **ON_CPU,
+    )
+    ways = re.findall(r'^killed: (\w+)$', said, re.MULTILINE)
+    assert len(ways) == kills and len(set(ways)) == 5
+
+    expected = read_checkpoint(whole / last)
+    found = read_checkpoint(killed / last)
+    for key in ('epoch', 'iter', 'seed'):
+        assert found['meta'][key] == expected['meta'][key]
+    for key in ('state_dict', 'optimizer', 'param_schedulers'):
+        assert equal(found[key], expected[key]), key
+    assert equal(found['random_states'], expected['random_states'])
+    # Each evaluation, made once or again, found what the whole run found.
+    once, again = evaluations(whole), evaluations(killed)
+    assert once and once.keys() == again.keys()
+    for step, (entry,) in once.items():
+        assert entry['coco/bbox_mAP'] >= 0
+        assert all(other == entry for other in again[step])
