@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.logging import MessageHub
 from mmengine.model import (
     BaseModel,
     BaseTTAModel,
@@ -174,13 +175,85 @@ def test_the_views_of_an_augmented_test_add_up():
     assert again.backbone_cost == alone[0][0].backbone_cost
 
 
+class Runner:
+    """As much of one as the hook asks for its warnings."""
+
+    def __init__(self, model, hub=None):
+        self.model, self.message_hub, self.said = model, hub, []
+        self.logger = SimpleNamespace(warning=self.said.append)
+        self.iter = 0
+
+
+def metrics(ratio=0.5, std=0.1, spread=0.2):
+    return {
+        'backbone/FLOPs_ratio': ratio,
+        'backbone/FLOPs_ratio_std': std,
+        'backbone/region_spread': spread,
+    }
+
+
 @pytest.mark.parametrize('ratio, warned', [(0.55, False), (0.95, True)])
 def test_a_ratio_far_from_the_budget_is_said(ratio, warned):
-    said = []
-    runner = SimpleNamespace(logger=SimpleNamespace(warning=said.append))
-    hook = mmdge.CostHook(budget=0.5)
-    hook.after_val_epoch(runner, {'backbone/FLOPs_ratio': ratio})
-    assert bool(said) == warned
+    model, hook = attached()
+    runner = Runner(model)
+    hook.after_val_epoch(runner, metrics(ratio))
+    assert bool(runner.said) == warned
+
+
+COLLAPSES = {
+    'all regions of a block are finest': metrics(1.0, 0.0, 0.0),
+    'all regions of a block are of one granularity': metrics(0.55, 0.0, 0.0),
+    'all images cost the same': metrics(0.55, 0.0005, 0.2),
+}
+
+
+@pytest.mark.parametrize('said', COLLAPSES)
+def test_a_collapsed_router_is_said(said):
+    model, hook = attached()
+    runner = Runner(model)
+    hook.after_val_epoch(runner, COLLAPSES[said])
+    assert f'routing has collapsed: {said} over the images' in runner.said[0]
+    hook.after_val_epoch(runner, metrics())
+    hook.after_val_epoch(runner, {})
+    assert len(runner.said) == 1 + (COLLAPSES[said] == metrics(1.0, 0.0, 0.0))
+
+
+def test_a_static_model_has_not_collapsed():
+    model, _ = attached(routing='finest')
+    hook = mmdge.CostHook(budget=1.0)
+    runner = Runner(model)
+    hook.before_run(runner)
+    hook.after_val_epoch(runner, metrics(1.0, 0.0, 0.0))
+    assert not runner.said
+
+
+@pytest.mark.parametrize(
+    'bias, said',
+    [
+        ((9.0, 0.0, 0.0), 'are finest over the last 200 iterations'),
+        ((0.0, 0.0, 9.0), 'are of one granularity over the last 200'),
+        (None, None),
+    ],
+)
+def test_a_collapse_is_said_while_training(bias, said):
+    """With the real hub, fed as MMEngine does it."""
+    model, hook = attached(routing=QUIET if bias else 'random')
+    for router in model.backbone.routers if bias else ():
+        nn.init.zeros_(router.gate.weight)
+        router.gate.bias.data = torch.tensor(bias)
+    hub = MessageHub(f'test-{bias}')
+    runner = Runner(model, hub)
+    hook.before_run(runner)
+    for runner.iter in range(200):
+        losses = model(torch.rand(1, 3, 32, 32), mode='loss')
+        for name, value in losses.items():
+            hub.update_scalar(f'train/{name}', value)
+        warming = runner.iter < 199 and bias
+        for router in model.backbone.routers:
+            router.train_progress = 0.9 if warming else 1.0
+        hook.after_train_iter(runner, runner.iter)
+    assert len(runner.said) == bool(said), runner.said
+    assert not said or said in runner.said[0]
 
 
 @pytest.mark.parametrize('budget', [0, -0.5, 1.01, 'half', True, float('nan')])

@@ -16,6 +16,9 @@ from mmdge.models.cost import Cost
 from mmdge.registry import HOOKS
 from mmdge.utils import UserError, is_number
 
+# Iterations over which a training is watched.
+_WATCHED = 200
+
 
 def unwrap(model: nn.Module) -> nn.Module:
     """The host's model inside its wrappers for DDP or augmented tests."""
@@ -101,6 +104,7 @@ class CostHook(Hook):
         """Register on a host's model, wrapped or not."""
         model = unwrap(model)
         backbone = find_dynamic_backbone(model, type(self).__name__)
+        self._backbone = backbone
         (name,) = [n for n, m in model.named_modules() if m is backbone]
         costs: list[Cost] = []
 
@@ -179,10 +183,38 @@ class CostHook(Hook):
             region_spread=cost.region_spread.mean().float(),
         )
 
+    def after_train_iter(
+        self,
+        runner: Any,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Any = None,
+    ) -> None:
+        """Look for a collapsed router now and then, once it is warmed up."""
+        warm = all(r.train_progress >= 1 for r in self._backbone.routers)
+        if warm and self.every_n_train_iters(runner, _WATCHED):
+            scalars = runner.message_hub.log_scalars
+            ratios, _ = scalars['train/flops_ratio'].data
+            self._warn_of_collapse(
+                runner,
+                f'over the last {_WATCHED} iterations',
+                float(ratios[-_WATCHED:].mean()),
+                float(ratios[-_WATCHED:].std()),
+                scalars['train/region_spread'].mean(_WATCHED),
+            )
+
     def after_val_epoch(
         self, runner: Any, metrics: dict | None = None
     ) -> None:
-        """Say so if what is spent is far from the budget."""
+        """Say so if routing collapsed, or spends far from the budget."""
+        if metrics and 'backbone/FLOPs_ratio' in metrics:
+            self._warn_of_collapse(
+                runner,
+                'over the images evaluated',
+                metrics['backbone/FLOPs_ratio'],
+                metrics['backbone/FLOPs_ratio_std'],
+                metrics['backbone/region_spread'],
+            )
         ratio = (metrics or {}).get('backbone/FLOPs_ratio', self.budget)
         if abs(ratio - self.budget) > 0.1:
             runner.logger.warning(
@@ -192,6 +224,40 @@ class CostHook(Hook):
                 'loss_weight=1.0; for one with shares, set the share that '
                 'mmdge.share_for_budget gives.'
             )
+
+    def _warn_of_collapse(
+        self, runner: Any, where: str, ratio: float, std: float, spread: float
+    ) -> None:
+        if self.budget == 1 or not self._backbone.routers:
+            return  # a static model
+        said = describe_collapse(ratio, std, spread)
+        if said:
+            runner.logger.warning(
+                f'CostHook: routing has collapsed: {said} {where} (ratio '
+                f'{ratio:.3f}, std {std:.4f}, region_spread {spread:.4f}). '
+                "'uniform' is so by design; any other is a static model in "
+                "disguise: try routing='variance' or 'error', a lower "
+                'loss_weight, or a warm-up (mmdge.RoutingWarmupHook).'
+            )
+
+
+def describe_collapse(ratio: float, std: float, spread: float) -> str | None:
+    """Say how routing has collapsed, if it has.
+
+    Args:
+        ratio (float): Mean ratio of dynamic to dense FLOPs.
+        std (float): Its standard deviation over the images.
+        spread (float): Mean :attr:`Cost.region_spread`.
+
+    Returns:
+        str | None: What all regions, or all images, have in common.
+    """
+    if spread < 1e-3:
+        how = 'finest' if ratio > 0.999 else 'of one granularity'
+        return f'all regions of a block are {how}'
+    if std < 1e-3:
+        return 'all images cost the same'
+    return None
 
 
 def is_samples(output: Any) -> bool:
