@@ -105,7 +105,9 @@ def main() -> None:
     checks.check_datasets(cfg, ('train', 'val'))
     launch.do_without_amp(cfg)
     launch.init_cpu_distributed(cfg)
-    launch.build_runner(cfg).train()
+    runner = launch.build_runner(cfg)
+    checks.check_classes(runner.train_dataloader.dataset)
+    runner.train()
 
 
 if __name__ == '__main__':

@@ -4,6 +4,7 @@ These checks come before anything is built or written, so that a wrong path
 costs a second and leaves nothing behind.
 """
 
+import json
 import logging
 import os
 import re
@@ -250,6 +251,36 @@ def check_datasets(cfg: Config, splits: Iterable[str]) -> None:
         for key, node in walk(cfg.get(evaluator), evaluator):
             if isinstance(node.get('ann_file'), str):
                 _check_data(split, node['ann_file'], '', f'{key}.ann_file')
+
+
+def check_classes(dataset: Any) -> None:
+    """Make sure that a data set in COCO's format has classes of the config.
+
+    Those of other names are left out without a word, and what trains on
+    nothing learns nothing.
+
+    Args:
+        dataset: Any that was built, or a wrapper of others.
+
+    Raises:
+        UserError: If none of the classes is there: which are.
+    """
+    inner = getattr(dataset, 'datasets', None) or [
+        getattr(dataset, 'dataset', None)
+    ]
+    for other in inner:
+        if other is not None:
+            check_classes(other)
+    if getattr(dataset, 'cat_ids', None) == []:
+        wanted = ', '.join(map(repr, dataset.metainfo['classes'][:5]))
+        with open(dataset.ann_file) as file:
+            found = json.load(file)['categories']
+        names = ', '.join(repr(category['name']) for category in found[:5])
+        raise UserError(
+            f'{dataset.ann_file} has none of the classes of the config '
+            f'({wanted}, ...) but {names}: set metainfo=dict(classes=(...)) '
+            'of the data set, and num_classes of the heads'
+        )
 
 
 def walk(node: Any, key: str = '') -> Iterator[tuple[str, Mapping]]:

@@ -6,7 +6,6 @@ three run through MMEngine's Runner.
 
 import argparse
 import copy
-import errno
 import gc
 import os
 import sys
@@ -28,6 +27,7 @@ from mmdge._requirements import HOSTS, missing_message
 from . import checks
 from .checks import walk
 from .errors import UserError
+from .mistakes import in_one_line
 from .safe_load import use_safe_loading
 
 # Rank, world size and local rank, as each launcher names them.
@@ -40,8 +40,6 @@ _LAUNCHER_ENV = {
         'OMPI_COMM_WORLD_LOCAL_RANK',
     ),
 }
-# A full disk, a quota, a limit, a disk that has become read-only.
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 class _CfgOptions(DictAction):
@@ -140,10 +138,17 @@ def load_config(
         )
     try:
         cfg = Config.fromfile(path)
-    except OSError as err:
-        raise UserError(f'cannot read the config {path}: {err}') from err
     except ModuleNotFoundError as err:
         raise UserError(_host_missing(path, err)) from err
+    except Exception as err:  # a config is code, and may raise anything
+        raise UserError(
+            f'cannot read the config {path}: {type(err).__name__}: {err}'
+        ) from err
+    if cfg.get('model') is None:
+        raise UserError(
+            f"the config {path} has no entry 'model'; inherit one by _base_, "
+            'or name the config of a training'
+        )
     scope = cfg.get('default_scope')
     if scope in HOSTS and find_spec(scope) is None:
         raise UserError(missing_message(scope, str(path)))
@@ -299,7 +304,7 @@ def run_tool(main: Callable[[], None]) -> int:
     try:
         main()
     except Exception as err:
-        said = _in_one_line(err)
+        said = in_one_line(err)
         if said is None:
             raise
         print(f'error: {said}', file=sys.stderr, flush=True)
@@ -311,24 +316,6 @@ def run_tool(main: Callable[[], None]) -> int:
         gc.collect()
         torch.distributed.destroy_process_group()
     return 0
-
-
-def _in_one_line(err: Exception) -> str | None:
-    """What to say of an error that the user can mend; None of others."""
-    if isinstance(err, UserError):
-        return str(err)
-    if isinstance(err, OSError) and err.errno in _NO_ROOM:
-        where = f' ({err.filename})' if err.filename else ''
-        return (
-            f'{err.strerror}{where}: what was written before is whole. Make '
-            'room, and start again; a training goes on with --resume'
-        )
-    if isinstance(err, RuntimeError) and 'DataLoader worker' in str(err):
-        return (
-            f'{str(err).rstrip(". ")}. Perhaps memory ran out: lower '
-            'num_workers or batch_size; a training goes on with --resume'
-        )
-    return None
 
 
 def _host_missing(path: Path, err: ModuleNotFoundError) -> str:

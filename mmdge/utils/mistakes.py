@@ -1,0 +1,181 @@
+"""What to say, in one line, of errors that the user can mend.
+
+The hosts raise them deep inside, with a traceback of dozens of frames that
+names neither the entry of the config nor the file. Where a traceback went
+through tells both. What no rule knows keeps its traceback: it may be a bug.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import linecache
+import os
+import re
+from types import FrameType
+from typing import Any
+
+from mmengine.registry import Registry
+from mmengine.runner import Runner
+
+from .errors import UserError
+
+# A full disk, a quota, a limit, a disk that has become read-only.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_PACKAGE = os.path.dirname(os.path.dirname(__file__))
+# What a running model says of data that it was not made for.
+_MISMATCHES = {
+    r'Target -?\d+ is out of bounds': 'the annotations have a class that the '
+    'model does not: set num_classes, or ignore_index and reduce_zero_label '
+    'of the data set',
+    r'Class values must be smaller than num_classes': 'the annotations have '
+    'a class that the model does not: set num_classes',
+    r'stack expects each tensor to be equal size': 'the samples of a batch '
+    'differ in size: an image and its annotation do, or the pipeline lacks a '
+    'Resize or a crop, or size_divisor the padding',
+}
+
+
+def in_one_line(err: Exception) -> str | None:
+    """Say what is wrong and what to do.
+
+    Args:
+        err (Exception): What a tool has raised, with its traceback.
+
+    Returns:
+        str | None: One line; None if it isn't known to be a mistake.
+    """
+    if isinstance(err, UserError):
+        return str(err)
+    if isinstance(err, OSError) and err.errno in _NO_ROOM:
+        where = f' ({err.filename})' if err.filename else ''
+        return (
+            f'{err.strerror}{where}: what was written before is whole. Make '
+            'room, and start again; a training goes on with --resume'
+        )
+    frames = _frames(err)
+    return (
+        _of_loaders(err)
+        or _of_loading(err, frames)
+        or _of_the_config(err, frames)
+        or _of_the_data(err)
+        or _of_mmdge(err, frames)
+    )
+
+
+def _frames(err: Exception) -> list[FrameType]:
+    """Where it went through, the innermost last."""
+    frames, trace = [], err.__traceback__
+    while trace is not None:
+        frames.append(trace.tb_frame)
+        trace = trace.tb_next
+    return frames
+
+
+def _text(err: Exception) -> str:
+    """The last line of an error's text, which is the only one of most."""
+    if isinstance(err, KeyError) and err.args:
+        return f'no {err.args[0]!r}'
+    lines = [line for line in str(err).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else _asserted(err)
+
+
+def _asserted(err: Exception) -> str:
+    """The line of code that a bare ``assert`` stands in."""
+    trace = err.__traceback__
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    file = trace.tb_frame.f_code.co_filename
+    return linecache.getline(file, trace.tb_lineno).strip()
+
+
+def _of_loaders(err: Exception) -> str | None:
+    """Of processes that load data."""
+    said = str(err)
+    if isinstance(err, RuntimeError) and said.startswith('DataLoader worker'):
+        return (
+            f'{said.rstrip(". ")}. Perhaps memory ran out: lower num_workers '
+            'or batch_size; a training goes on with --resume'
+        )
+    caught = re.match(r'Caught \w+ in DataLoader worker', said)
+    if caught and re.search(r'File ".*loading\.py"', said):
+        return (
+            f'cannot load a sample: {_text(err)}; where no file is named, '
+            'num_workers=0 and persistent_workers=False of the loader do'
+        )
+    return None
+
+
+def _of_loading(err: Exception, frames: list[FrameType]) -> str | None:
+    """Of an image or an annotation that cannot be loaded."""
+    for frame in frames:
+        if frame.f_code.co_filename.endswith('loading.py'):
+            results = frame.f_locals.get('results') or {}
+            names = [
+                results[key]
+                for key in ('img_path', 'seg_map_path')
+                if results.get(key)
+            ]
+            return f'cannot load a sample ({", ".join(names)}): {_text(err)}'
+    return None
+
+
+def _of_the_config(err: Exception, frames: list[FrameType]) -> str | None:
+    """Of an entry of the config from which nothing can be built."""
+    kinds = (KeyError, ValueError, TypeError, AssertionError, OSError)
+    if not isinstance(err, kinds):
+        return None
+    built = [f for f in frames if f.f_code.co_name == 'build_from_cfg']
+    if not built:
+        runner = any(
+            isinstance(frame.f_locals.get('self'), Runner)
+            and frame.f_code.co_name == '__init__'
+            for frame in frames
+        )
+        return f'the config does not fit: {_text(err)}' if runner else None
+    cfg, registry = (built[-1].f_locals.get(k) for k in ('cfg', 'registry'))
+    cfg = cfg if isinstance(cfg, dict) else {}
+    kind = cfg.get('type')
+    if isinstance(err, KeyError) and 'registry' in str(err):
+        return f'type={kind!r} of the config is unknown{_like(kind, registry)}'
+    name = getattr(kind, '__name__', kind)
+    file = cfg.get('ann_file')
+    if isinstance(file, str):
+        file = os.path.join(cfg.get('data_root') or '', file)
+        name = f'{name} from {file}, which may not be whole, or not its format'
+    return f'cannot build {name}: {_text(err)}'
+
+
+def _like(kind: Any, registry: Any) -> str:
+    """Names that are nearly that one."""
+    if not isinstance(registry, Registry):
+        return ''
+    while registry.parent is not None:
+        registry = registry.parent
+    names, queue = [], [registry]
+    while queue:
+        registry = queue.pop()
+        queue += registry.children.values()
+        scope = f'{registry.scope}.' if registry.parent is not None else ''
+        names += [f'{scope}{name}' for name in registry.module_dict]
+    short = str(kind).rpartition('.')[2]
+    near = difflib.get_close_matches(
+        short, {name.rpartition('.')[2] for name in names}, n=2
+    )
+    there = [n for n in names if n.rpartition('.')[2] in near]
+    return f'; there is {" and ".join(sorted(there))}' if there else ''
+
+
+def _of_the_data(err: Exception) -> str | None:
+    """Of data that the model was not made for."""
+    if isinstance(err, (IndexError, RuntimeError)):
+        for said, advice in _MISMATCHES.items():
+            if re.search(said, str(err)):
+                return f'{_text(err)}: {advice}'
+    return None
+
+
+def _of_mmdge(err: Exception, frames: list[FrameType]) -> str | None:
+    """Of what mmdge itself checks and names."""
+    inside = frames[-1].f_code.co_filename.startswith(_PACKAGE)
+    return str(err) if isinstance(err, ValueError) and inside else None

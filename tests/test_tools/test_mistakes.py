@@ -1,0 +1,402 @@
+"""What people get wrong, and files that are broken: one line each.
+
+The line names what is wrong and what to do; nothing that was there is
+overwritten. Checkpoints have tests/test_tools/test_checkpoints.py.
+"""
+
+import json
+import re
+
+import cv2
+import numpy as np
+import pytest
+
+from mmdge.datasets import write_shapes
+from tests.tool_runs import SHAPES, data_options
+
+NO_WORKERS = [
+    f'{split}_dataloader.{option}'
+    for split in ('train', 'val', 'test')
+    for option in ('num_workers=0', 'persistent_workers=False')
+]
+BACKBONE = 'model.backbone.'
+PIPELINE = 'train_dataloader.dataset.pipeline.'
+
+
+@pytest.fixture
+def data(tmp_path):
+    write_shapes(tmp_path / 'shapes', num_train=4, num_val=2, size=96)
+    return tmp_path / 'shapes'
+
+
+@pytest.fixture
+def train(tmp_path, tool):
+    """A function that trains an epoch; a checkpoint stays as it was."""
+
+    def run(config, root, *options, expect=0):
+        kept = tmp_path / 'run' / 'epoch_9.pth'
+        kept.parent.mkdir()
+        kept.write_text('a checkpoint')
+        host = next(h for h in SHAPES if SHAPES[h] == config)
+        said = tool(
+            *('tools/train.py', config, '--work-dir', kept.parent),
+            '--cfg-options',
+            *data_options(host, root),
+            *NO_WORKERS,
+            'train_dataloader.batch_size=2',
+            'train_cfg.max_epochs=1',
+            'train_cfg.val_interval=1',
+            'model.test_cfg.score_thr=0.0' if host == 'mmdet' else 'epoch=1',
+            # Two runs of one name within a second would share a logger.
+            f'experiment_name={tmp_path.name}',
+            *options,
+            expect=expect,
+        )
+        assert kept.read_text() == 'a checkpoint'
+        return said
+
+    return run
+
+
+def error_in(said):
+    (error,) = re.findall('^error: (.*)$', said, re.MULTILINE)
+    assert 'Traceback' not in said
+    return error
+
+
+CONFIGS = {
+    'backbone type': (
+        [f'{BACKBONE}type=mmdge.DGEPTV'],
+        r"type='mmdge\.DGEPTV' of the config is unknown; there is "
+        r'.*mmdge\.DGEPVT',
+    ),
+    'arch name': (
+        [f'{BACKBONE}arch=tinny'],
+        "cannot build mmdge.DGEPVT: arch='tinny' is unknown; allowed are "
+        "'tiny', 'small'",
+    ),
+    'arch number': ([f'{BACKBONE}arch=3'], 'arch must be a name or a dict'),
+    'routing name': (
+        [f'{BACKBONE}routing=varience'],
+        "routing='varience' is unknown; allowed are 'finest', 'learned'",
+    ),
+    'granularities order': (
+        [f'{BACKBONE}granularities=(4,2,1)'],
+        r'granularities=\(4, 2, 1\) must be positive and ascending',
+    ),
+    'granularities that do not divide': (
+        [f'{BACKBONE}granularities=(1,3,4)'],
+        r'each must divide the last, e\.g\. \(1, 2, 4\)',
+    ),
+    'granularities of letters': (
+        [f'{BACKBONE}granularities=abc'],
+        "granularities='abc' must be one set of integers",
+    ),
+    'price': (
+        [f'{BACKBONE}price=cheap'],
+        "price must be a number, but got 'cheap'",
+    ),
+    'argument': (
+        [f'{BACKBONE}depth=50'],
+        "cannot build mmdge.DGEPVT: .*unexpected keyword argument 'depth'",
+    ),
+    'out_indices': (
+        [f'{BACKBONE}out_indices=(0,7)'],
+        r'out_indices=\(0, 7\) must be .* among 0 to 3',
+    ),
+    'frozen_stages': (
+        [f'{BACKBONE}frozen_stages=9'],
+        'frozen_stages=9 must be an integer of at most 4',
+    ),
+    'drop_path_rate': (
+        [f'{BACKBONE}drop_path_rate=2'],
+        r'drop_prob must be in \[0, 1\)',
+    ),
+    'budget': (
+        ['custom_hooks.0.budget=50'],
+        r'cannot build mmdge\.CostHook: budget, .* must be in \(0, 1\], but '
+        'got 50',
+    ),
+    'hook': (
+        ['custom_hooks.0.type=mmdge.CostHok'],
+        r"type='mmdge\.CostHok' of the config is unknown; there is mmdge\."
+        'CostHook',
+    ),
+    'metric without the hook': (
+        ['custom_hooks=[]'],
+        r"without backbone_cost; add dict\(type='mmdge\.CostHook'",
+    ),
+    'data set': (
+        ['train_dataloader.dataset.type=CocoDatset'],
+        r"type='CocoDatset' of the config is unknown; there is "
+        r'.*mmdet\.CocoDataset',
+    ),
+    'transform': (
+        [f'{PIPELINE}0.type=LoadImageFromFil'],
+        r"type='LoadImageFromFil' of the config is unknown; there is",
+    ),
+    'loop': (
+        ['train_cfg.type=EpochBasedLoop'],
+        "type='EpochBasedLoop' of the config is unknown",
+    ),
+    'optimizer': (
+        ['optim_wrapper.optimizer.momentum=0.9'],
+        "cannot build AdamW: .*unexpected keyword argument 'momentum'",
+    ),
+    'number of classes': (
+        ['model.bbox_head.num_classes=2'],
+        'have a class that the model does not: set num_classes',
+    ),
+    'epochs': (
+        ['train_cfg.max_epochs=many'],
+        r"cannot build EpochBasedTrainLoop: invalid literal .*'many'",
+    ),
+    'batch of none': (
+        ['train_dataloader.batch_size=0'],
+        'batch_size should be a positive integer',
+    ),
+    'learning rate': (
+        ['optim_wrapper.optimizer.lr=-1'],
+        r'cannot build AdamW: Invalid learning rate: -1',
+    ),
+    'half a training': (
+        ['optim_wrapper=None'],
+        'the config does not fit: .*optim_wrapper should be',
+    ),
+}
+
+
+@pytest.mark.parametrize('case', CONFIGS)
+def test_a_config(case, data, train):
+    options, message = CONFIGS[case]
+    said = train(SHAPES['mmdet'], data, *options, expect=2)
+    assert re.search(message, error_in(said))
+
+
+FILES = {
+    'missing base': ('c.py', "_base_ = 'nothing.py'", r'nothing\.py'),
+    'syntax': ('c.py', 'model = dict(\n', r"'\(' was never closed"),
+    'extension': ('c.txt', 'a = 1', 'Only py/yml/yaml/json type'),
+    'empty': ('c.py', '', "has no entry 'model'"),
+    'broken json': ('c.json', '{', 'line 1 column 2'),
+    'unknown name': (
+        'c.py',
+        'model = dict(a=b)',
+        "NameError: name 'b' is not",
+    ),
+}
+
+
+@pytest.mark.parametrize('case', FILES)
+def test_a_config_file(case, tmp_path, tool):
+    name, content, message = FILES[case]
+    (tmp_path / name).write_text(content)
+    said = tool('tools/train.py', tmp_path / name, expect=2)
+    error = error_in(said)
+    assert re.search(message, error) and str(tmp_path / name) in error
+
+
+def draw(*shape, dtype=np.uint8):
+    """A function that writes an image of noise."""
+    noise = np.random.default_rng(0).random(shape) * np.iinfo(dtype).max
+
+    def write(path):
+        assert cv2.imwrite(str(path), noise.astype(dtype))
+
+    return write
+
+
+def content(some):
+    return lambda path: path.write_bytes(some)
+
+
+def first(root, pattern):
+    return sorted(root.glob(pattern))[0]
+
+
+def as_png(root):
+    """Name the first image by an ending that any depth goes with."""
+    annotations = root / 'annotations' / 'instances_train.json'
+    name = first(root, 'train/*.jpg').name
+    text = annotations.read_text().replace(name, 'a.png')
+    annotations.write_text(text)
+    return root / 'train' / 'a.png'
+
+
+BROKEN_IMAGES = {
+    'cut off': (lambda p: p.write_bytes(p.read_bytes()[:200]), 'failed to'),
+    'empty': (content(b''), 'buf.empty'),
+    'text': (content(b'<html>404</html>'), 'failed to load image'),
+    'missing': (lambda p: p.unlink(), 'No such file'),
+}
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+@pytest.mark.parametrize('case', BROKEN_IMAGES)
+def test_a_broken_image(case, workers, data, train):
+    change, message = BROKEN_IMAGES[case]
+    path = first(data, 'train/*.jpg')
+    change(path)
+    said = train(
+        SHAPES['mmdet'],
+        data,
+        f'train_dataloader.num_workers={workers}',
+        expect=2,
+    )
+    error = error_in(said)
+    assert re.search(f'cannot load a sample.*{message}', error)
+    # OpenCV doesn't name it, and where another process loads, we cannot.
+    named = 'num_workers=0' if (workers, case) == (1, 'empty') else str(path)
+    assert named in error
+
+
+@pytest.mark.parametrize(
+    'write',
+    [
+        draw(1, 1, 3),
+        draw(1, 5000, 3),
+        draw(5000, 1, 3),
+        draw(96, 96),
+        draw(96, 96, 4),
+        draw(96, 96, 3, dtype=np.uint16),
+    ],
+    ids=['1x1', '1x5000', '5000x1', 'grey', 'RGBA', '16 bit'],
+)
+def test_an_unusual_image_trains_and_is_evaluated(write, data, train):
+    write(as_png(data))
+    said = train(
+        SHAPES['mmdet'],
+        data,
+        # It is evaluated, too.
+        'val_dataloader.dataset.ann_file=annotations/instances_train.json',
+        'val_dataloader.dataset.data_prefix.img=train/',
+        'val_evaluator.0.ann_file='
+        f'{data / "annotations" / "instances_train.json"}',
+    )
+    assert 'backbone/GFLOPs' in said and 'nan' not in said
+
+
+def edit(change):
+    """A function that changes annotations in COCO's format."""
+
+    def run(root):
+        path = root / 'annotations' / 'instances_train.json'
+        coco = json.loads(path.read_text())
+        for annotation in coco['annotations']:
+            change(annotation)
+        path.write_text(json.dumps(coco))
+
+    return run
+
+
+def drop(root):
+    path = root / 'annotations' / 'instances_train.json'
+    path.write_text(json.dumps({**json.loads(path.read_text()),
+                                'annotations': []}))  # fmt: skip
+
+
+HARMLESS = {
+    'no objects': drop,
+    'crowds alone': edit(lambda a: a.update(iscrowd=1)),
+    'boxes without area': edit(lambda a: a.update(bbox=[3, 3, 0, 0])),
+    'boxes outside': edit(lambda a: a.update(bbox=[999, 999, 5, 5])),
+    'boxes that are no numbers': edit(
+        lambda a: a.update(bbox=[float('nan')] * 4)
+    ),
+    'unknown categories': edit(lambda a: a.update(category_id=99)),
+    'unknown images': edit(lambda a: a.update(image_id=9999)),
+}
+
+
+@pytest.mark.parametrize('case', HARMLESS)
+def test_annotations_of_nothing_train(case, data, train):
+    """They are left out, as mmdet does, and the loss is that of nothing."""
+    HARMLESS[case](data)
+    said = train(SHAPES['mmdet'], data)
+    assert re.search(r'Epoch\(train\).* loss: \d+\.\d+', said)
+    assert 'nan' not in said
+
+
+def write(text):
+    return lambda root: (
+        root / 'annotations' / 'instances_train.json'
+    ).write_text(text)
+
+
+def rename(root):
+    path = root / 'annotations' / 'instances_train.json'
+    path.write_text(path.read_text().replace('"name": "', '"name": "x'))
+
+
+ANNOTATIONS = {
+    'cut off': (write('{"images": ['), 'JSON|Expecting value'),
+    'empty': (write(''), 'Expecting value'),
+    'a list': (write('[]'), "<class 'list'> not supported"),
+    'without keys': (write('{}'), "no 'categories'"),
+    'without boxes': (edit(lambda a: a.pop('bbox')), "no 'bbox'"),
+    'other classes': (rename, 'has none of the classes of the config'),
+}
+
+
+@pytest.mark.parametrize('case', ANNOTATIONS)
+def test_broken_annotations(case, data, train):
+    change, message = ANNOTATIONS[case]
+    change(data)
+    error = error_in(train(SHAPES['mmdet'], data, expect=2))
+    assert re.search(message, error)
+    assert 'instances_train.json' in error
+
+
+def flat(value, *shape):
+    def run(path):
+        assert cv2.imwrite(str(path), np.full(shape, value, np.uint8))
+
+    return run
+
+
+MAPS = {
+    'ids out of range': (
+        flat(200, 96, 96),
+        'Target 200 is out of bounds.*set num_classes, or ignore_index',
+    ),
+    'of another size': (
+        flat(1, 50, 50),
+        'differ in size: an image and its annotation do',
+    ),
+    'of colours': (flat(1, 96, 96, 3), 'differ in size'),
+    'missing': (lambda p: p.unlink(), 'cannot load a sample.*No such file'),
+    'text': (content(b'404'), 'cannot load a sample'),
+}
+
+
+@pytest.mark.parametrize('case', MAPS)
+def test_broken_maps_of_classes(case, data, train):
+    change, message = MAPS[case]
+    change(first(data, 'semantic/train/*.png'))
+    error = error_in(train(SHAPES['mmseg'], data, expect=2))
+    assert re.search(message, error)
+
+
+def a_file(root):
+    root.rename(root.with_name('moved'))
+    root.write_text('')
+
+
+ROOTS = {
+    'a file': (a_file, 'train data not found.*is not there; make it with'),
+    'without images': (
+        lambda root: [path.unlink() for path in root.glob('train/*')],
+        'cannot load a sample.*No such file',
+    ),
+    'without annotations': (
+        lambda r: (r / 'annotations' / 'instances_train.json').unlink(),
+        r'instances_train\.json is not there',
+    ),
+}
+
+
+@pytest.mark.parametrize('case', ROOTS)
+def test_a_data_root(case, data, train):
+    change, message = ROOTS[case]
+    change(data)
+    assert re.search(message, error_in(train(SHAPES['mmdet'], data, expect=2)))
