@@ -14,11 +14,11 @@ unexport VIRTUAL_ENV
 unexport PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo study test lint format clean
+.PHONY: help env demo study test test-matrix lint format clean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile \
-	  | awk -F'|' '{printf "%-14s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile \
+	  | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
 	@echo 'Variables: PYTHON=$(PYTHON) VENV=$(VENV) JOBS=$(JOBS) PYTEST_ARGS='
 
 env: $(STAMP)  ## set up .venv (once, 2-5 minutes)
@@ -33,6 +33,9 @@ study: $(STAMP)  ## go on with the study of docs/results.md (many hours)
 test: $(STAMP)  ## run the tests, e.g. make test PYTEST_ARGS='-k router'
 	@OMP_NUM_THREADS=1 $(BIN) -m pytest -n $(JOBS) --dist loadfile \
 	  $(PYTEST_ARGS)
+
+test-matrix:  ## run the tests in every environment (some 2 hours, 28 GB)
+	@$(PYTHON) tests/matrix/run.py --jobs $(JOBS)
 
 lint: $(STAMP)  ## check style, change nothing
 	@$(BIN) -m ruff check .

@@ -34,7 +34,9 @@ def _statistic(owner: Any, name: str) -> Callable:
 
 def _harmless() -> list:
     """Classes and functions that training states are made of."""
-    multiarray = (getattr(np, '_core', None) or np.core).multiarray
+    # numpy 1 has a folder _core as well, in which next to nothing is.
+    core = np.core if np.__version__.startswith('1.') else np._core
+    multiarray = core.multiarray
     kinds = np.typecodes['AllInteger'] + np.typecodes['AllFloat'] + '?'
     return [
         argparse.Namespace,  # the arguments of a training

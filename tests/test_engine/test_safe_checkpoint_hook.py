@@ -15,7 +15,7 @@ from torch import nn
 
 from mmdge import SafeCheckpointHook
 from mmdge.engine import atomic_backend
-from mmdge.utils.safe_load import read_checkpoint
+from mmdge.utils.safe_load import read_checkpoint, use_safe_loading
 
 
 class Model(BaseModel):
@@ -50,6 +50,7 @@ class Step(BaseMetric):
 def train(tmp_path):
     """A function that trains; what it takes is the hook's or the loop's."""
     Step.count = 0
+    use_safe_loading()  # with which older MMEngines resume at all
     names = iter(range(100))
 
     def run(epochs, hooks=(), val=True, resume=False, **kwargs):
