@@ -144,11 +144,6 @@ def load_config(
         raise UserError(
             f'cannot read the config {path}: {type(err).__name__}: {err}'
         ) from err
-    if cfg.get('model') is None:
-        raise UserError(
-            f"the config {path} has no entry 'model'; inherit one by _base_, "
-            'or name the config of a training'
-        )
     scope = cfg.get('default_scope')
     if scope in HOSTS and find_spec(scope) is None:
         raise UserError(missing_message(scope, str(path)))
@@ -250,8 +245,13 @@ def build_runner(cfg: Config) -> Runner:
     """Build the Runner, or the one that ``runner_type`` names.
 
     Raises:
-        UserError: If there can be no work dir.
+        UserError: If there is no model, or there can be no work dir.
     """
+    if cfg.get('model') is None:
+        raise UserError(
+            f"the config {cfg.filename} has no entry 'model'; inherit one by "
+            '_base_, or name the config of a training'
+        )
     checks.make_folder(cfg.work_dir, '--work-dir')
     if 'runner_type' in cfg:
         return RUNNERS.build(cfg)

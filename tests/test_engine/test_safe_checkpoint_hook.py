@@ -154,7 +154,7 @@ def test_resuming_draws_the_same_numbers_and_evaluates(best, train, tmp_path):
 def test_weights_alone_start_a_training_of_its_own(train, tmp_path):
     train(1, val=False, interval=1)
     path = tmp_path / 'epoch_1.pth'
-    checkpoint = torch.load(path, weights_only=False)
+    checkpoint = read_checkpoint(path)
     (states,) = checkpoint['random_states']
     assert set(states) >= {'python', 'numpy', 'torch'}
 
@@ -162,7 +162,7 @@ def test_weights_alone_start_a_training_of_its_own(train, tmp_path):
 def test_another_number_of_processes_is_told(train, tmp_path, capsys):
     train(1, val=False, interval=1)
     path = tmp_path / 'epoch_1.pth'
-    checkpoint = torch.load(path, weights_only=False)
+    checkpoint = read_checkpoint(path)
     checkpoint['random_states'] *= 2
     torch.save(checkpoint, path)
     capsys.readouterr()
