@@ -14,14 +14,13 @@ import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS
-from mmengine.runner import load_checkpoint
 from torch import Tensor, nn
 
 from mmdge.datasets import image_loader
 from mmdge.models import share_for_budget
 from mmdge.models.backbones import DynamicBackbone
 from mmdge.models.rivals import count_flops, host_backbone, smaller_backbone
-from mmdge.utils import UserError
+from mmdge.utils import UserError, launch
 
 # Where each host keeps what it wants to know of an image.
 SAMPLES = dict(
@@ -98,12 +97,12 @@ class Subject:
             if (cfg.model.get('test_cfg') or {}).get('mode') == 'slide':
                 cfg.model.test_cfg.mode = 'whole'  # sizes are as asked for
             cfg.model.backbone.init_cfg = None  # nothing is downloaded
-            self.model = MODELS.build(cfg.model).eval()
+            self.model = launch.build_model(cfg, checkpoint).cpu()
+        if self.model and not checkpoint:
             with _quiet():
                 # Or a detector would be sure of everything it proposes.
                 self.model.init_weights()
         if checkpoint:
-            load_checkpoint(self.model, checkpoint, map_location='cpu')
             self._pool = [
                 self.model.data_preprocessor(data, False)['inputs']
                 for data in image_loader(cfg, number=num_images)
