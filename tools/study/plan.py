@@ -86,14 +86,14 @@ class Arm:
         return scratch or self.phase == 'finetuned'
 
 
+# Weaker than those with none at the coarsest.
+_WEAKER = ('finetuned-variance', 'finetuned-random', 'finetuned-uniform')
 _LONG = (
     'scratch-dense',
     'scratch-error',
     'scratch-learned',
     'scratch-smaller',
-    'finetuned-variance',
-    'finetuned-random',
-    'finetuned-uniform',
+    *_WEAKER,
 )
 _MORE = (
     'untrained-oracle',
@@ -109,7 +109,7 @@ SETTINGS = {
             'shapes-mask', 'mask-rcnn_pvt_fpn_shapes-192', (192, 192), _LONG
         ),
         Setting('shapes-semantic', 'fpn_pvt_shapes-192', (192, 192), _LONG),
-        Setting('camvid', 'fpn_pvt_camvid-256x192', (192, 256)),
+        Setting('camvid', 'fpn_pvt_camvid-256x192', (192, 256), _WEAKER),
         Setting(
             'bccd', 'retinanet_pvt_fpn_bccd-320x240', (240, 320), _LONG + _MORE
         ),
@@ -135,6 +135,7 @@ ARMS = (
     Arm('variance', 'finetuned', (BUDGET,)),
     Arm('error', 'finetuned', (0.35,), 0.35),
     Arm('error', 'finetuned', (0.7,), 0.7),
+    Arm('uniform-mid', 'finetuned', (0.35,), 0.35),
     Arm('dense', 'scratch', budget=None),
     Arm('error', 'scratch', (BUDGET,)),
     Arm('learned', 'scratch', (None, BUDGET)),

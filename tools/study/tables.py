@@ -162,9 +162,11 @@ def budgets(rows: Rows) -> str:
             ('trained at .35, .5, .7', 'finetuned', 'error-many', BUDGET),
             ('trained at .35', 'finetuned', 'error', 0.35),
             ('trained at .7', 'finetuned', 'error', 0.7),
+            ('uniform, no 4 x 4', 'finetuned', 'uniform-mid', None),
         ):
             found = [
-                rows.of(setting, phase, arm, budget, asked) for asked in SWEEP
+                rows.of(setting, phase, arm, budget or asked, asked)
+                for asked in SWEEP
             ]
             if any(found):
                 cells = [accuracy(rows) if rows else '' for rows in found]
