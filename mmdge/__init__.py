@@ -6,7 +6,7 @@ with ``custom_imports = dict(imports=['mmdge'], allow_failed_imports=False)``.
 
 # _requirements comes first: it says in one sentence what is missing.
 from . import _requirements, ops_fallback  # noqa: F401
-from .datasets import keep_worker_seed
+from .datasets import seed_worker
 from .engine import (
     CostHook,
     GranularityVisHook,
@@ -33,6 +33,6 @@ __all__ = [
     'SafeCheckpointHook',
     'SimpleFPN',
     '__version__',
-    'keep_worker_seed',
+    'seed_worker',
     'share_for_budget',
 ]

@@ -116,8 +116,8 @@ def main(kills):
         if os.WIFSIGNALED(status):
             done[name] += 1
             print(f'killed: {name}', flush=True)
-        elif os.WEXITSTATUS(status):
-            sys.exit(f'failed: {status}')
+        elif os.WEXITSTATUS(status) or len(open_ones) > 1:
+            sys.exit(f'ended too early: {status}, {done}')
     _, status = os.waitpid(attempt(), 0)
     sys.exit(os.waitstatus_to_exitcode(status))
 

@@ -18,7 +18,7 @@ SHAPES = dict(
 ON_CPU = dict(CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='1')
 
 
-def run(*command, expect=0, **env):
+def run(*command, expect=0, timeout=300, **env):
     """Run a command in the repository; return what it printed."""
     result = subprocess.run(
         [str(part) for part in command],
@@ -27,7 +27,7 @@ def run(*command, expect=0, **env):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=300,
+        timeout=timeout,
     )
     assert result.returncode == expect, result.stdout[-3000:]
     return result.stdout

@@ -2,7 +2,7 @@
 # Train under Slurm.
 #
 # Environment: GPUS (8), GPUS_PER_NODE (8), CPUS_PER_TASK (5), SRUN_ARGS (more
-# options for srun, split at blanks), PYTHON (python).
+# options for srun, split at blanks), PYTHON (python), PORT (any).
 set -euo pipefail
 if (($# < 4)); then
   echo "usage: $0 PARTITION JOB_NAME CONFIG WORK_DIR [options of train.py]" >&2
@@ -10,6 +10,8 @@ if (($# < 4)); then
 fi
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
+# Two jobs on one node must not meet at one port.
+export MASTER_PORT=${PORT:-$((20000 + RANDOM % 20000))}
 # SRUN_ARGS is unquoted on purpose: it holds several options.
 PYTHONPATH="$here/..${PYTHONPATH:+:$PYTHONPATH}" exec srun \
   --partition="$1" \

@@ -155,6 +155,7 @@ def main() -> None:
         augment(cfg)
     launch.init_cpu_distributed(cfg)
     runner = launch.build_runner(cfg)
+    checks.check_classes(runner.test_dataloader.dataset)
     if args.out:
         metrics = runner.test_evaluator.metrics
         metrics.append(dump_to(args.out, cfg.get('default_scope')))

@@ -8,6 +8,7 @@ Example::
 import argparse
 import os
 import sys
+from pathlib import Path
 
 import torch
 from mmengine.config import Config
@@ -74,20 +75,44 @@ def scale_lr(cfg: Config) -> None:
 
 
 def resume_from(cfg: Config, checkpoint: str | None) -> None:
-    if checkpoint in (None, 'auto'):
-        checkpoint = checks.find_latest_checkpoint(cfg.work_dir)
-        # A first run has nothing to go on from, and keeps its load_from.
-        if checkpoint is None:
-            cfg.resume = False
-            print(f'nothing to resume in {cfg.work_dir}, starting afresh')
-            return
+    auto = checkpoint in (None, 'auto')
+    if auto:
+        checkpoint = checks.find_latest_checkpoint(cfg)
+    # A first run has nothing to go on from, and keeps its load_from.
+    if checkpoint is None:
+        cfg.resume = False
+        print(f'nothing to resume in {cfg.work_dir}, starting afresh')
+        return
     if (cfg.get('strategy') or {}).get('type') == 'FSDPStrategy':
         raise UserError(
             'MMEngine cannot resume with FSDPStrategy; start from the weights '
             f'with --cfg-options load_from={checkpoint}'
         )
+    if not auto and restarted():
+        raise UserError(
+            'MAX_RESTARTS needs --resume without a name, or each time the '
+            f'training would begin again from {checkpoint}'
+        )
     cfg.resume = True
     cfg.load_from = checkpoint
+
+
+def start_afresh(cfg: Config) -> None:
+    mark = Path(cfg.work_dir, 'last_checkpoint')
+    if restarted():
+        raise UserError(
+            'MAX_RESTARTS needs --resume, or each time the training would '
+            'begin again from nothing'
+        )
+    if mark.is_file():
+        print(
+            f'{cfg.work_dir} has checkpoints of an earlier training, which '
+            'this one will overwrite; --resume goes on from them'
+        )
+
+
+def restarted() -> bool:
+    return os.environ.get('TORCHELASTIC_RESTART_COUNT', '0') != '0'
 
 
 def main() -> None:
@@ -100,13 +125,19 @@ def main() -> None:
     if args.auto_scale_lr:
         scale_lr(cfg)
     if args.resume or cfg.get('resume'):
-        resume_from(cfg, args.resume or cfg.load_from)
+        resume_from(cfg, args.resume or cfg.get('load_from'))
+    else:
+        start_afresh(cfg)
     checks.check_checkpoints(cfg)
     checks.check_datasets(cfg, ('train', 'val'))
     launch.do_without_amp(cfg)
     launch.init_cpu_distributed(cfg)
     runner = launch.build_runner(cfg)
+    if runner.train_loop is None:
+        raise UserError(f'{args.config} has no train_dataloader to train with')
     checks.check_classes(runner.train_dataloader.dataset)
+    if runner.val_loop is not None:
+        checks.check_classes(runner.val_dataloader.dataset)
     runner.train()
 
 

@@ -5,5 +5,5 @@ _base_ = './retinanet_dge-pvt_fpn_shapes.py'
 randomness = dict(seed=0, deterministic=True)
 train_dataloader = dict(
     persistent_workers=False,
-    worker_init_fn=dict(type='mmdge.keep_worker_seed'),
+    worker_init_fn=dict(type='mmdge.seed_worker'),
 )

@@ -10,7 +10,7 @@ from .scenes import (
     draw_scene,
 )
 from .shapes import write_shapes
-from .workers import keep_worker_seed
+from .workers import seed_worker
 
 __all__ = [
     'CLASSES',
@@ -20,6 +20,6 @@ __all__ = [
     'Scene',
     'draw_scene',
     'image_loader',
-    'keep_worker_seed',
+    'seed_worker',
     'write_shapes',
 ]

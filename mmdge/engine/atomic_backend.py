@@ -9,6 +9,7 @@ from pathlib import Path
 from mmengine.fileio import LocalBackend, register_backend
 
 from mmdge.utils import UserError
+from mmdge.utils.mistakes import advice
 
 # What is being written; one that was left by a killed process is overwritten.
 SUFFIX = '.part'
@@ -48,7 +49,7 @@ class AtomicBackend(LocalBackend):
                 part.unlink(missing_ok=True)
             raise UserError(
                 f'cannot write {path}: {err.strerror}; what was written '
-                'before is whole. Make room, and go on with --resume'
+                f'before is whole. {advice(err)}'
             ) from err
 
 

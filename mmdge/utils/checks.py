@@ -21,8 +21,8 @@ from mmengine.runner import CheckpointLoader
 from .errors import UserError
 from .safe_load import read_checkpoint
 
-# As MMEngine names those of an epoch or iteration.
-_AT_STEP = re.compile(r'(epoch|iter)_\d+\.pth')
+# Images that are looked at for an object.
+_LOOKED_AT = 200
 # How to get what is missing, by the first folder that names it.
 _SOURCES = {
     'shapes': 'make it with `python tools/dataset_converters/make_shapes.py`',
@@ -72,58 +72,93 @@ def check_checkpoint(
         )
 
 
-def find_latest_checkpoint(work_dir: str | os.PathLike) -> str | None:
+def find_latest_checkpoint(cfg: Config) -> str | None:
     """Find the checkpoint from which an interrupted training goes on.
 
     That is the one that ``last_checkpoint`` names, unless a later one was
-    saved and the process killed before the name was written. One that is cut
-    off, left by a process that was killed while writing, is passed over.
+    saved and the process killed before the name was written. One that cannot
+    be read, as if the process was killed while writing it, is passed over.
 
     Args:
-        work_dir: The folder of the training.
+        cfg: The config of the training: its ``work_dir``, and where its
+            checkpoint hook writes.
 
     Returns:
         The path; None if there is none.
 
     Raises:
-        UserError: If there are checkpoints and all of them are broken.
+        UserError: If a training wrote here, and nothing of it can be read.
     """
-    folder = Path(work_dir)
-    there = [p for p in folder.glob('*.pth') if _AT_STEP.fullmatch(p.name)]
-    there.sort(key=_time, reverse=True)
-    named, mark = [], folder / 'last_checkpoint'
-    if mark.is_file():
-        name = Path(mark.read_text().strip())
-        if name.name:  # or the process was killed before it was written
-            # Where the folder was moved, the path is that of before.
-            named = [name if name.exists() else folder / name.name]
-    later = [p for p in there if not named or _time(p) > _time(mark)]
-    candidates = [p for p in [*later, *named, *there] if p.exists()]
-    for path in dict.fromkeys(candidates):
-        if _is_whole(path):
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    folder = work_dir = Path(cfg.work_dir)
+    mark = work_dir / 'last_checkpoint'
+    name = mark.read_text().strip() if mark.is_file() else ''
+    if '://' in name:
+        return name  # of a store that we cannot look into
+    if hook.get('out_dir') and '://' not in str(hook['out_dir']):
+        folder = Path(hook['out_dir']) / work_dir.absolute().name
+    template = hook.get('filename_tmpl') or '{epoch|iter}_{}.pth'
+    there = _at_steps(folder, template)
+    # Where the folder was moved or copied, the name is that of before.
+    named = [p for p in (folder / Path(name).name, Path(name)) if p.is_file()]
+    named = named[:1] if name else []
+    step = there.get(named[0]) if named else None
+    later = [
+        path
+        for path in there
+        if not named
+        or step is not None
+        and there[path] > step
+        and _time(path) > _time(mark)
+    ]
+    candidates = list(dict.fromkeys([*later, *named, *there]))
+    for path in candidates:
+        try:
+            _read_to_its_end(path)
             return str(path)
-        print_log(f'{path} is cut off, and passed over', level=logging.WARNING)
-    if candidates:
+        except Exception as err:  # a flipped bit may raise anything
+            print_log(
+                f'{path} is broken, and passed over: {err}',
+                level=logging.WARNING,
+            )
+    if candidates or mark.is_file():
         raise UserError(
-            f'no checkpoint in {folder} is whole; remove them to start '
-            'afresh, or name another one: --resume CHECKPOINT'
+            f'{folder} has no checkpoint that can be read, but a training '
+            'wrote there; remove last_checkpoint and *.pth to start afresh, '
+            'or name another one: --resume CHECKPOINT'
         )
     return None
+
+
+def _at_steps(folder: Path, template: str) -> dict[Path, int]:
+    """Checkpoints and their epoch or iteration, the newest first."""
+    # MMEngine's own names, unless the config has others.
+    pattern = re.escape(template).replace(r'\{\}', r'(\d+)')
+    pattern = pattern.replace(r'\{epoch\|iter\}', '(?:epoch|iter)')
+    steps = {
+        path: int(found[1])
+        for path in folder.glob('*')
+        if (found := re.fullmatch(pattern, path.name)) and path.is_file()
+    }
+    return dict(sorted(steps.items(), key=lambda item: -_time(item[0])))
 
 
 def _time(path: Path) -> int:
     return path.stat().st_mtime_ns
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether a file, or a folder of shards, can be read to its end."""
-    if path.is_dir():
-        return True
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except zipfile.BadZipFile:
-        return False
+def _read_to_its_end(path: Path) -> None:
+    """Raise if anything of a checkpoint is not as it was written."""
+    with zipfile.ZipFile(path) as archive:
+        broken = archive.testzip()
+        # A flipped bit may make a tensor a folder, which has no checksum.
+        broken = broken or next(
+            (info.filename for info in archive.infolist() if info.is_dir()),
+            None,
+        )
+    if broken:
+        raise ValueError(f'{broken} inside has another checksum')
+    open_checkpoint(path)
 
 
 def open_checkpoint(path: str | os.PathLike) -> Mapping[str, Any]:
@@ -254,7 +289,7 @@ def check_datasets(cfg: Config, splits: Iterable[str]) -> None:
 
 
 def check_classes(dataset: Any) -> None:
-    """Make sure that a data set in COCO's format has classes of the config.
+    """Make sure that a data set of boxes has any of the config's classes.
 
     Those of other names are left out without a word, and what trains on
     nothing learns nothing.
@@ -263,7 +298,8 @@ def check_classes(dataset: Any) -> None:
         dataset: Any that was built, or a wrapper of others.
 
     Raises:
-        UserError: If none of the classes is there: which are.
+        UserError: If annotations in COCO's format have none of the classes:
+            which they have.
     """
     inner = getattr(dataset, 'datasets', None) or [
         getattr(dataset, 'dataset', None)
@@ -271,7 +307,10 @@ def check_classes(dataset: Any) -> None:
     for other in inner:
         if other is not None:
             check_classes(other)
-    if getattr(dataset, 'cat_ids', None) == []:
+    categories = getattr(dataset, 'cat_ids', None)
+    if categories is None:
+        return
+    if not categories:
         wanted = ', '.join(map(repr, dataset.metainfo['classes'][:5]))
         with open(dataset.ann_file) as file:
             found = json.load(file)['categories']
@@ -280,6 +319,14 @@ def check_classes(dataset: Any) -> None:
             f'{dataset.ann_file} has none of the classes of the config '
             f'({wanted}, ...) but {names}: set metainfo=dict(classes=(...)) '
             'of the data set, and num_classes of the heads'
+        )
+    number = min(len(dataset), _LOOKED_AT)
+    infos = (dataset.get_data_info(i) for i in range(number))
+    if not any(info.get('instances') for info in infos):
+        print_log(
+            f'none of the first {number} images of {dataset.ann_file} has an '
+            'object of the classes of the config',
+            level=logging.WARNING,
         )
 
 

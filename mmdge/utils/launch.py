@@ -7,6 +7,7 @@ three run through MMEngine's Runner.
 import argparse
 import copy
 import gc
+import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -170,7 +171,7 @@ def init_cpu_distributed(cfg: Config) -> bool:
     accelerator this opens a gloo group and changes the config to fit: the
     model wrapper gets no device ids, and SyncBN, which has no CPU kernel,
     becomes BN. Call it before the Runner is built; on a GPU it only checks
-    that there are as many as processes.
+    what the launcher left, and that there are as many as processes.
 
     Args:
         cfg: The config of the run; ``cfg.launcher`` says who started it.
@@ -184,6 +185,20 @@ def init_cpu_distributed(cfg: Config) -> bool:
     """
     if cfg.launcher == 'none':
         return False
+    source = _LAUNCHER_ENV[cfg.launcher]
+    # On GPUs MMEngine finds the address that Slurm and MPI leave out.
+    own = get_device() == 'cpu' or cfg.launcher == 'pytorch'
+    needed = [*source, 'MASTER_ADDR'] if own else source
+    missing = [name for name in needed if name not in os.environ]
+    if missing:
+        kind, first = 'dist', ''
+        if cfg.launcher == 'slurm':  # which does not set the address
+            kind, first = 'slurm', 'export MASTER_ADDR=<first node> and '
+        raise UserError(
+            f'--launcher {cfg.launcher} needs {", ".join(missing)} in the '
+            f'environment; {first}start with tools/{kind}_train.sh or '
+            f'tools/{kind}_test.sh, or drop --launcher'
+        )
     if torch.cuda.is_available():
         wanted = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
         if wanted > torch.cuda.device_count():
@@ -196,18 +211,6 @@ def init_cpu_distributed(cfg: Config) -> bool:
     if get_device() != 'cpu':
         return False
 
-    source = _LAUNCHER_ENV[cfg.launcher]
-    needed = [*source, 'MASTER_ADDR']
-    missing = [name for name in needed if name not in os.environ]
-    if missing:
-        kind, first = 'dist', ''
-        if cfg.launcher == 'slurm':  # which does not set the address
-            kind, first = 'slurm', 'export MASTER_ADDR=<first node> and '
-        raise UserError(
-            f'--launcher {cfg.launcher} needs {", ".join(missing)} in the '
-            f'environment; {first}start with tools/{kind}_train.sh or '
-            f'tools/{kind}_test.sh, or drop --launcher'
-        )
     for name, value in zip(_LAUNCHER_ENV['pytorch'], source, strict=True):
         os.environ[name] = os.environ[value]
     os.environ.setdefault('MASTER_PORT', '29500')
@@ -292,7 +295,8 @@ def build_model(
 def run_tool(main: Callable[[], None]) -> int:
     """Run a tool and turn its user errors into one line.
 
-    What it loads, it loads safely.
+    What it loads, it loads safely. With ``MMDGE_TRACEBACK=1`` in the
+    environment every error keeps its traceback.
 
     Args:
         main: The tool, without arguments.
@@ -301,11 +305,13 @@ def run_tool(main: Callable[[], None]) -> int:
         The exit code: 0, or 2 after what the user can mend.
     """
     use_safe_loading()
+    # A log that cannot be written is no reason for a traceback per line.
+    logging.raiseExceptions = False
     try:
         main()
     except Exception as err:
         said = in_one_line(err)
-        if said is None:
+        if said is None or os.environ.get('MMDGE_TRACEBACK'):
             raise
         print(f'error: {said}', file=sys.stderr, flush=True)
         return 2

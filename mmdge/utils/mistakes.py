@@ -20,8 +20,8 @@ from mmengine.runner import Runner
 
 from .errors import UserError
 
-# A full disk, a quota, a limit, a disk that has become read-only.
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+# A full disk, a quota, a limit.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _PACKAGE = os.path.dirname(os.path.dirname(__file__))
 # What a running model says of data that it was not made for.
 _MISMATCHES = {
@@ -47,20 +47,26 @@ def in_one_line(err: Exception) -> str | None:
     """
     if isinstance(err, UserError):
         return str(err)
-    if isinstance(err, OSError) and err.errno in _NO_ROOM:
+    if isinstance(err, OSError) and err.errno in (*_NO_ROOM, errno.EROFS):
         where = f' ({err.filename})' if err.filename else ''
         return (
-            f'{err.strerror}{where}: what was written before is whole. Make '
-            'room, and start again; a training goes on with --resume'
+            f'{err.strerror}{where}: what was written before is whole. '
+            f'{advice(err)}'
         )
     frames = _frames(err)
     return (
         _of_loaders(err)
         or _of_loading(err, frames)
         or _of_the_config(err, frames)
-        or _of_the_data(err)
+        or _of_the_data(err, frames)
         or _of_mmdge(err, frames)
     )
+
+
+def advice(err: OSError) -> str:
+    """What to do about a file that cannot be written."""
+    how = 'Make room' if err.errno in _NO_ROOM else 'Make the folder writable'
+    return f'{how}, and start again; a training goes on with --resume'
 
 
 def _frames(err: Exception) -> list[FrameType]:
@@ -75,13 +81,14 @@ def _frames(err: Exception) -> list[FrameType]:
 def _text(err: Exception) -> str:
     """The last line of an error's text, which is the only one of most."""
     if isinstance(err, KeyError) and err.args:
-        return f'no {err.args[0]!r}'
+        key = str(err.args[0])
+        return key if ' ' in key else f'no {key!r}'
     lines = [line for line in str(err).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else _asserted(err)
+    return lines[-1].strip() if lines else _innermost_line(err)
 
 
-def _asserted(err: Exception) -> str:
-    """The line of code that a bare ``assert`` stands in."""
+def _innermost_line(err: Exception) -> str:
+    """The line of code that raised it, as a bare ``assert`` does."""
     trace = err.__traceback__
     while trace.tb_next is not None:
         trace = trace.tb_next
@@ -110,20 +117,24 @@ def _of_loading(err: Exception, frames: list[FrameType]) -> str | None:
     """Of an image or an annotation that cannot be loaded."""
     for frame in frames:
         if frame.f_code.co_filename.endswith('loading.py'):
-            results = frame.f_locals.get('results') or {}
+            results = frame.f_locals.get('results')
             names = [
-                results[key]
+                str(results[key])
                 for key in ('img_path', 'seg_map_path')
-                if results.get(key)
+                if isinstance(results, dict) and results.get(key)
             ]
-            return f'cannot load a sample ({", ".join(names)}): {_text(err)}'
+            if names:
+                names = ', '.join(names)
+                return f'cannot load a sample ({names}): {_text(err)}'
     return None
 
 
 def _of_the_config(err: Exception, frames: list[FrameType]) -> str | None:
     """Of an entry of the config from which nothing can be built."""
-    kinds = (KeyError, ValueError, TypeError, AssertionError, OSError)
-    if not isinstance(err, kinds):
+    kinds = (KeyError, ValueError, AssertionError, OSError)
+    # Of a function that was called wrongly; others may be bugs.
+    called = isinstance(err, TypeError) and 'argument' in str(err)
+    if not called and not isinstance(err, kinds):
         return None
     built = [f for f in frames if f.f_code.co_name == 'build_from_cfg']
     if not built:
@@ -136,7 +147,8 @@ def _of_the_config(err: Exception, frames: list[FrameType]) -> str | None:
     cfg, registry = (built[-1].f_locals.get(k) for k in ('cfg', 'registry'))
     cfg = cfg if isinstance(cfg, dict) else {}
     kind = cfg.get('type')
-    if isinstance(err, KeyError) and 'registry' in str(err):
+    unknown = isinstance(err, KeyError) and f'{kind} is not in' in str(err)
+    if unknown:
         return f'type={kind!r} of the config is unknown{_like(kind, registry)}'
     name = getattr(kind, '__name__', kind)
     file = cfg.get('ann_file')
@@ -166,16 +178,24 @@ def _like(kind: Any, registry: Any) -> str:
     return f'; there is {" and ".join(sorted(there))}' if there else ''
 
 
-def _of_the_data(err: Exception) -> str | None:
+def _of_the_data(err: Exception, frames: list[FrameType]) -> str | None:
     """Of data that the model was not made for."""
-    if isinstance(err, (IndexError, RuntimeError)):
-        for said, advice in _MISMATCHES.items():
-            if re.search(said, str(err)):
-                return f'{_text(err)}: {advice}'
+    if not isinstance(err, (IndexError, RuntimeError)):
+        return None
+    # Where batches are put together and losses taken.
+    where = [f'{f.f_code.co_filename} {f.f_code.co_name}' for f in frames]
+    for said, advised in _MISMATCHES.items():
+        if re.search(said, str(err)) and any(
+            re.search('loss|collate|stack_batch|data_preprocessor', place)
+            for place in where
+        ):
+            return f'{_text(err)}: {advised}'
     return None
 
 
 def _of_mmdge(err: Exception, frames: list[FrameType]) -> str | None:
     """Of what mmdge itself checks and names."""
     inside = frames[-1].f_code.co_filename.startswith(_PACKAGE)
-    return str(err) if isinstance(err, ValueError) and inside else None
+    raised = _innermost_line(err).startswith('raise ')
+    checked = isinstance(err, ValueError) and inside and raised
+    return str(err) if checked else None

@@ -8,6 +8,7 @@ there is a way to every function; so the tools put this reader in its place.
 """
 
 import argparse
+import logging
 import os
 import pickle
 import re
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.logging import HistoryBuffer
+from mmengine.logging import HistoryBuffer, print_log
 from mmengine.runner import CheckpointLoader, checkpoint
 
 from .errors import UserError
@@ -104,6 +105,12 @@ def use_safe_loading() -> None:
     # For what is neither, as from s3; who sets the opposite means it.
     if 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD' not in os.environ:
         os.environ['TORCH_FORCE_WEIGHTS_ONLY_LOAD'] = '1'
+    else:
+        print_log(
+            'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is set: checkpoints other than '
+            'local files and downloads may run code',
+            level=logging.WARNING,
+        )
     register = CheckpointLoader.register_scheme
     register('', load_from_local, force=True)
     register(('http://', 'https://'), load_from_http, force=True)

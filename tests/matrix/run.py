@@ -159,13 +159,23 @@ class Run:
             return dict(failure=told.stderr.strip().splitlines()[-1])
         versions = json.loads(told.stdout.splitlines()[-1])
         report = self.folder / 'tests.xml'
+        report.unlink(missing_ok=True)
         self.log(
             'tests',
             *(self.python, '-m', 'pytest', '-n', jobs, '--dist', 'loadfile'),
             *('-q', f'--junit-xml={report}', *pytest_args),
             OMP_NUM_THREADS='1',
         )
+        if not report.exists():
+            return dict(failure=f'pytest died, see {self.folder}/tests.log')
         return dict(versions=versions, **read_report(report))
+
+
+def git(*command: str) -> str:
+    """What git says, nothing where there is none."""
+    return subprocess.run(
+        ['git', *command], cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip()
 
 
 def read_report(path: Path) -> dict:
@@ -223,9 +233,13 @@ def main() -> int:
     for name in args.only or ENVIRONMENTS:
         run = Run(name, args.work_dir.absolute())
         note = run.folder / 'result.json'
+        # Of this code, and of these tests?
+        tested = [git('rev-parse', 'HEAD'), git('diff'), args.pytest_args]
         if note.exists() and not args.again:
-            results[name] = json.loads(note.read_text())
-            continue
+            result = json.loads(note.read_text())
+            if result['tested'] == tested:
+                results[name] = result
+                continue
         print(f'{name}: {run.environment.what} ...', flush=True)
         failure = run.build(args.python)
         if failure:
@@ -233,9 +247,9 @@ def main() -> int:
         else:
             result = run.test(args.jobs, args.pytest_args.split())
         run.folder.mkdir(parents=True, exist_ok=True)
-        note.write_text(json.dumps(result, indent=1))
-        results[name] = result
-        for failed in result.get('failures', []):
+        results[name] = dict(result, tested=tested)
+        note.write_text(json.dumps(results[name], indent=1))
+        for failed in results[name].get('failures', []):
             print(f'  failed: {failed}')
     print(table(results))
     return any('failure' in r or r['failed'] for r in results.values())

@@ -33,8 +33,11 @@ class Host(BaseModel):
 
 
 class Noise(Dataset):
+    def __init__(self, length):
+        self.length = length
+
     def __len__(self):
-        return STEPS
+        return self.length
 
     def __getitem__(self, index):
         return dict(inputs=torch.rand(3, 32, 32))
@@ -44,7 +47,7 @@ class Watch(Hook):
     """Note what is alive after a quarter of the steps, and after all."""
 
     def __init__(self):
-        self.seen = {}
+        self.seen, self.evaluated = {}, 0
 
     def look(self, mode, step):
         if step + 1 in (STEPS // 4, STEPS):
@@ -65,13 +68,13 @@ class Watch(Hook):
         self.look('train', runner.iter)
 
     def after_val_iter(self, runner, batch_idx, **kwargs):
-        self.look('val', batch_idx)
+        self.look('val', self.evaluated)
+        self.evaluated += 1
 
 
 @pytest.mark.slow
 def test_2000_iterations_and_evaluations(tmp_path):
     loader = dict(
-        dataset=Noise(),
         collate_fn=dict(type='default_collate'),
         batch_size=1,
         num_workers=0,
@@ -81,12 +84,17 @@ def test_2000_iterations_and_evaluations(tmp_path):
         Host(),
         str(tmp_path),
         train_dataloader=dict(
-            loader, sampler=dict(type='InfiniteSampler', shuffle=False)
+            loader,
+            dataset=Noise(STEPS),
+            sampler=dict(type='InfiniteSampler', shuffle=False),
         ),
-        train_cfg=dict(by_epoch=False, max_iters=STEPS, val_interval=STEPS),
+        # In a hundred evaluations of 20 images.
+        train_cfg=dict(by_epoch=False, max_iters=STEPS, val_interval=20),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=1e-3)),
         val_dataloader=dict(
-            loader, sampler=dict(type='DefaultSampler', shuffle=False)
+            loader,
+            dataset=Noise(20),
+            sampler=dict(type='DefaultSampler', shuffle=False),
         ),
         val_cfg=dict(),
         val_evaluator=dict(type='mmdge.BackboneFLOPs'),

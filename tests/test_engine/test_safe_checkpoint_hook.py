@@ -15,6 +15,7 @@ from torch import nn
 
 from mmdge import SafeCheckpointHook
 from mmdge.engine import atomic_backend
+from mmdge.utils import UserError
 from mmdge.utils.safe_load import read_checkpoint, use_safe_loading
 
 
@@ -53,7 +54,9 @@ def train(tmp_path):
     use_safe_loading()  # with which older MMEngines resume at all
     names = iter(range(100))
 
-    def run(epochs, hooks=(), val=True, resume=False, **kwargs):
+    def run(
+        epochs, hooks=(), val=True, resume=False, load_from=None, **kwargs
+    ):
         torch.manual_seed(0)
         loader = dict(
             dataset=[dict(inputs=torch.zeros(1))] * 2,
@@ -78,6 +81,7 @@ def train(tmp_path):
             ),
             custom_hooks=list(hooks),
             resume=resume,
+            load_from=load_from,
             randomness=dict(seed=0),
             experiment_name=f'{tmp_path.name}-{next(names)}',
             **(evaluation if val else {}),
@@ -143,8 +147,9 @@ def test_resuming_draws_the_same_numbers_and_evaluates(best, train, tmp_path):
         train(4, [Stop()], interval=1, save_best=best, **RULE)
     assert Step.count == 2
     assert train(4, resume=True, interval=1, save_best=best, **RULE) == whole
-    # That of epoch 2 is made again, in case it had been cut off.
-    assert Step.count == evaluations + 1 == 5
+    # That of epoch 2 is made again, in case it had been cut off; where the
+    # checkpoint was saved again as the best, it had not.
+    assert Step.count == evaluations + (best is None)
     found = [n for n in checkpoints(tmp_path) if n.startswith('best')]
     assert found == (['best_step_epoch_4.pth'] if best else [])
     for name in found:  # which nobody resumes from
@@ -152,11 +157,44 @@ def test_resuming_draws_the_same_numbers_and_evaluates(best, train, tmp_path):
 
 
 def test_weights_alone_start_a_training_of_its_own(train, tmp_path):
+    alone = train(2, val=False, interval=-1, save_last=False)
+    path = tmp_path / 'other' / 'epoch_1.pth'
     train(1, val=False, interval=1)
-    path = tmp_path / 'epoch_1.pth'
+    path.parent.mkdir()
+    (tmp_path / 'epoch_1.pth').rename(path)
     checkpoint = read_checkpoint(path)
     (states,) = checkpoint['random_states']
     assert set(states) >= {'python', 'numpy', 'torch'}
+    torch.manual_seed(0)
+    checkpoint['state_dict'] = Model().state_dict()  # those it began with
+    torch.save(checkpoint, path)
+    assert train(2, val=False, interval=-1, load_from=str(path)) == alone
+
+
+def test_the_best_is_there_until_the_next_is(train, tmp_path, monkeypatch):
+    put, seen = atomic_backend.AtomicBackend.put, []
+
+    def spy(self, obj, path):
+        seen.append([n for n in checkpoints(tmp_path) if 'best' in n])
+        put(self, obj, path)
+
+    monkeypatch.setattr(atomic_backend.AtomicBackend, 'put', spy)
+    train(3, interval=1, save_best='step', **RULE)
+    # Each epoch's checkpoint, the best, and that epoch's again.
+    one, two, three = (f'best_step_epoch_{i}.pth' for i in (1, 2, 3))
+    assert seen[:4] == [[], [], [one], [one]]
+    assert seen[4] == [one] and [two] in seen and three not in seen[-2]
+    assert [n for n in checkpoints(tmp_path) if 'best' in n] == [three]
+
+
+def test_processes_that_resume_apart_end(train, tmp_path, monkeypatch):
+    train(1, val=False, interval=1)
+    monkeypatch.setattr(
+        'mmdge.engine.hooks.safe_checkpoint_hook.all_gather_object',
+        lambda own: [own, (0, 0)],
+    )
+    with pytest.raises(UserError, match='resume from different .*same work_'):
+        train(2, val=False, resume=True, interval=1)
 
 
 def test_another_number_of_processes_is_told(train, tmp_path, capsys):

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from mmdge.utils.safe_load import read_checkpoint
+from tests.test_tools.test_killed import equal
 from tests.tool_runs import ON_CPU, ROOT, data_options, python, run
 
 CONFIG = 'configs/shapes/retinanet_dge-pvt_fpn_exact-resume_shapes.py'
@@ -103,8 +104,27 @@ class TestAProcessOfTwoIsKilled:
             for folder in (whole, killed)
         )
         assert len(other['random_states']) == 2
-        for key, value in one['state_dict'].items():
-            assert value.equal(other['state_dict'][key]), key
+        for key in ('state_dict', 'optimizer', 'param_schedulers'):
+            assert equal(one[key], other[key]), key
+
+    @pytest.mark.parametrize('resume', [[], ['--resume', 'epoch_2.pth']])
+    def test_a_restart_that_would_begin_again_is_refused(
+        self, resume, faulty, die, tmp_path
+    ):
+        resume = [str(tmp_path / 'run' / r) if '.' in r else r for r in resume]
+        if resume:
+            two(faulty, tmp_path / 'run', *die, expect=1)
+            (tmp_path / 'mark').unlink()
+        said = two(
+            faulty,
+            tmp_path / 'run',
+            *resume,
+            *die,
+            MAX_RESTARTS='1',
+            expect=1,
+        )
+        assert 'error: MAX_RESTARTS needs --resume' in said
+        assert not (tmp_path / 'run' / 'epoch_3.pth').exists()
 
 
 @pytest.mark.slow

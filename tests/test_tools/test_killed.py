@@ -95,6 +95,7 @@ def test_killed_again_and_again(loop, tmp_path):
     said = python(
         *(ROOT / 'tests/killed.py', kills),
         *(*command, '--work-dir', killed),
+        timeout=1200,
         **ON_CPU,
     )
     ways = re.findall(r'^killed: (\w+)$', said, re.MULTILINE)

@@ -89,6 +89,7 @@ class CostHook(Hook):
         self.budget = budget
         self.loss_weight = loss_weight
         self._handles = []
+        self._warned: set[tuple[str, str]] = set()
         # Samples and costs of the views of the batch that is being tested.
         self._views: list[tuple[list[BaseDataElement], Cost]] | None = None
 
@@ -199,7 +200,11 @@ class CostHook(Hook):
                 runner,
                 f'over the last {_WATCHED} iterations',
                 float(ratios[-_WATCHED:].mean()),
-                float(ratios[-_WATCHED:].std()),
+                # From batch to batch, where each is of one image.
+                max(
+                    float(ratios[-_WATCHED:].std()),
+                    scalars['train/flops_ratio_std'].mean(_WATCHED),
+                ),
                 scalars['train/region_spread'].mean(_WATCHED),
             )
 
@@ -231,7 +236,8 @@ class CostHook(Hook):
         if self.budget == 1 or not self._backbone.routers:
             return  # a static model
         said = describe_collapse(ratio, std, spread)
-        if said:
+        if (said, where) not in self._warned and said:
+            self._warned.add((said, where))
             runner.logger.warning(
                 f'CostHook: routing has collapsed: {said} {where} (ratio '
                 f'{ratio:.3f}, std {std:.4f}, region_spread {spread:.4f}). '

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from mmengine.runner import EpochBasedTrainLoop
 from mmdge.engine import atomic_backend  # noqa: F401  registers it
 from mmdge.engine.random_states import get_random_states, set_random_states
 from mmdge.registry import HOOKS
+from mmdge.utils import UserError
 
 
 @HOOKS.register_module()
@@ -42,49 +44,71 @@ class SafeCheckpointHook(CheckpointHook):
         *,
         max_keep_ckpts: int = -1,
         backend_args: dict | None = None,
+        out_dir: str | None = None,
         **kwargs: Any,
     ) -> None:
-        # One more for the while in which the next is written.
-        room = max_keep_ckpts + (max_keep_ckpts > 0)
+        local = '://' not in str(out_dir) and not kwargs.get(
+            'file_client_args'
+        )
+        if local and backend_args is None:
+            backend_args = dict(backend='mmdge.atomic')
         super().__init__(
-            max_keep_ckpts=room,
-            backend_args=backend_args or dict(backend='mmdge.atomic'),
+            # One more for the while in which the next is written.
+            max_keep_ckpts=max_keep_ckpts + (max_keep_ckpts > 0),
+            backend_args=backend_args,
+            out_dir=out_dir,
             **kwargs,
         )
         self._kept = max_keep_ckpts
-        self._loaded = None
-        self._before_val = None
-        self._states = None
+        self._loaded: dict = {}
+        self._states: list | None = None
+        self._before_val: dict | None = None
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
-        """Remember the random states until the training goes on."""
+        """Remember what the training is to go on with."""
         super().after_load_checkpoint(runner, checkpoint)
-        self._loaded = checkpoint.get('random_states')
+        self._loaded = {
+            key: checkpoint.get(key) for key in ('random_states', 'evaluated')
+        }
 
     def before_train(self, runner: Any) -> None:
         """On resuming, put things back to where the checkpoint was saved."""
         super().before_train(runner)
-        if not isinstance(runner.train_loop, EpochBasedTrainLoop):
+        steps = all_gather_object((runner.epoch, runner.iter))
+        if len(set(steps)) > 1:
+            raise UserError(
+                'the processes resume from different (epoch, iteration): '
+                f'{steps}. All of them must see the same work_dir'
+            )
+        loop, states = runner.train_loop, None
+        by_iter = not isinstance(loop, EpochBasedTrainLoop)
+        if by_iter:
             # Its loader is opened once, and again after resuming, for which
             # PyTorch draws a number: not from those of the training, then.
-            runner.train_dataloader.generator = torch.Generator()
+            generator = torch.Generator()
+            generator.manual_seed(runner.seed + get_rank())
+            runner.train_dataloader.generator = generator
         if runner.iter == 0:
             return  # weights were loaded at most
-        states = self._loaded or []
-        if len(states) == get_world_size():
-            set_random_states(states[get_rank()])
+        saved = self._loaded.get('random_states') or []
+        if len(saved) == get_world_size():
+            states = saved[get_rank()]
+            set_random_states(states)
         else:
             runner.logger.warning(
-                f'The checkpoint has random states for {len(states)} '
+                f'The checkpoint has random states for {len(saved)} '
                 f'processes and there are {get_world_size()}: random numbers '
                 'begin anew.'
             )
-        if _evaluation_is_due(runner):
+        if not self._loaded.get('evaluated') and _evaluation_is_due(runner):
             runner.logger.info(
                 'Evaluating the checkpoint, since the evaluation after it '
                 'may have been cut off.'
             )
             runner.val_loop.run()
+        iterator = getattr(loop, 'dataloader_iterator', None)
+        if by_iter and states and not hasattr(iterator, 'skip_iter'):
+            loop.dataloader_iterator = _skipped(iterator, runner.iter, states)
 
     def before_val(self, runner: Any) -> None:
         """Remember the random states of the training."""
@@ -100,21 +124,59 @@ class SafeCheckpointHook(CheckpointHook):
         super().before_save_checkpoint(runner, checkpoint)
         if self._states is not None:
             checkpoint['random_states'] = self._states
+            # The last one is saved again once it is known to be the best.
+            checkpoint['evaluated'] = self._before_val is not None
 
     def _save_checkpoint_with_step(
         self, runner: Any, step: int, meta: dict
     ) -> None:
         """Save, then remove the oldest; in all processes."""
-        # The best checkpoint is known, and saved, amid an evaluation.
         own = self._before_val or get_random_states()
         self._states = all_gather_object(own)
         super()._save_checkpoint_with_step(runner, step, meta)
         self._states = None
         if 0 < self._kept < len(self.keep_ckpt_ids):
             name = self.filename_tmpl.format(self.keep_ckpt_ids.popleft())
-            path = self.file_backend.join_path(self.out_dir, name)
-            if get_rank() == 0 and self.file_backend.isfile(path):
-                self.file_backend.remove(path)
+            self._remove(self.file_backend.join_path(self.out_dir, name))
+
+    def _save_best_checkpoint(self, runner: Any, metrics: dict) -> None:
+        """Save the best, then remove the one that was so before."""
+        if not self.save_best:
+            return
+        one = len(self.key_indicators) == 1
+        paths = [self.best_ckpt_path] if one else self.best_ckpt_path_dict
+        before = dict(enumerate(paths)) if one else dict(paths)
+        # MMEngine removes what it knows of before it writes.
+        self._know_as_best(dict.fromkeys(before))
+        super()._save_best_checkpoint(runner, metrics)
+        now = {0: self.best_ckpt_path} if one else self.best_ckpt_path_dict
+        self._know_as_best({k: now.get(k) or before[k] for k in before})
+        for key, path in before.items():
+            if path and now.get(key) not in (None, path):
+                self._remove(path)
+
+    def _know_as_best(self, paths: dict) -> None:
+        if len(self.key_indicators) == 1:
+            self.best_ckpt_path = paths[0]
+        else:
+            self.best_ckpt_path_dict = dict(paths)
+
+    def _remove(self, path: str) -> None:
+        if get_rank() == 0 and self.file_backend.isfile(path):
+            self.file_backend.remove(path)
+
+
+def _skipped(
+    batches: Iterator, number: int, states: dict[str, Any]
+) -> Iterator:
+    """Set the random states when so many batches have been skipped.
+
+    MMEngine up to 0.10.7 loads what it skips, and so draws random numbers.
+    """
+    for _ in range(number):
+        yield next(batches)
+    set_random_states(states)
+    yield from batches
 
 
 def _evaluation_is_due(runner: Any) -> bool:
@@ -122,8 +184,11 @@ def _evaluation_is_due(runner: Any) -> bool:
     loop = runner.train_loop
     if isinstance(loop, EpochBasedTrainLoop):
         done, last = runner.epoch, loop.max_epochs
+        if runner.iter != done * len(loop.dataloader):
+            return False  # saved amid an epoch
     else:
         done, last = runner.iter, loop.max_iters
+    loop._decide_current_val_interval()
     return (
         runner.val_loop is not None
         and done >= loop.val_begin
