@@ -4,7 +4,7 @@ A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``. A figure
 in the prose is followed by where it comes from, e.g. ``89.2<!-- shapes-box
 untrained error 0.5 0.5 -->``: setting, phase, arm, budget, ratio asked, and
 which metric if it isn't the accuracy, averaged over the seeds; ``-`` is none,
-and ``A minus B`` the difference of two.
+and ``A minus B`` the difference of two. Both are written anew.
 With ``--check`` nothing is written, and what differs from the rows, or has no
 source, is an error.
 
@@ -22,7 +22,7 @@ from pathlib import Path
 
 from figure import draw_flops, draw_time
 from plan import ROOT
-from rows import Rows, value
+from rows import Row, Rows, value
 from tables import TABLES
 
 from mmdge.utils import UserError, launch
@@ -34,7 +34,7 @@ FIGURE = re.compile(r'(?<![\w./-])-?\d*\.\d+(?![\w/]|<!--)')
 
 
 def fill(text: str, rows: Rows) -> str:
-    """Put the tables in."""
+    """Put the tables in, and the figures of the prose."""
 
     def make(found: re.Match) -> str:
         start, name, end = found.groups()
@@ -42,37 +42,41 @@ def fill(text: str, rows: Rows) -> str:
             raise UserError(f'no table {name}; there are {", ".join(TABLES)}')
         return start + TABLES[name](rows) + end
 
-    return TABLE.sub(make, text)
-
-
-def unsourced(text: str, rows: Rows) -> list[str]:
-    """Figures in the prose that no row gives."""
-    wrong = []
-    for shown, source in SOURCED.findall(text):
+    def look(found: re.Match) -> str:
+        shown, source = found.groups()
         digits = len(shown.partition('.')[2])
-        made = f'{look_up(source, rows):.{digits}f}'
-        if float(made) != float(shown):
-            wrong.append(f'{shown} is {made} ({source})')
+        return f'{look_up(source, rows):.{digits}f}<!-- {source} -->'
+
+    return SOURCED.sub(look, TABLE.sub(make, text))
+
+
+def unsourced(text: str) -> list[str]:
+    """Figures in the prose that no row gives."""
     prose = TABLE.sub('', text)
     for pattern in (r'```.*?```', r'`[^`]*`', r'\]\([^)]*\)'):
         prose = re.sub(pattern, '', prose, flags=re.DOTALL)
     prose = SOURCED.sub('', prose)
-    return wrong + [
-        f'{figure} has no source' for figure in FIGURE.findall(prose)
-    ]
+    return [f'{figure} has no source' for figure in FIGURE.findall(prose)]
 
 
 def look_up(source: str, rows: Rows) -> float:
-    """The figure that a source names."""
-    one, minus, other = source.partition(' minus ')
-    if minus:
-        return look_up(one, rows) - look_up(other, rows)
+    """The figure that a source names, of the seeds that all of it has."""
+    found = [_find(part, rows) for part in source.split(' minus ')]
+    seeds = set.intersection(*({row['seed'] for row in r} for r, _ in found))
+    if not seeds:
+        raise UserError(f'no row for {source!r}')
+    first, *others = (
+        value([row for row in rows if row['seed'] in seeds], *key)
+        for rows, key in found
+    )
+    return first - sum(others)
+
+
+def _find(source: str, rows: Rows) -> tuple[list[Row], list[str]]:
+    """Rows, and of what in them the figure is, if not the accuracy."""
     setting, phase, arm, *rest = source.split()
     numbers = [None if r == '-' else float(r) for r in rest[:2]]
-    found = rows.of(setting, phase, arm, *numbers)
-    if not found:
-        raise UserError(f'no row for {source!r}')
-    return value(found, *rest[2:])
+    return rows.of(setting, phase, arm, *numbers), rest[2:]
 
 
 def main() -> None:
@@ -85,9 +89,9 @@ def main() -> None:
     rows = Rows(args.rows)
     text = args.page.read_text()
     filled = fill(text, rows)
-    problems = unsourced(filled, rows)
+    problems = unsourced(filled)
     if args.check and filled != text:
-        problems.append('the tables are not those of the rows')
+        problems.append('the figures are not those of the rows')
     if problems:
         raise UserError(f'{args.page}: ' + '; '.join(problems))
     if not args.check:
