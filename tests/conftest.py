@@ -10,6 +10,12 @@ from mmengine.runner import CheckpointLoader
 REPOSITORY = Path(__file__).parents[1]
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests first, so that no process waits for another."""
+    slow = {i.path for i in items if i.get_closest_marker('slow')}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)

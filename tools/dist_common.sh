@@ -34,14 +34,22 @@ print(s.getsockname()[1])')
     export MKL_NUM_THREADS=${MKL_NUM_THREADS:-$OMP_NUM_THREADS}
   fi
 
+  local address=${MASTER_ADDR:-127.0.0.1}
+  local meeting=(--node_rank="${NODE_RANK:-0}" --master_addr="$address"
+    --master_port="${port:-29500}")
+  if ((${MAX_RESTARTS:-0})); then
+    # Or those that start again would be given the addresses of those that
+    # died, by a store that lives on.
+    export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+    meeting=(--max_restarts="$MAX_RESTARTS" --rdzv_backend=c10d
+      --rdzv_id="mmdge-${port:-29500}" --rdzv_endpoint="$address:${port:-29500}")
+  fi
+
   # torchrun, run by the environment's own interpreter.
   PYTHONPATH="$here/..${PYTHONPATH:+:$PYTHONPATH}" \
     exec "$python" -m torch.distributed.run \
     --nnodes="$nnodes" \
-    --node_rank="${NODE_RANK:-0}" \
-    --master_addr="${MASTER_ADDR:-127.0.0.1}" \
-    --master_port="${port:-29500}" \
-    --max_restarts="${MAX_RESTARTS:-0}" \
+    "${meeting[@]}" \
     --nproc_per_node="$gpus" \
     "$here/$script" "$@" --launcher pytorch
 }

@@ -107,24 +107,16 @@ class TestAProcessOfTwoIsKilled:
         for key in ('state_dict', 'optimizer', 'param_schedulers'):
             assert equal(one[key], other[key]), key
 
-    @pytest.mark.parametrize('resume', [[], ['--resume', 'epoch_2.pth']])
-    def test_a_restart_that_would_begin_again_is_refused(
-        self, resume, faulty, die, tmp_path
-    ):
-        resume = [str(tmp_path / 'run' / r) if '.' in r else r for r in resume]
-        if resume:
-            two(faulty, tmp_path / 'run', *die, expect=1)
-            (tmp_path / 'mark').unlink()
-        said = two(
-            faulty,
-            tmp_path / 'run',
-            *resume,
-            *die,
-            MAX_RESTARTS='1',
-            expect=1,
-        )
-        assert 'error: MAX_RESTARTS needs --resume' in said
-        assert not (tmp_path / 'run' / 'epoch_3.pth').exists()
+
+@pytest.mark.parametrize('resume', [[], ['--resume', 'epoch_2.pth']])
+def test_a_restart_that_would_begin_again_is_refused(
+    resume, options, tmp_path, tool, monkeypatch
+):
+    monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', '1')
+    command = ('tools/train.py', CONFIG, '--work-dir', tmp_path / 'run')
+    said = tool(*command, *resume, *options, expect=2)
+    assert 'error: MAX_RESTARTS needs --resume' in said
+    assert not (tmp_path / 'run').exists()
 
 
 @pytest.mark.slow

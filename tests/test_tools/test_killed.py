@@ -34,7 +34,7 @@ LOOPS = {
     ),
     'iterations': (
         'iter_24.pth',
-        8,
+        5,
         [
             'train_cfg._delete_=True',
             'train_cfg.type=IterBasedTrainLoop',

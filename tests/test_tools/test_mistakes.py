@@ -413,3 +413,26 @@ def test_a_data_root(case, data, train):
     change, message = ROOTS[case]
     change(data)
     assert re.search(message, error_in(train(SHAPES['mmdet'], data, expect=2)))
+
+
+def test_a_broken_crop_of_a_classifier(data, train):
+    path = first(data, 'crops/train/*/*')
+    path.write_bytes(b'404')
+    error = error_in(train(SHAPES['mmpretrain'], data, expect=2))
+    assert re.search('cannot load a sample', error) and str(path) in error
+
+
+def test_other_classes_are_not_tested(data, tool, random_model):
+    _, weights = random_model(SHAPES['mmdet'])
+    annotations = data / 'annotations' / 'instances_val.json'
+    text = annotations.read_text().replace('"name": "', '"name": "x')
+    annotations.write_text(text)
+    said = tool(
+        *('tools/test.py', SHAPES['mmdet'], weights),
+        *('--work-dir', data / 'run', '--cfg-options'),
+        *data_options('mmdet', data),
+        *NO_WORKERS,
+        f'experiment_name={data.parent.name}',
+        expect=2,
+    )
+    assert re.search(r'instances_val\.json has none of the', error_in(said))

@@ -46,7 +46,6 @@ def test_dist_train_passes_the_environment_on(stub):
         NODE_RANK='1',
         MASTER_ADDR='10.0.0.1',
         PORT='1234',
-        MAX_RESTARTS='5',
         OMP_NUM_THREADS='3',
     ).stdout.splitlines()
     assert out == [
@@ -57,7 +56,6 @@ def test_dist_train_passes_the_environment_on(stub):
         '--node_rank=1',
         '--master_addr=10.0.0.1',
         '--master_port=1234',
-        '--max_restarts=5',
         '--nproc_per_node=4',
         str(TOOLS / 'train.py'),
         'my config.py',
@@ -66,6 +64,17 @@ def test_dist_train_passes_the_environment_on(stub):
         '--launcher',
         'pytorch',
     ]
+
+
+def test_restarts_meet_anew(stub):
+    out = run(
+        'dist_train.sh', 'c.py', '4', '--resume',
+        PYTHON=str(stub), NNODES='2', MASTER_ADDR='10.0.0.1', PORT='1234',
+        MAX_RESTARTS='5',
+    ).stdout.splitlines()  # fmt: skip
+    assert '--max_restarts=5' in out and '--rdzv_backend=c10d' in out
+    assert '--rdzv_endpoint=10.0.0.1:1234' in out
+    assert not any(line.startswith('--master') for line in out)
 
 
 def test_dist_test_takes_the_checkpoint_second(stub):
