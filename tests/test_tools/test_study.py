@@ -150,7 +150,7 @@ class TestPage:
         source = '<!-- shapes-box finetuned error 0.5 0.5 -->'
         ratio = source.replace(' -->', ' backbone/FLOPs_ratio -->')
         gain = source.replace(' -->', ' minus shapes-box finetuned error 0.7')
-        good = f'It has 80.0{source} at .50{ratio}; `x=0.7` is code.\n'
+        good = f'It has 80.0{source} at 0.50{ratio}; `x=0.7` is code.\n'
         good += f'That is -5.0{gain} 0.5 --> more.'
         lines = [row(), row(budget=0.7, value=0.85)]
         assert check(good, *lines) == (good, [])
