@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,14 @@ SHAPES = dict(
 
 # Where two processes are asked for, or results to the last bit.
 ON_CPU = dict(CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='1')
+
+
+# For runs in the test's own process, or of a second.
+NO_WORKERS = [
+    f'{split}_dataloader.{option}'
+    for split in ('train', 'val', 'test')
+    for option in ('num_workers=0', 'persistent_workers=False')
+]
 
 
 def run(*command, expect=0, timeout=300, **env):
@@ -35,6 +44,26 @@ def run(*command, expect=0, timeout=300, **env):
 
 def python(*command, **kwargs):
     return run(sys.executable, *command, **kwargs)
+
+
+def error_in(said):
+    """The one line in which a tool says what is wrong."""
+    (error,) = re.findall('^error: (.*)$', said, re.MULTILINE)
+    assert 'Traceback' not in said
+    return error
+
+
+def equal(one, other):
+    """Whether two checkpoints' entries are the same, to the last bit."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(
+            equal(one[key], other[key]) for key in one
+        )
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(equal, one, other))
+    if hasattr(one, 'shape'):
+        return one.shape == other.shape and bool((one == other).all())
+    return one == other
 
 
 def functions_of(script):

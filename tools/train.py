@@ -15,6 +15,7 @@ from mmengine.config import Config
 
 import mmdge  # noqa: F401  registers the backbones before a config asks
 from mmdge.utils import UserError, checks, launch
+from mmdge.utils.latest import find_latest_checkpoint
 
 
 def parse_args() -> argparse.Namespace:
@@ -77,7 +78,7 @@ def scale_lr(cfg: Config) -> None:
 def resume_from(cfg: Config, checkpoint: str | None) -> None:
     auto = checkpoint in (None, 'auto')
     if auto:
-        checkpoint = checks.find_latest_checkpoint(cfg)
+        checkpoint = find_latest_checkpoint(cfg)
     # A first run has nothing to go on from, and keeps its load_from.
     if checkpoint is None:
         cfg.resume = False

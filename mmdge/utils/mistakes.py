@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import difflib
 import errno
-import linecache
 import os
 import re
+import traceback
 from types import FrameType
 from typing import Any
 
@@ -53,7 +53,8 @@ def in_one_line(err: Exception) -> str | None:
             f'{err.strerror}{where}: what was written before is whole. '
             f'{advice(err)}'
         )
-    frames = _frames(err)
+    # Where it went through, the innermost last.
+    frames = [frame for frame, _ in traceback.walk_tb(err.__traceback__)]
     return (
         _of_loaders(err)
         or _of_loading(err, frames)
@@ -69,15 +70,6 @@ def advice(err: OSError) -> str:
     return f'{how}, and start again; a training goes on with --resume'
 
 
-def _frames(err: Exception) -> list[FrameType]:
-    """Where it went through, the innermost last."""
-    frames, trace = [], err.__traceback__
-    while trace is not None:
-        frames.append(trace.tb_frame)
-        trace = trace.tb_next
-    return frames
-
-
 def _text(err: Exception) -> str:
     """The last line of an error's text, which is the only one of most."""
     if isinstance(err, KeyError) and err.args:
@@ -89,11 +81,7 @@ def _text(err: Exception) -> str:
 
 def _innermost_line(err: Exception) -> str:
     """The line of code that raised it, as a bare ``assert`` does."""
-    trace = err.__traceback__
-    while trace.tb_next is not None:
-        trace = trace.tb_next
-    file = trace.tb_frame.f_code.co_filename
-    return linecache.getline(file, trace.tb_lineno).strip()
+    return traceback.extract_tb(err.__traceback__)[-1].line or ''
 
 
 def _of_loaders(err: Exception) -> str | None:

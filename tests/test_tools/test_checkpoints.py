@@ -10,7 +10,13 @@ from mmdge.models import DGEPVT, DGEDeiT
 from mmdge.models.layouts import LAYOUTS, from_ours
 from mmdge.utils.safe_load import read_checkpoint
 from tests import hostile
-from tests.tool_runs import SHAPES, data_options, python
+from tests.tool_runs import (
+    NO_WORKERS,
+    SHAPES,
+    data_options,
+    error_in,
+    python,
+)
 
 CONFIG = SHAPES['mmdet']
 ARCH = dict(
@@ -28,12 +34,7 @@ def options(tmp_path_factory):
     return [
         *data_options('mmdet', shapes),
         'train_cfg.max_epochs=1',
-        'train_dataloader.num_workers=0',
-        'train_dataloader.persistent_workers=False',
-        'val_dataloader.num_workers=0',
-        'val_dataloader.persistent_workers=False',
-        'test_dataloader.num_workers=0',
-        'test_dataloader.persistent_workers=False',
+        *NO_WORKERS,
     ]
 
 
@@ -55,12 +56,6 @@ def commands(way, path, work_dir, options):
 
 
 WAYS = ('init_cfg', 'load_from', 'test')
-
-
-def error_in(said):
-    (error,) = re.findall('^error: (.*)$', said, re.MULTILINE)
-    assert 'Traceback' not in said
-    return error
 
 
 @pytest.mark.parametrize('way', WAYS)

@@ -8,8 +8,15 @@ import time
 import pytest
 
 from mmdge.utils.safe_load import read_checkpoint
-from tests.test_tools.test_killed import equal
-from tests.tool_runs import ON_CPU, ROOT, data_options, python, run
+from tests.tool_runs import (
+    ON_CPU,
+    ROOT,
+    data_options,
+    equal,
+    error_in,
+    python,
+    run,
+)
 
 CONFIG = 'configs/shapes/retinanet_dge-pvt_fpn_exact-resume_shapes.py'
 OPTIONS = [
@@ -129,10 +136,9 @@ def test_a_killed_loader_ends_the_run(faulty, options, tmp_path):
         expect=2,
         **ON_CPU,
     )
-    (error,) = re.findall('^error: (.*)$', said, re.MULTILINE)
+    error = error_in(said)
     assert re.match(r'DataLoader worker \(pid.* (killed|exited)', error)
     assert 'lower num_workers or batch_size' in error
-    assert 'Traceback' not in said
 
 
 @pytest.mark.slow
@@ -150,9 +156,8 @@ def test_a_full_disk_ends_the_run(options, tmp_path):
         expect=2,
         **ON_CPU,
     )
-    (error,) = re.findall('^error: (.*)$', said, re.MULTILINE)
+    error = error_in(said)
     assert re.match(r'cannot write \S+/epoch_2\.pth: File too large', error)
-    assert 'Traceback' not in said
     assert first.read_bytes() == before
     assert sorted(p.name for p in work_dir.glob('*.pth*')) == [first.name]
     said = python(*train, 'train_cfg.max_epochs=2', **ON_CPU)

@@ -7,7 +7,7 @@ import pytest
 
 from mmdge.datasets import write_shapes
 from mmdge.utils.safe_load import read_checkpoint
-from tests.tool_runs import ON_CPU, ROOT, data_options, python
+from tests.tool_runs import ON_CPU, ROOT, data_options, equal, python
 
 CONFIG = 'configs/shapes/retinanet_dge-pvt_fpn_exact-resume_shapes.py'
 # What draws random numbers: flips, in processes of their own; DropPath; the
@@ -52,19 +52,6 @@ LOOPS = {
         ],
     ),
 }
-
-
-def equal(one, other):
-    """Whether two checkpoints' entries are the same, to the last bit."""
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(
-            equal(one[key], other[key]) for key in one
-        )
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(other) and all(map(equal, one, other))
-    if hasattr(one, 'shape'):
-        return one.shape == other.shape and bool((one == other).all())
-    return one == other
 
 
 def evaluations(work_dir):

@@ -9,7 +9,7 @@ from mmengine.config import Config
 
 from mmdge.models.layouts import LAYOUTS, from_ours
 from mmdge.utils.safe_load import read_checkpoint
-from tests.tool_runs import SHAPES, data_options, metrics
+from tests.tool_runs import NO_WORKERS, SHAPES, data_options, metrics
 
 TOOL = 'tools/analysis_tools/make_dynamic.py'
 STATIC = dict(
@@ -51,12 +51,7 @@ def once(work_dir):
         '--work-dir', work_dir, '--cfg-options', 'train_cfg.max_epochs=1',
         'train_cfg.val_interval=9', 'train_dataloader.batch_size=4',
         'train_dataloader.dataset.indices=4',
-        'train_dataloader.num_workers=0',
-        'train_dataloader.persistent_workers=False',
-        'val_dataloader.num_workers=0',
-        'val_dataloader.persistent_workers=False',
-        'test_dataloader.num_workers=0',
-        'test_dataloader.persistent_workers=False',
+        *NO_WORKERS,
         f'experiment_name={work_dir.name}-{work_dir.parent.name}',
     ]  # fmt: skip
 

@@ -12,13 +12,8 @@ import numpy as np
 import pytest
 
 from mmdge.datasets import write_shapes
-from tests.tool_runs import SHAPES, data_options
+from tests.tool_runs import NO_WORKERS, SHAPES, data_options, error_in
 
-NO_WORKERS = [
-    f'{split}_dataloader.{option}'
-    for split in ('train', 'val', 'test')
-    for option in ('num_workers=0', 'persistent_workers=False')
-]
 BACKBONE = 'model.backbone.'
 PIPELINE = 'train_dataloader.dataset.pipeline.'
 
@@ -60,12 +55,6 @@ def train(tmp_path, tool):
         return said
 
     return run
-
-
-def error_in(said):
-    (error,) = re.findall('^error: (.*)$', said, re.MULTILINE)
-    assert 'Traceback' not in said
-    return error
 
 
 CONFIGS = {

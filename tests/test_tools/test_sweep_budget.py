@@ -6,7 +6,7 @@ import re
 import pytest
 from matplotlib.image import imread
 
-from tests.tool_runs import SHAPES, data_options, functions_of
+from tests.tool_runs import NO_WORKERS, SHAPES, data_options, functions_of
 
 TOOL = 'tools/analysis_tools/sweep_budget.py'
 DEPTH = 'model.backbone.arch.num_layers'
@@ -19,15 +19,10 @@ def sweep(tool, tmp_path, shapes, random_model):
     def run(host, *arguments, options=(), expect=0):
         _, weights = random_model(SHAPES[host], {DEPTH: (1, 1, 1, 1)})
         out = tmp_path / 'out'
-        loading = [
-            f'{split}_dataloader.{key}'
-            for split in ('test', 'val')
-            for key in ('num_workers=0', 'persistent_workers=False')
-        ]
         said = tool(
             TOOL, SHAPES[host], weights, '--out', out, *arguments,
             '--cfg-options', *data_options(host, shapes),
-            f'{DEPTH}=(1,1,1,1)', *loading, *options,
+            f'{DEPTH}=(1,1,1,1)', *NO_WORKERS, *options,
             f'experiment_name={tmp_path.name}', expect=expect,
         )  # fmt: skip
         if expect:

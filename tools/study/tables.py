@@ -213,9 +213,11 @@ def seconds(rows: Rows) -> str:
     flops, body = 'backbone/GFLOPs', []
     for setting in rows.settings('time', 'dense'):
         (dense,) = rows.of(setting, 'time', 'dense', None, None)
-        arms = [('dense', None, None), ('smaller', BUDGET, None)]
-        arms[1:1] = [('error', BUDGET, ratio) for ratio in SWEEP]
-        for arm in arms:
+        for arm in (
+            ('dense', None, None),
+            *(('error', BUDGET, ratio) for ratio in SWEEP),
+            ('smaller', BUDGET, None),
+        ):
             for row in rows.of(setting, 'time', *arm):
                 spent, own = dense['metrics'], row['metrics']
                 body.append(

@@ -192,8 +192,9 @@ class CostHook(Hook):
         outputs: Any = None,
     ) -> None:
         """Look for a collapsed router now and then, once it is warmed up."""
-        warm = all(r.train_progress >= 1 for r in self._backbone.routers)
-        if warm and self.every_n_train_iters(runner, _WATCHED):
+        if self.every_n_train_iters(runner, _WATCHED) and all(
+            router.train_progress >= 1 for router in self._backbone.routers
+        ):
             scalars = runner.message_hub.log_scalars
             ratios, _ = scalars['train/flops_ratio'].data
             self._warn_of_collapse(

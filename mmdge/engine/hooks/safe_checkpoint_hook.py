@@ -23,8 +23,8 @@ class SafeCheckpointHook(CheckpointHook):
     What it adds:
 
     - A file is whole or not there (:class:`~mmdge.engine.atomic_backend.
-      AtomicBackend`), and the oldest is removed after the next was written,
-      not before; so there is always one to go on from.
+      AtomicBackend`), and the oldest, or the best before, is removed after
+      the next was written, not before; so there is always one to go on from.
     - The states of the random numbers of all processes travel in the
       checkpoint and are put back on resuming. An evaluation leaves them as
       they were, so that one more or less changes nothing.
@@ -35,7 +35,9 @@ class SafeCheckpointHook(CheckpointHook):
         max_keep_ckpts (int): The newest that are kept; -1 are all of them.
             Default: -1.
         backend_args (dict | None): Where and how files are written, see
-            :mod:`mmengine.fileio`. Default: None, local and atomic.
+            :mod:`mmengine.fileio`. Default: None, atomic unless ``out_dir``
+            is a store's address.
+        out_dir (str | None): Default: None, the work dir.
         **kwargs: Those of :class:`mmengine.hooks.CheckpointHook`.
     """
 
@@ -47,10 +49,8 @@ class SafeCheckpointHook(CheckpointHook):
         out_dir: str | None = None,
         **kwargs: Any,
     ) -> None:
-        local = '://' not in str(out_dir) and not kwargs.get(
-            'file_client_args'
-        )
-        if local and backend_args is None:
+        remote = '://' in str(out_dir) or kwargs.get('file_client_args')
+        if backend_args is None and not remote:
             backend_args = dict(backend='mmdge.atomic')
         super().__init__(
             # One more for the while in which the next is written.
