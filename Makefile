@@ -32,7 +32,7 @@ study: $(STAMP)  ## go on with the study of docs/results.md (many hours)
 
 test: $(STAMP)  ## run the tests, e.g. make test PYTEST_ARGS='-k router'
 	@OMP_NUM_THREADS=1 $(BIN) -m pytest -n $(JOBS) --dist loadfile \
-	  $(PYTEST_ARGS)
+	  --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-matrix:  ## run the tests in every environment (some 2 hours, 28 GB)
 	@$(PYTHON) tests/matrix/run.py --jobs $(JOBS)

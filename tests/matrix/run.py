@@ -163,7 +163,8 @@ class Run:
         self.log(
             'tests',
             *(self.python, '-m', 'pytest', '-n', jobs, '--dist', 'loadfile'),
-            *('-q', f'--junit-xml={report}', *pytest_args),
+            *('--no-loadscope-reorder', '-q', f'--junit-xml={report}'),
+            *pytest_args,
             OMP_NUM_THREADS='1',
         )
         if not report.exists():

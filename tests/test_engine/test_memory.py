@@ -17,13 +17,14 @@ from mmdge.models import DGEPVT, Cost
 ARCH = dict(
     embed_dims=(8, 8, 8, 8), num_layers=(1, 1, 1, 1), num_heads=(1, 1, 1, 1)
 )
+STAGES = (0, 1)
 STEPS = 2000
 
 
 class Host(BaseModel):
     def __init__(self):
         super().__init__()
-        self.backbone = DGEPVT(ARCH, drop_path_rate=0.1)
+        self.backbone = DGEPVT(ARCH, out_indices=STAGES, drop_path_rate=0.1)
 
     def forward(self, inputs, data_samples=None, mode='tensor'):
         maps = self.backbone(inputs)

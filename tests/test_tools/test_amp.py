@@ -10,7 +10,8 @@ from mmengine.registry import OPTIM_WRAPPERS
 import mmdge
 from mmdge.models.backbones import DGEDeiT
 from mmdge.utils import UserError
-from tests.tool_runs import SHAPES, data_options, functions_of, python
+from tests.forked import forked
+from tests.tool_runs import SHAPES, data_options, functions_of
 
 PVT = dict(
     embed_dims=(16, 32, 64, 64),
@@ -118,7 +119,7 @@ def test_bfloat16_trains(script, monkeypatch):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 @pytest.mark.parametrize('dtype', DTYPES)
 def test_a_training_in_mixed_precision(dtype, shapes, tmp_path):
-    python(
+    forked(
         *('tools/train.py', SHAPES['mmdet'], '--amp', dtype),
         *('--work-dir', tmp_path, '--cfg-options'),
         *data_options('mmdet', shapes),

@@ -10,12 +10,12 @@ from mmdge.models import DGEPVT, DGEDeiT
 from mmdge.models.layouts import LAYOUTS, from_ours
 from mmdge.utils.safe_load import read_checkpoint
 from tests import hostile
+from tests.forked import forked
 from tests.tool_runs import (
     NO_WORKERS,
     SHAPES,
     data_options,
     error_in,
-    python,
 )
 
 CONFIG = SHAPES['mmdet']
@@ -129,7 +129,7 @@ def test_what_does_not_fit(misfit, way, tmp_path, options, tool):
 def test_a_process_of_its_own_refuses_code(way, tmp_path, options):
     path, marker = tmp_path / 'a.pth', tmp_path / 'marker'
     hostile.code_by_getattr(path, marker)
-    said = python(*commands(way, path, tmp_path / 'run', options), expect=2)
+    said = forked(*commands(way, path, tmp_path / 'run', options), expect=2)
     assert 'is refused' in error_in(said)
     assert not marker.exists()
 

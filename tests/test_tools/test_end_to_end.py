@@ -1,7 +1,6 @@
 """Real runs of the tools, through mmdet, on small data.
 
-Each test starts processes as a user would; a run takes seconds, most of it
-imports.
+The first training starts as a user would start it.
 """
 
 import json
@@ -14,6 +13,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
+from tests.forked import forked
 from tests.tool_runs import ROOT, data_options, figures, metrics, python, run
 
 CONFIG = 'configs/shapes/retinanet_dge-pvt_fpn_shapes.py'
@@ -73,7 +73,7 @@ def test_two_processes_train_and_report_alike(trained, options, tmp_path):
     assert entries[dense] == pytest.approx(expected[dense], rel=1e-12)
 
     checkpoint = tmp_path / 'train' / 'epoch_2.pth'
-    python(
+    forked(
         'tools/test.py',
         CONFIG,
         checkpoint,
@@ -88,7 +88,7 @@ def test_two_processes_train_and_report_alike(trained, options, tmp_path):
 @pytest.mark.slow
 def test_get_flops_counts_real_images(trained, options, tmp_path):
     work_dir, _ = trained
-    out = python(
+    out = forked(
         'tools/analysis_tools/get_flops.py',
         CONFIG,
         work_dir / 'epoch_2.pth',
@@ -113,7 +113,7 @@ def test_get_flops_counts_real_images(trained, options, tmp_path):
 @pytest.mark.slow
 def test_another_routing_by_the_command_line(trained, options, tmp_path):
     work_dir, _ = trained
-    python(
+    forked(
         'tools/test.py',
         CONFIG,
         work_dir / 'epoch_2.pth',
@@ -152,7 +152,7 @@ def test_coco_config_trains_on_coco_files(detector, test_data, tmp_path):
     # An epoch of 3 steps is unsure; without a detection there is no metric.
     part = 'rcnn.' if detector == 'mask-rcnn' else ''
     keys.append(f'model.test_cfg.{part}score_thr=0.001')
-    log = python(
+    log = forked(
         'tools/train.py',
         f'configs/dge/{detector}_dge-pvt-t_fpn_1x_coco.py',
         '--work-dir',
@@ -171,7 +171,7 @@ def test_ade20k_config_evaluates_all_classes(test_data, tmp_path):
     cfg = Config.fromfile(config)
     model = MODELS.build(dict(cfg.model, _scope_='mmseg'))
     torch.save(dict(state_dict=model.state_dict()), tmp_path / 'random.pth')
-    log = python(
+    log = forked(
         'tools/test.py',
         config,
         tmp_path / 'random.pth',
@@ -193,7 +193,7 @@ def test_ade20k_config_evaluates_all_classes(test_data, tmp_path):
 
 @pytest.mark.slow
 def test_a_hook_without_a_dynamic_backbone_is_named(options, tmp_path):
-    log = python(
+    log = forked(
         'tools/train.py',
         CONFIG,
         '--work-dir',
@@ -212,7 +212,7 @@ def test_a_hook_without_a_dynamic_backbone_is_named(options, tmp_path):
 
 @pytest.mark.slow
 def test_demo(shapes, tmp_path):
-    out = python(
+    out = forked(
         'tools/demo.py',
         '--work-dir',
         tmp_path,

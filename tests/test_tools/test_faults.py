@@ -8,6 +8,7 @@ import time
 import pytest
 
 from mmdge.utils.safe_load import read_checkpoint
+from tests.forked import forked
 from tests.tool_runs import (
     ON_CPU,
     ROOT,
@@ -146,7 +147,7 @@ def test_a_full_disk_ends_the_run(options, tmp_path):
     work_dir = tmp_path / 'run'
     train = ['tools/train.py', CONFIG, '--work-dir', work_dir, '--resume']
     train += [*options, 'train_cfg.val_interval=9']
-    python(*train, 'train_cfg.max_epochs=1', **ON_CPU)
+    forked(*train, 'train_cfg.max_epochs=1', **ON_CPU)
     first = work_dir / 'epoch_1.pth'
     before = first.read_bytes()
     # A limit of a file's size, of two thirds of a checkpoint, in KiB.
@@ -160,7 +161,7 @@ def test_a_full_disk_ends_the_run(options, tmp_path):
     assert re.match(r'cannot write \S+/epoch_2\.pth: File too large', error)
     assert first.read_bytes() == before
     assert sorted(p.name for p in work_dir.glob('*.pth*')) == [first.name]
-    said = python(*train, 'train_cfg.max_epochs=2', **ON_CPU)
+    said = forked(*train, 'train_cfg.max_epochs=2', **ON_CPU)
     assert 'resumed epoch: 1' in said
     assert (work_dir / 'epoch_2.pth').exists()
 

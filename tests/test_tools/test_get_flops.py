@@ -1,10 +1,10 @@
 """The command line of get_flops.py; its counts are in test_end_to_end.py."""
 
-from tests.tool_runs import python
+from tests.forked import forked
 
 
 def test_it_takes_no_options_of_a_run():
-    out = python(
+    out = forked(
         'tools/analysis_tools/get_flops.py',
         'config.py',
         '--work-dir=w',

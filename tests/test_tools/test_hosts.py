@@ -9,6 +9,7 @@ import cv2
 import pytest
 import torch
 
+from tests.forked import forked
 from tests.tool_runs import (
     ON_CPU,
     ROOT,
@@ -70,7 +71,7 @@ def trained(request, shapes, tmp_path_factory):
         options += ['model.test_cfg.score_thr=0.001']
     scripts = dict(own=own(host, 'train.py'), ours='tools/train.py')
     for name, script in scripts.items():
-        python(
+        forked(
             *(script, config, '--work-dir', root / name, *options), **ON_CPU
         )
     return host, config, options, root
@@ -101,16 +102,17 @@ def test_trainings_are_the_same(trained):
 def test_augmented_tests_are_the_same_and_cost_their_views(trained, tmp_path):
     host, config, options, root = trained
     # mmdet's own test.py can't be imported without compiled ops.
-    scripts = dict(
-        own=['-m', 'mmdge', own(host, 'test.py')], ours=['tools/test.py']
+    starts = dict(
+        own=(python, '-m', 'mmdge', own(host, 'test.py')),
+        ours=(forked, 'tools/test.py'),
     )
     found = {}
-    for name, script in scripts.items():
+    for name, (start, *script) in starts.items():
         work_dir = tmp_path / name
         command = [*script, config, root / 'ours' / 'epoch_1.pth', '--tta']
         if name == 'ours':
             command += ['--out', tmp_path / 'out.pkl']
-        python(*command, '--work-dir', work_dir, *options, **ON_CPU)
+        start(*command, '--work-dir', work_dir, *options, **ON_CPU)
         (log,) = work_dir.glob('2*/2*.json')
         found[name] = figures(json.loads(log.read_text()))
     assert found['ours'] == pytest.approx(found['own'], rel=1e-9)
@@ -158,7 +160,7 @@ def evaluated(trained, work_dir, *more):
     """The entries of our test.py on the checkpoint."""
     _, config, options, root = trained
     weights = root / 'ours' / 'epoch_1.pth'
-    python(
+    forked(
         *('tools/test.py', config, weights, '--work-dir', work_dir),
         *(*options, *more),
         **ON_CPU,

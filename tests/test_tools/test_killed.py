@@ -7,7 +7,8 @@ import pytest
 
 from mmdge.datasets import write_shapes
 from mmdge.utils.safe_load import read_checkpoint
-from tests.tool_runs import ON_CPU, ROOT, data_options, equal, python
+from tests.forked import forked
+from tests.tool_runs import ON_CPU, ROOT, data_options, equal
 
 CONFIG = 'configs/shapes/retinanet_dge-pvt_fpn_exact-resume_shapes.py'
 # What draws random numbers: flips, in processes of their own; DropPath; the
@@ -78,8 +79,8 @@ def test_killed_again_and_again(loop, tmp_path):
     options = data_options('mmdet', tmp_path / 'shapes') + OPTIONS + more
     command = ['tools/train.py', CONFIG, '--resume', '--cfg-options', *options]
     whole, killed = tmp_path / 'whole', tmp_path / 'killed'
-    python(*command, '--work-dir', whole, **ON_CPU)
-    said = python(
+    forked(*command, '--work-dir', whole, **ON_CPU)
+    said = forked(
         *(ROOT / 'tests/killed.py', kills),
         *(*command, '--work-dir', killed),
         timeout=1200,

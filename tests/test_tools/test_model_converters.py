@@ -5,7 +5,7 @@ import torch
 
 from mmdge.models import DGEPVT, DGEDeiT
 from mmdge.models.layouts import LAYOUTS
-from tests.tool_runs import python
+from tests.forked import forked
 
 TOOL = 'tools/model_converters/convert_checkpoint.py'
 MODELS = dict(
@@ -83,10 +83,10 @@ def test_granularities_and_a_process_of_its_own(whole, tmp_path):
     source, _ = whole('PVT', granularities=(1, 4))
     out = tmp_path / 'vtpack.pth'
     command = [TOOL, source, out, '--to', 'vtpack']
-    python(*command)
+    forked(*command)
     splits = torch.load(out)['model']['block4.0.dge.splits']
     assert splits.tolist() == [4, 1]
-    said = python(*command, expect=2)
+    said = forked(*command, expect=2)
     assert said.splitlines()[-1].startswith('error: ')
     assert 'is there already' in said
 

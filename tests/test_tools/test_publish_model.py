@@ -7,12 +7,12 @@ import re
 import pytest
 import torch
 
+from tests.forked import forked
 from tests.tool_runs import (
     SHAPES,
     data_options,
     figures,
     metrics,
-    python,
 )
 
 CONFIG = SHAPES['mmpretrain']
@@ -35,7 +35,7 @@ def options(shapes):
 @pytest.fixture(scope='module')
 def trained(options, tmp_path_factory):
     work_dir = tmp_path_factory.mktemp('train')
-    python('tools/train.py', CONFIG, '--work-dir', work_dir, *options)
+    forked('tools/train.py', CONFIG, '--work-dir', work_dir, *options)
     return work_dir
 
 
@@ -79,7 +79,7 @@ def test_it_repeats_the_metric_of_its_own_epoch(
     assert path.stat().st_size < 0.4 * whole.stat().st_size
 
     work_dir = tmp_path / 'test'
-    python('tools/test.py', CONFIG, path, '--work-dir', work_dir, *options)
+    forked('tools/test.py', CONFIG, path, '--work-dir', work_dir, *options)
     assert figures(metrics(work_dir, 'test')) == second
 
 

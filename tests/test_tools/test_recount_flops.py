@@ -9,7 +9,7 @@ import pytest
 import torch
 from mmcv.cnn.utils import flops_counter
 
-from tests.tool_runs import python
+from tests.forked import forked
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / 'tools' / 'analysis_tools' / 'recount_flops.py'
@@ -100,7 +100,7 @@ def test_every_source_is_named(tool):
 
 @pytest.mark.slow
 def test_the_docs_hold_what_the_tool_writes(tmp_path):
-    out = python(
+    out = forked(
         TOOL,
         '--markdown',
         tmp_path / 'flops.md',
@@ -114,5 +114,5 @@ def test_the_docs_hold_what_the_tool_writes(tmp_path):
 
 
 def test_a_folder_that_is_not_there(tmp_path):
-    out = python(TOOL, '--json', tmp_path / 'no' / 'flops.json', expect=2)
+    out = forked(TOOL, '--json', tmp_path / 'no' / 'flops.json', expect=2)
     assert 'there is no such folder' in out and 'Traceback' not in out

@@ -5,8 +5,9 @@ from html import unescape
 
 import pytest
 
+from tests.forked import forked
 from tests.html_page import Page
-from tests.tool_runs import SHAPES, data_options, metrics, python
+from tests.tool_runs import SHAPES, data_options, metrics
 
 TOOL = 'tools/analysis_tools/report.py'
 
@@ -25,11 +26,11 @@ def test_real_runs_are_reported(shapes, tool, tmp_path):
         'default_hooks.logger.interval=1',
     ]
     config = SHAPES['mmdet']
-    python('tools/train.py', config, '--work-dir', runs / 'train', *options)
+    forked('tools/train.py', config, '--work-dir', runs / 'train', *options)
     weights = [config, runs / 'train' / 'epoch_2.pth']
-    python('tools/test.py', *weights, '--work-dir', runs / 'test', *options)
+    forked('tools/test.py', *weights, '--work-dir', runs / 'test', *options)
     sweep = ['--price', 0, 0.5, '--repeats', 1, '--num-timed', 1]
-    python(
+    forked(
         'tools/analysis_tools/sweep_budget.py',
         *(*weights, *sweep, '--out', runs / 'sweep', *options),
     )

@@ -12,13 +12,13 @@ import torch
 from mmengine.config import Config
 
 from mmdge.utils import UserError
+from tests.forked import forked
 from tests.tool_runs import (
     ON_CPU,
     ROOT,
     SHAPES,
     data_options,
     functions_of,
-    python,
     run,
 )
 
@@ -84,7 +84,7 @@ def alone(batches, tmp_path_factory):
     """The checkpoint that one process comes to."""
     work_dir = tmp_path_factory.mktemp('alone')
     command = ('tools/train.py', CONFIG, '--work-dir', work_dir, *batches)
-    python(*command, 'train_dataloader.batch_size=8', **ON_CPU)
+    forked(*command, 'train_dataloader.batch_size=8', **ON_CPU)
     first, last = (load(work_dir / f'epoch_{n}.pth') for n in (1, 5))
     assert difference(first, last) > 1e-2
     assert np.ptp(history(last, 'flops_ratio')) > 0.1
@@ -215,7 +215,7 @@ def test_accumulated_halves_equal_a_batch(batches, tmp_path):
     states = []
     for size, count in ((8, 1), (4, 2)):
         work_dir = tmp_path / str(size)
-        python(
+        forked(
             *('tools/train.py', CONFIG, '--work-dir', work_dir, *batches),
             'custom_hooks.0.loss_weight=0.0',
             f'train_dataloader.batch_size={size}',

@@ -9,7 +9,8 @@ from mmengine.registry import MODELS, init_default_scope
 
 from mmdge.models.backbones import DynamicBackbone
 from mmdge.utils import UserError
-from tests.tool_runs import ROOT, data_options, python
+from tests.forked import forked
+from tests.tool_runs import ROOT, data_options
 
 STUDY = ROOT / 'tools/study'
 
@@ -168,15 +169,15 @@ class TestPage:
         page.write_text('<!-- table: budgets -->\n<!-- end -->\n')
         rows.write_text(json.dumps(row()) + '\n')
         command = [STUDY / 'fill_results.py', '--page', page, '--rows', rows]
-        said = python(*command, '--check', expect=2)
+        said = forked(*command, '--check', expect=2)
         assert 'the figures are not those of the rows' in said
-        python(*command)
+        forked(*command)
         for picture in ('page.png', 'page_time.png'):
             assert (tmp_path / picture).stat().st_size > 1000
-        python(*command, '--check')
+        forked(*command, '--check')
 
     def test_the_page_is_that_of_the_rows(self):
-        python(STUDY / 'fill_results.py', '--check')
+        forked(STUDY / 'fill_results.py', '--check')
 
 
 def test_times_of_a_checkpoint(study, shapes, tmp_path):
@@ -221,7 +222,7 @@ def test_a_trial_of_the_study(shapes, tmp_path):
         'train_dataloader.batch_size=2',
         'model.test_cfg.score_thr=0.0',
     ]
-    said = python(*command)
+    said = forked(*command)
     lines = map(json.loads, rows.read_text().splitlines())
     static, random, dense, error = lines
     assert (static['phase'], static['asked']) == ('untrained', None)
@@ -237,4 +238,4 @@ def test_a_trial_of_the_study(shapes, tmp_path):
         assert f'{noted["metrics"]["backbone/GFLOPs"]:.4f}' in noted['log']
     assert said.count('noted') == 4
     # Once more, there is nothing left to do.
-    assert 'noted' not in python(*command)
+    assert 'noted' not in forked(*command)

@@ -277,8 +277,8 @@ def main() -> None:
 
     failures = []
 
-    def run(task: tuple[int, str]) -> None:
-        seed, name = task
+    def run(task: tuple[bool, int, str]) -> None:
+        scratch, seed, name = task
         chain = Chain(
             SETTINGS[name],
             seed,
@@ -288,6 +288,7 @@ def main() -> None:
         )
         for arm in chain.setting.arms:
             wanted = not args.arms or str(arm) in args.arms
+            wanted = wanted and (arm.phase == 'scratch') == scratch
             if not wanted or rows.have(name, seed, arm):
                 continue
             label = f'{name} seed {seed}: {arm}'
@@ -299,7 +300,9 @@ def main() -> None:
                 print(failures[-1], flush=True)
 
     with ThreadPoolExecutor(args.jobs) as pool:
-        list(pool.map(run, product(args.seeds, args.settings)))
+        # What takes longest comes last.
+        tasks = product((False, True), args.seeds, args.settings)
+        list(pool.map(run, tasks))
     if failures:
         raise UserError(f'{len(failures)} failed: ' + '; '.join(failures))
 

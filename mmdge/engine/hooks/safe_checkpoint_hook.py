@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from mmengine.dist import all_gather_object, get_rank, get_world_size
+from mmengine.fileio import BaseStorageBackend
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import EpochBasedTrainLoop
 
@@ -74,41 +75,33 @@ class SafeCheckpointHook(CheckpointHook):
     def before_train(self, runner: Any) -> None:
         """On resuming, put things back to where the checkpoint was saved."""
         super().before_train(runner)
-        steps = all_gather_object((runner.epoch, runner.iter))
-        if len(set(steps)) > 1:
-            raise UserError(
-                'the processes resume from different (epoch, iteration): '
-                f'{steps}. All of them must see the same work_dir'
-            )
-        loop, states = runner.train_loop, None
-        by_iter = not isinstance(loop, EpochBasedTrainLoop)
+        _check_same_step(runner)
+        by_iter = not isinstance(runner.train_loop, EpochBasedTrainLoop)
         if by_iter:
-            # Its loader is opened once, and again after resuming, for which
-            # PyTorch draws a number: not from those of the training, then.
-            generator = torch.Generator()
-            generator.manual_seed(runner.seed + get_rank())
-            runner.train_dataloader.generator = generator
+            _give_loader_its_own_numbers(runner)
         if runner.iter == 0:
             return  # weights were loaded at most
-        saved = self._loaded.get('random_states') or []
-        if len(saved) == get_world_size():
-            states = saved[get_rank()]
+        states = self._states_of_this_process(runner)
+        if states:
             set_random_states(states)
-        else:
-            runner.logger.warning(
-                f'The checkpoint has random states for {len(saved)} '
-                f'processes and there are {get_world_size()}: random numbers '
-                'begin anew.'
-            )
         if not self._loaded.get('evaluated') and _evaluation_is_due(runner):
             runner.logger.info(
                 'Evaluating the checkpoint, since the evaluation after it '
                 'may have been cut off.'
             )
             runner.val_loop.run()
-        iterator = getattr(loop, 'dataloader_iterator', None)
-        if by_iter and states and not hasattr(iterator, 'skip_iter'):
-            loop.dataloader_iterator = _skipped(iterator, runner.iter, states)
+        if by_iter and states:
+            _set_after_skipping(runner, states)
+
+    def _states_of_this_process(self, runner: Any) -> dict | None:
+        saved = self._loaded.get('random_states') or []
+        if len(saved) == get_world_size():
+            return saved[get_rank()]
+        runner.logger.warning(
+            f'The checkpoint has random states for {len(saved)} processes '
+            f'and there are {get_world_size()}: random numbers begin anew.'
+        )
+        return None
 
     def before_val(self, runner: Any) -> None:
         """Remember the random states of the training."""
@@ -141,42 +134,70 @@ class SafeCheckpointHook(CheckpointHook):
 
     def _save_best_checkpoint(self, runner: Any, metrics: dict) -> None:
         """Save the best, then remove the one that was so before."""
-        if not self.save_best:
-            return
-        one = len(self.key_indicators) == 1
-        paths = [self.best_ckpt_path] if one else self.best_ckpt_path_dict
-        before = dict(enumerate(paths)) if one else dict(paths)
-        # MMEngine removes what it knows of before it writes.
-        self._know_as_best(dict.fromkeys(before))
-        super()._save_best_checkpoint(runner, metrics)
-        now = {0: self.best_ckpt_path} if one else self.best_ckpt_path_dict
-        self._know_as_best({k: now.get(k) or before[k] for k in before})
-        for key, path in before.items():
-            if path and now.get(key) not in (None, path):
-                self._remove(path)
-
-    def _know_as_best(self, paths: dict) -> None:
-        if len(self.key_indicators) == 1:
-            self.best_ckpt_path = paths[0]
-        else:
-            self.best_ckpt_path_dict = dict(paths)
+        # MMEngine removes before it writes.
+        backend = self.file_backend
+        self.file_backend = later = _RemovesLater(backend)
+        try:
+            super()._save_best_checkpoint(runner, metrics)
+        finally:
+            self.file_backend = backend
+        for path in later.removed:
+            self._remove(path)
 
     def _remove(self, path: str) -> None:
         if get_rank() == 0 and self.file_backend.isfile(path):
             self.file_backend.remove(path)
 
 
-def _skipped(
-    batches: Iterator, number: int, states: dict[str, Any]
-) -> Iterator:
-    """Set the random states when so many batches have been skipped.
+class _RemovesLater:
+    """A file backend that only notes what is to be removed."""
+
+    def __init__(self, backend: BaseStorageBackend) -> None:
+        self._backend = backend
+        self.removed: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def remove(self, path: str) -> None:
+        self.removed.append(path)
+
+
+def _check_same_step(runner: Any) -> None:
+    steps = all_gather_object((runner.epoch, runner.iter))
+    if len(set(steps)) > 1:
+        raise UserError(
+            'the processes resume from different (epoch, iteration): '
+            f'{steps}. All of them must see the same work_dir'
+        )
+
+
+def _give_loader_its_own_numbers(runner: Any) -> None:
+    """Keep what a loop by iteration draws from those of the training.
+
+    Its loader is opened once, and again after resuming, for which PyTorch
+    draws a number.
+    """
+    generator = torch.Generator()
+    generator.manual_seed(runner.seed + get_rank())
+    runner.train_dataloader.generator = generator
+
+
+def _set_after_skipping(runner: Any, states: dict[str, Any]) -> None:
+    """Set the random states again once a loop by iteration has skipped.
 
     MMEngine up to 0.10.7 loads what it skips, and so draws random numbers.
     """
-    for _ in range(number):
-        yield next(batches)
-    set_random_states(states)
-    yield from batches
+    batches, number = runner.train_loop.dataloader_iterator, runner.iter
+
+    def skipped() -> Iterator:
+        for _ in range(number):
+            yield next(batches)
+        set_random_states(states)
+        yield from batches
+
+    if not hasattr(batches, 'skip_iter'):
+        runner.train_loop.dataloader_iterator = skipped()
 
 
 def _evaluation_is_due(runner: Any) -> bool:

@@ -1,0 +1,7 @@
+"""What tests/forked.py imports once."""
+
+from mmdge.utils import launch  # noqa: F401  isort: skip  installs ops
+
+import mmdet.datasets  # noqa: F401
+import mmdet.evaluation  # noqa: F401
+import mmdet.models  # noqa: F401
