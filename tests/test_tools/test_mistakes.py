@@ -10,8 +10,10 @@ import re
 import cv2
 import numpy as np
 import pytest
+from PIL import UnidentifiedImageError
 
 from mmdge.datasets import write_shapes
+from mmdge.utils import UserError, launch
 from tests.tool_runs import NO_WORKERS, SHAPES, data_options, error_in
 
 BACKBONE = 'model.backbone.'
@@ -57,102 +59,142 @@ def train(tmp_path, tool):
     return run
 
 
+@pytest.fixture
+def raised(monkeypatch):
+    """The types of the errors that tools said in one line."""
+    types, say = [], launch.in_one_line
+
+    def note(err):
+        types.append(type(err))
+        return say(err)
+
+    monkeypatch.setattr(launch, 'in_one_line', note)
+    return types
+
+
 CONFIGS = {
     'backbone type': (
+        KeyError,
         [f'{BACKBONE}type=mmdge.DGEPTV'],
         r"type='mmdge\.DGEPTV' of the config is unknown; there is "
         r'.*mmdge\.DGEPVT',
     ),
     'arch name': (
+        ValueError,
         [f'{BACKBONE}arch=tinny'],
         "cannot build mmdge.DGEPVT: arch='tinny' is unknown; allowed are "
         "'tiny', 'small'",
     ),
-    'arch number': ([f'{BACKBONE}arch=3'], 'arch must be a name or a dict'),
+    'arch number': (
+        ValueError,
+        [f'{BACKBONE}arch=3'],
+        'arch must be a name or a dict',
+    ),
     'routing name': (
+        ValueError,
         [f'{BACKBONE}routing=varience'],
         "routing='varience' is unknown; allowed are 'finest', 'learned'",
     ),
     'granularities order': (
+        ValueError,
         [f'{BACKBONE}granularities=(4,2,1)'],
         r'granularities=\(4, 2, 1\) must be positive and ascending',
     ),
     'granularities that do not divide': (
+        ValueError,
         [f'{BACKBONE}granularities=(1,3,4)'],
         r'each must divide the last, e\.g\. \(1, 2, 4\)',
     ),
     'granularities of letters': (
+        ValueError,
         [f'{BACKBONE}granularities=abc'],
         "granularities='abc' must be one set of integers",
     ),
     'price': (
+        ValueError,
         [f'{BACKBONE}price=cheap'],
         "price must be a number, but got 'cheap'",
     ),
     'argument': (
+        TypeError,
         [f'{BACKBONE}depth=50'],
         "cannot build mmdge.DGEPVT: .*unexpected keyword argument 'depth'",
     ),
     'out_indices': (
+        ValueError,
         [f'{BACKBONE}out_indices=(0,7)'],
         r'out_indices=\(0, 7\) must be .* among 0 to 3',
     ),
     'frozen_stages': (
+        ValueError,
         [f'{BACKBONE}frozen_stages=9'],
         'frozen_stages=9 must be an integer of at most 4',
     ),
     'drop_path_rate': (
+        ValueError,
         [f'{BACKBONE}drop_path_rate=2'],
         r'drop_prob must be in \[0, 1\)',
     ),
     'budget': (
+        ValueError,
         ['custom_hooks.0.budget=50'],
         r'cannot build mmdge\.CostHook: budget, .* must be in \(0, 1\], but '
         'got 50',
     ),
     'hook': (
+        KeyError,
         ['custom_hooks.0.type=mmdge.CostHok'],
         r"type='mmdge\.CostHok' of the config is unknown; there is mmdge\."
         'CostHook',
     ),
     'metric without the hook': (
+        ValueError,
         ['custom_hooks=[]'],
         r"without backbone_cost; add dict\(type='mmdge\.CostHook'",
     ),
     'data set': (
+        KeyError,
         ['train_dataloader.dataset.type=CocoDatset'],
         r"type='CocoDatset' of the config is unknown; there is "
         r'.*mmdet\.CocoDataset',
     ),
     'transform': (
+        KeyError,
         [f'{PIPELINE}0.type=LoadImageFromFil'],
         r"type='LoadImageFromFil' of the config is unknown; there is",
     ),
     'loop': (
+        KeyError,
         ['train_cfg.type=EpochBasedLoop'],
         "type='EpochBasedLoop' of the config is unknown",
     ),
     'optimizer': (
+        TypeError,
         ['optim_wrapper.optimizer.momentum=0.9'],
         "cannot build AdamW: .*unexpected keyword argument 'momentum'",
     ),
     'number of classes': (
+        RuntimeError,
         ['model.bbox_head.num_classes=2'],
         'have a class that the model does not: set num_classes',
     ),
     'epochs': (
+        ValueError,
         ['train_cfg.max_epochs=many'],
         r"cannot build EpochBasedTrainLoop: invalid literal .*'many'",
     ),
     'batch of none': (
+        ValueError,
         ['train_dataloader.batch_size=0'],
         'batch_size should be a positive integer',
     ),
     'learning rate': (
+        ValueError,
         ['optim_wrapper.optimizer.lr=-1'],
         r'cannot build AdamW: Invalid learning rate: -1',
     ),
     'half a training': (
+        ValueError,
         ['optim_wrapper=None'],
         'the config does not fit: .*optim_wrapper should be',
     ),
@@ -160,8 +202,8 @@ CONFIGS = {
 
 
 @pytest.mark.parametrize('case', CONFIGS)
-def test_a_config(case, data, train):
-    options, message = CONFIGS[case]
+def test_a_config(case, data, train, raised):
+    kind, options, message = CONFIGS[case]
     said = train(
         SHAPES['mmdet'],
         data,
@@ -169,7 +211,7 @@ def test_a_config(case, data, train):
         expect=2,
         trained=case == 'metric without the hook',  # which ends the epoch
     )
-    assert re.search(message, error_in(said))
+    assert re.search(message, error_in(said)) and raised == [kind]
 
 
 FILES = {
@@ -187,12 +229,13 @@ FILES = {
 
 
 @pytest.mark.parametrize('case', FILES)
-def test_a_config_file(case, tmp_path, tool):
+def test_a_config_file(case, tmp_path, tool, raised):
     name, content, message = FILES[case]
     (tmp_path / name).write_text(content)
     said = tool('tools/train.py', tmp_path / name, expect=2)
     error = error_in(said)
     assert re.search(message, error) and str(tmp_path / name) in error
+    assert raised == [UserError]
 
 
 def draw(*shape, dtype=np.uint8):
@@ -223,17 +266,25 @@ def as_png(root):
 
 
 BROKEN_IMAGES = {
-    'cut off': (lambda p: p.write_bytes(p.read_bytes()[:200]), 'failed to'),
-    'empty': (content(b''), 'buf.empty'),
-    'text': (content(b'<html>404</html>'), 'failed to load image'),
-    'missing': (lambda p: p.unlink(), 'No such file'),
+    'cut off': (
+        AssertionError,
+        lambda p: p.write_bytes(p.read_bytes()[:200]),
+        'failed to',
+    ),
+    'empty': (cv2.error, content(b''), 'buf.empty'),
+    'text': (
+        AssertionError,
+        content(b'<html>404</html>'),
+        'failed to load image',
+    ),
+    'missing': (FileNotFoundError, lambda p: p.unlink(), 'No such file'),
 }
 
 
 @pytest.mark.parametrize('workers', [0, 1])
 @pytest.mark.parametrize('case', BROKEN_IMAGES)
-def test_a_broken_image(case, workers, data, train):
-    change, message = BROKEN_IMAGES[case]
+def test_a_broken_image(case, workers, data, train, raised):
+    kind, change, message = BROKEN_IMAGES[case]
     path = first(data, 'train/*.jpg')
     change(path)
     said = train(
@@ -244,6 +295,7 @@ def test_a_broken_image(case, workers, data, train):
     )
     error = error_in(said)
     assert re.search(f'cannot load a sample.*{message}', error)
+    assert raised == [kind]
     # OpenCV doesn't name it, and where another process loads, we cannot.
     named = 'num_workers=0' if (workers, case) == (1, 'empty') else str(path)
     assert named in error
@@ -331,22 +383,30 @@ def rename(root):
 
 
 ANNOTATIONS = {
-    'cut off': (write('{"images": ['), 'JSON|Expecting value'),
-    'empty': (write(''), 'Expecting value'),
-    'a list': (write('[]'), "<class 'list'> not supported"),
-    'without keys': (write('{}'), "no 'categories'"),
-    'without boxes': (edit(lambda a: a.pop('bbox')), "no 'bbox'"),
-    'other classes': (rename, 'has none of the classes of the config'),
+    'cut off': (
+        json.JSONDecodeError,
+        write('{"images": ['),
+        'JSON|Expecting value',
+    ),
+    'empty': (json.JSONDecodeError, write(''), 'Expecting value'),
+    'a list': (AssertionError, write('[]'), "<class 'list'> not supported"),
+    'without keys': (KeyError, write('{}'), "no 'categories'"),
+    'without boxes': (KeyError, edit(lambda a: a.pop('bbox')), "no 'bbox'"),
+    'other classes': (
+        UserError,
+        rename,
+        'has none of the classes of the config',
+    ),
 }
 
 
 @pytest.mark.parametrize('case', ANNOTATIONS)
-def test_broken_annotations(case, data, train):
-    change, message = ANNOTATIONS[case]
+def test_broken_annotations(case, data, train, raised):
+    kind, change, message = ANNOTATIONS[case]
     change(data)
     error = error_in(train(SHAPES['mmdet'], data, expect=2))
     assert re.search(message, error)
-    assert 'instances_train.json' in error
+    assert 'instances_train.json' in error and raised == [kind]
 
 
 def flat(value, *shape):
@@ -358,25 +418,31 @@ def flat(value, *shape):
 
 MAPS = {
     'ids out of range': (
+        IndexError,
         flat(200, 96, 96),
         'Target 200 is out of bounds.*set num_classes, or ignore_index',
     ),
     'of another size': (
+        RuntimeError,
         flat(1, 50, 50),
         'differ in size: an image and its annotation do',
     ),
-    'of colours': (flat(1, 96, 96, 3), 'differ in size'),
-    'missing': (lambda p: p.unlink(), 'cannot load a sample.*No such file'),
-    'text': (content(b'404'), 'cannot load a sample'),
+    'of colours': (RuntimeError, flat(1, 96, 96, 3), 'differ in size'),
+    'missing': (
+        FileNotFoundError,
+        lambda p: p.unlink(),
+        'cannot load a sample.*No such file',
+    ),
+    'text': (UnidentifiedImageError, content(b'404'), 'cannot load a sample'),
 }
 
 
 @pytest.mark.parametrize('case', MAPS)
-def test_broken_maps_of_classes(case, data, train):
-    change, message = MAPS[case]
+def test_broken_maps_of_classes(case, data, train, raised):
+    kind, change, message = MAPS[case]
     change(first(data, 'semantic/train/*.png'))
     error = error_in(train(SHAPES['mmseg'], data, expect=2))
-    assert re.search(message, error)
+    assert re.search(message, error) and raised == [kind]
 
 
 def a_file(root):
@@ -385,12 +451,18 @@ def a_file(root):
 
 
 ROOTS = {
-    'a file': (a_file, 'train data not found.*is not there; make it with'),
+    'a file': (
+        UserError,
+        a_file,
+        'train data not found.*is not there; make it with',
+    ),
     'without images': (
+        FileNotFoundError,
         lambda root: [path.unlink() for path in root.glob('train/*')],
         'cannot load a sample.*No such file',
     ),
     'without annotations': (
+        UserError,
         lambda r: (r / 'annotations' / 'instances_train.json').unlink(),
         r'instances_train\.json is not there',
     ),
@@ -398,10 +470,11 @@ ROOTS = {
 
 
 @pytest.mark.parametrize('case', ROOTS)
-def test_a_data_root(case, data, train):
-    change, message = ROOTS[case]
+def test_a_data_root(case, data, train, raised):
+    kind, change, message = ROOTS[case]
     change(data)
-    assert re.search(message, error_in(train(SHAPES['mmdet'], data, expect=2)))
+    error = error_in(train(SHAPES['mmdet'], data, expect=2))
+    assert re.search(message, error) and raised == [kind]
 
 
 def test_a_broken_crop_of_a_classifier(data, train):
