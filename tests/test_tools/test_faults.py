@@ -2,6 +2,8 @@
 
 import os
 import re
+import shutil
+import subprocess
 import sys
 import time
 
@@ -142,23 +144,61 @@ def test_a_killed_loader_ends_the_run(faulty, options, tmp_path):
     assert 'lower num_workers or batch_size' in error
 
 
+# Shells in which a disk of $1 KiB under the folder $2 is full soon, and that
+# run the rest of their arguments.
+FULL = {
+    # No file may be larger than half of it, which anybody can have.
+    'limit': (
+        ['bash', '-c', 'ulimit -f $(($1 / 2)); shift 2; exec "$@"', '-'],
+        'File too large',
+    ),
+    # A disk of its own, which ends with the shell: what is on it is copied.
+    'disk': (
+        ['unshare', '-rm', 'bash', '-c']
+        + [
+            'size=$1 dir=$2; shift 2; cp -a $dir $dir.disk; '
+            'mount -t tmpfs -o size=${size}k none $dir; '
+            'cp -a $dir.disk/. $dir; "$@"; code=$?; '
+            'rm -r $dir.disk; cp -a $dir $dir.disk; exit $code',
+            '-',
+        ],
+        'No space left on device',
+    ),
+}
+
+
+def may_mount():
+    command = ['unshare', '-rm', 'mount', '-t', 'tmpfs', 'none', '/tmp']
+    try:
+        return subprocess.run(command, capture_output=True).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
 @pytest.mark.slow
-def test_a_full_disk_ends_the_run(options, tmp_path):
+@pytest.mark.parametrize('kind', FULL)
+def test_a_full_disk_ends_the_run(kind, options, tmp_path):
+    if kind == 'disk' and not may_mount():
+        pytest.skip('no disk can be mounted by this user')
     work_dir = tmp_path / 'run'
     train = ['tools/train.py', CONFIG, '--work-dir', work_dir, '--resume']
     train += [*options, 'train_cfg.val_interval=9']
     forked(*train, 'train_cfg.max_epochs=1', **ON_CPU)
     first = work_dir / 'epoch_1.pth'
     before = first.read_bytes()
-    # A limit of a file's size, of two thirds of a checkpoint, in KiB.
+    shell, message = FULL[kind]
     said = run(
-        *('bash', '-c', f'ulimit -f {len(before) // 1536}; exec "$@"', '-'),
+        # Room for the first checkpoint, logs, and half of the second.
+        *(*shell, len(before) * 3 // 2048 + 64, work_dir),
         *(sys.executable, *train, 'train_cfg.max_epochs=2'),
         expect=2,
         **ON_CPU,
     )
+    if kind == 'disk':
+        shutil.rmtree(work_dir)
+        work_dir.with_name('run.disk').rename(work_dir)
     error = error_in(said)
-    assert re.match(r'cannot write \S+/epoch_2\.pth: File too large', error)
+    assert re.match(rf'cannot write \S+/epoch_2\.pth: {message}', error)
     assert first.read_bytes() == before
     assert sorted(p.name for p in work_dir.glob('*.pth*')) == [first.name]
     said = forked(*train, 'train_cfg.max_epochs=2', **ON_CPU)
