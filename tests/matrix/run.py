@@ -92,10 +92,12 @@ ENVIRONMENTS = {
         'the pinned packages, mmcv with its compiled ops',
         (
             PINNED,
-            ('setuptools<81', 'wheel', 'ninja'),
+            ('setuptools>=77,<81', 'wheel', 'ninja'),
             (
                 *('--no-build-isolation', '--no-deps', '--force-reinstall'),
-                *('--no-binary=onedl-mmcv', 'onedl-mmcv==2.3.6'),
+                # A wheel that pip built before may have been without ops.
+                *('--no-cache-dir', '--no-binary=onedl-mmcv'),
+                'onedl-mmcv==2.3.6',
             ),
             tuple(part.format('4.12.0.88') for part in HEADLESS),
         ),

@@ -3,7 +3,7 @@
 A static model is trained from scratch, once per setting and seed. From its
 checkpoint all arms start: evaluated as they are (*untrained*), or trained for
 a fifth of the static model's epochs, all by the same schedule (*finetuned*).
-Three are trained from scratch, as long as both together, and of these the
+Some are trained from scratch, as long as both together, and of these the
 dense one is routed by error as it is, too (*scratch*). What takes long, or is
 a control of a control, is not run in every setting.
 """
@@ -92,6 +92,7 @@ _LONG = (
     'scratch-dense',
     'scratch-error',
     'scratch-learned',
+    'scratch-random-mid',
     'scratch-smaller',
     *_WEAKER,
 )
@@ -109,7 +110,7 @@ SETTINGS = {
             'shapes-mask', 'mask-rcnn_pvt_fpn_shapes-192', (192, 192), _LONG
         ),
         Setting('shapes-semantic', 'fpn_pvt_shapes-192', (192, 192), _LONG),
-        Setting('camvid', 'fpn_pvt_camvid-256x192', (192, 256), _WEAKER),
+        Setting('camvid', 'fpn_pvt_camvid-256x192', (192, 256), _LONG),
         Setting(
             'bccd', 'retinanet_pvt_fpn_bccd-320x240', (240, 320), _LONG + _MORE
         ),
@@ -121,12 +122,14 @@ ARMS = (
     Arm('oracle', 'untrained', (BUDGET,)),
     Arm('shuffled', 'untrained', (BUDGET,)),
     Arm('variance', 'untrained', (BUDGET,)),
+    # The routers' own shares, a good part at the coarsest; and none of that.
     Arm('random', 'untrained', (BUDGET,)),
+    Arm('random-mid', 'untrained', (BUDGET,)),
+    Arm('uniform-mid', 'untrained', (BUDGET,)),
     Arm('dense', 'finetuned', budget=None),
     Arm('error', 'finetuned', SWEEP),
     Arm('error-many', 'finetuned', SWEEP),
     Arm('shuffled', 'finetuned', (BUDGET,)),
-    # The routers' own shares, a good part at the coarsest; and none of that.
     Arm('random', 'finetuned', (BUDGET,)),
     Arm('uniform', 'finetuned', (BUDGET,)),
     Arm('random-mid', 'finetuned', (BUDGET,)),
@@ -139,6 +142,7 @@ ARMS = (
     Arm('dense', 'scratch', budget=None),
     Arm('error', 'scratch', (BUDGET,)),
     Arm('learned', 'scratch', (None, BUDGET)),
+    Arm('random-mid', 'scratch', (BUDGET,)),
     Arm('smaller', 'scratch'),
 )
 
