@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 
 from mmengine.config import Config
@@ -14,10 +15,13 @@ from mmdge.datasets import image_loader
 def load_images(
     cfg: Config, model: nn.Module, number: int, split: str = 'train'
 ) -> list[Tensor]:
-    """Load and preprocess images, showing progress.
+    """Load and preprocess images as the test does, showing progress.
+
+    A price that was found at another size would not hold.
 
     Args:
-        cfg (Config): See :func:`mmdge.datasets.image_loader`.
+        cfg (Config): See :func:`mmdge.datasets.image_loader`; the pipeline is
+            that of its ``test_dataloader`` if there is one.
         model (nn.Module): The host's model, with its preprocessor.
         number (int): Of images, at most as many as there are.
         split (str): ``'train'`` or ``'val'``. Defaults to ``'train'``.
@@ -25,6 +29,11 @@ def load_images(
     Returns:
         list[Tensor]: Each ``(1, 3, H, W)``, on the model's device.
     """
+    cfg = copy.deepcopy(cfg)
+    tested = (cfg.get('test_dataloader') or {}).get('dataset') or {}
+    validated = (cfg.get('val_dataloader') or {}).get('dataset') or {}
+    if 'pipeline' in tested and 'pipeline' in validated:
+        validated['pipeline'] = tested['pipeline']
     loader = image_loader(cfg, split, number)
     return [
         model.data_preprocessor(data, False)['inputs']

@@ -143,6 +143,17 @@ def test_images_are_as_the_backbone_gets_them(cfg, capfd):
             model.backbone(image)
 
 
+@pytest.mark.parametrize('split', NUM)
+def test_images_have_the_size_of_the_test(split, shapes):
+    cfg = config('mmdet', shapes)
+    cfg.test_dataloader = copy.deepcopy(cfg.val_dataloader)
+    cfg.test_dataloader.dataset.pipeline[1].scale = (64, 64)
+    model = launch.build_model(cfg)
+    assert load_images(cfg, model, 1, split)[0].shape[2:] == (64, 64)
+    cfg.pop('test_dataloader')
+    assert load_images(cfg, model, 1, split)[0].shape[2:] == (96, 96)
+
+
 def test_a_preprocessor_beside_the_model_is_the_models(shapes):
     """Where mmpretrain's own configs have it."""
     cfg = config('mmpretrain', shapes)
