@@ -5,6 +5,7 @@ import signal
 import pytest
 from mmengine.fileio import get_file_backend
 
+from mmdge.engine.atomic_backend import take_folder
 from mmdge.utils import UserError
 
 BACKEND = get_file_backend(backend_args=dict(backend='mmdge.atomic'))
@@ -28,9 +29,43 @@ def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path):
     _, status = os.waitpid(child, 0)
     assert os.WTERMSIG(status) == signal.SIGKILL
     assert path.read_bytes() == b'old'
-    assert sorted(os.listdir(tmp_path)) == ['a.pth', 'a.pth.part']
-    BACKEND.put(b'new', path)
+    left = sorted(os.listdir(tmp_path))
+    assert left[0] == 'a.pth' and len(left) == 2
+    assert left[1].startswith('a.pth.') and left[1].endswith('.part')
+    # The next training there clears it away.
+    take_folder(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ['.training', 'a.pth']
+
+
+def test_two_that_write_the_same_file_do_not_meet(tmp_path, monkeypatch):
+    path, fsync = tmp_path / 'a.pth', os.fsync
+
+    def meanwhile(descriptor):
+        monkeypatch.setattr(os, 'fsync', fsync)
+        BACKEND.put(b'other', path)
+        assert path.read_bytes() == b'other'
+
+    monkeypatch.setattr(os, 'fsync', meanwhile)
+    BACKEND.put(b'one', path)
+    assert path.read_bytes() == b'one'
     assert os.listdir(tmp_path) == ['a.pth']
+
+
+def test_a_folder_is_of_one_training(tmp_path):
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        take_folder(tmp_path)
+        take_folder(tmp_path)  # again, as a second training of a process
+        os.write(write, b'.')
+        signal.pause()
+    os.read(read, 1)
+    with pytest.raises(UserError, match=f'process {child}, writes to .*wait'):
+        take_folder(tmp_path)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    take_folder(tmp_path)
+    assert (tmp_path / '.training').read_text() == str(os.getpid())
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Checkpoints that nothing is lost between; tests/test_tools/test_killed.py
 has the trainings that are killed."""
 
-import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -44,7 +44,7 @@ class Step(BaseMetric):
 
     def compute_metrics(self, results):
         Step.count += 1
-        return dict(step=Step.count)
+        return dict(step=Step.count, other=-Step.count)
 
 
 @pytest.fixture
@@ -55,14 +55,15 @@ def train(tmp_path):
     names = iter(range(100))
 
     def run(
-        epochs, hooks=(), val=True, resume=False, load_from=None, **kwargs
-    ):
+        epochs, hooks=(), val=True, resume=False, load_from=None,
+        work_dir=tmp_path, batch_size=1, **kwargs,
+    ):  # fmt: skip
         torch.manual_seed(0)
         loader = dict(
             dataset=[dict(inputs=torch.zeros(1))] * 2,
             sampler=dict(type='DefaultSampler', shuffle=False),
             collate_fn=dict(type='default_collate'),
-            batch_size=1,
+            batch_size=batch_size,
             num_workers=0,
         )
         evaluation = dict(
@@ -72,7 +73,7 @@ def train(tmp_path):
         )
         runner = Runner(
             Model(),
-            str(tmp_path),
+            str(work_dir),
             train_dataloader=loader,
             train_cfg=dict(by_epoch=True, max_epochs=epochs),
             optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
@@ -187,6 +188,67 @@ def test_the_best_is_there_until_the_next_is(train, tmp_path, monkeypatch):
     assert [n for n in checkpoints(tmp_path) if 'best' in n] == [three]
 
 
+@pytest.mark.parametrize('best', ['step', ['step', 'other']])
+def test_a_copy_leaves_the_best_of_the_original(best, train, tmp_path):
+    rules = ['greater'] * (1 if best == 'step' else 2)
+    kwargs = dict(interval=1, save_best=best, rule=rules)
+    original = tmp_path / 'original'
+    train(2, work_dir=original, **kwargs)
+    before = checkpoints(original)
+    assert 'best_step_epoch_2.pth' in before
+    shutil.copytree(original, tmp_path / 'copy')
+    Step.count = 5
+    train(3, work_dir=tmp_path / 'copy', resume=True, **kwargs)
+    assert checkpoints(original) == before
+    found = [n for n in checkpoints(tmp_path / 'copy') if 'best_step' in n]
+    assert found == ['best_step_epoch_3.pth']
+
+
+def test_what_is_written_under_the_same_name_stays(train, tmp_path):
+    train(
+        4, val=True, interval=1, filename_tmpl='latest.pth', max_keep_ckpts=2,
+        save_best='step', **RULE,
+    )  # fmt: skip
+    assert checkpoints(tmp_path) == ['best_step_latest.pth', 'latest.pth']
+
+
+def test_an_evaluation_is_repeated_though_the_epochs_are_shorter(
+    train, tmp_path
+):
+    with pytest.raises(KeyboardInterrupt):
+        train(4, [Stop()], interval=1)
+    made = Step.count
+    train(3, resume=True, interval=1, batch_size=2)
+    # That of the second epoch, and of the third.
+    assert Step.count == made + 2
+
+
+def test_the_last_evaluation_can_be_cut_off(train, tmp_path, monkeypatch):
+    kwargs = dict(interval=1, save_best='step', **RULE)
+    train(2, work_dir=tmp_path / 'whole', **kwargs)
+    compute = Step.compute_metrics
+
+    def cut(self, results):
+        if Step.count == 1:
+            raise KeyboardInterrupt
+        return compute(self, results)
+
+    Step.count = 0
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Step, 'compute_metrics', cut)
+        train(2, work_dir=tmp_path / 'cut', **kwargs)
+    train(2, work_dir=tmp_path / 'cut', resume=True, **kwargs)
+    whole, cut = (
+        read_checkpoint(tmp_path / name / 'epoch_2.pth')
+        for name in ('whole', 'cut')
+    )
+    assert whole['evaluated'] and cut['evaluated']
+    scores = [
+        c['message_hub']['runtime_info']['best_score'] for c in (whole, cut)
+    ]
+    assert scores == [2, 2]
+
+
 def test_processes_that_resume_apart_end(train, tmp_path, monkeypatch):
     train(1, val=False, interval=1)
     monkeypatch.setattr(
@@ -213,4 +275,4 @@ def test_where_files_go_is_up_to_the_config(train, tmp_path):
     hook = SafeCheckpointHook(backend_args=dict(backend='local'))
     assert hook.backend_args == dict(backend='local')
     train(1, val=False, interval=1, out_dir=str(tmp_path / 'other'))
-    assert os.listdir(tmp_path / 'other' / tmp_path.name) == ['epoch_1.pth']
+    assert checkpoints(tmp_path / 'other' / tmp_path.name) == ['epoch_1.pth']

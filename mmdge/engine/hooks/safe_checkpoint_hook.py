@@ -11,7 +11,7 @@ from mmengine.fileio import BaseStorageBackend
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import EpochBasedTrainLoop
 
-from mmdge.engine import atomic_backend  # noqa: F401  registers it
+from mmdge.engine.atomic_backend import take_folder
 from mmdge.engine.random_states import get_random_states, set_random_states
 from mmdge.registry import HOOKS
 from mmdge.utils import UserError
@@ -26,6 +26,8 @@ class SafeCheckpointHook(CheckpointHook):
     - A file is whole or not there (:class:`~mmdge.engine.atomic_backend.
       AtomicBackend`), and the oldest, or the best before, is removed after
       the next was written, not before; so there is always one to go on from.
+      Nothing is removed outside of the folder that this training writes to,
+      and one training at a time writes there.
     - The states of the random numbers of all processes travel in the
       checkpoint and are put back on resuming. An evaluation leaves them as
       they were, so that one more or less changes nothing.
@@ -64,6 +66,7 @@ class SafeCheckpointHook(CheckpointHook):
         self._loaded: dict = {}
         self._states: list | None = None
         self._before_val: dict | None = None
+        self._outdated: list[str] = []
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Remember what the training is to go on with."""
@@ -75,16 +78,21 @@ class SafeCheckpointHook(CheckpointHook):
     def before_train(self, runner: Any) -> None:
         """On resuming, put things back to where the checkpoint was saved."""
         super().before_train(runner)
+        self._files = self.file_backend
+        if get_rank() == 0 and '://' not in self.out_dir:
+            take_folder(self.out_dir)
         _check_same_step(runner)
         by_iter = not isinstance(runner.train_loop, EpochBasedTrainLoop)
         if by_iter:
             _give_loader_its_own_numbers(runner)
         if runner.iter == 0:
             return  # weights were loaded at most
+        self._go_on_here(runner)
         states = self._states_of_this_process(runner)
         if states:
             set_random_states(states)
-        if not self._loaded.get('evaluated') and _evaluation_is_due(runner):
+        evaluated = self._loaded.get('evaluated')
+        if not evaluated and _evaluation_is_due(runner, self.by_epoch):
             runner.logger.info(
                 'Evaluating the checkpoint, since the evaluation after it '
                 'may have been cut off.'
@@ -92,6 +100,23 @@ class SafeCheckpointHook(CheckpointHook):
             runner.val_loop.run()
         if by_iter and states:
             _set_after_skipping(runner, states)
+
+    def _go_on_here(self, runner: Any) -> None:
+        """Look for what was saved before in the folder of this training.
+
+        It may be a copy, and what it was copied from must stay as it is.
+        """
+
+        def here(path: str | None) -> str | None:
+            name = path and path.replace('\\', '/').rpartition('/')[2]
+            return name and self.file_backend.join_path(self.out_dir, name)
+
+        known = runner.message_hub.runtime_info
+        # Or it would not be saved again with what the evaluation finds.
+        self.last_ckpt = here(known.get('last_ckpt'))
+        self.best_ckpt_path = here(getattr(self, 'best_ckpt_path', None))
+        best = getattr(self, 'best_ckpt_path_dict', {})
+        self.best_ckpt_path_dict = {key: here(best[key]) for key in best}
 
     def _states_of_this_process(self, runner: Any) -> dict | None:
         saved = self._loaded.get('random_states') or []
@@ -124,43 +149,57 @@ class SafeCheckpointHook(CheckpointHook):
         self, runner: Any, step: int, meta: dict
     ) -> None:
         """Save, then remove the oldest; in all processes."""
+        self._remove_outdated()
         own = self._before_val or get_random_states()
         self._states = all_gather_object(own)
         super()._save_checkpoint_with_step(runner, step, meta)
         self._states = None
         if 0 < self._kept < len(self.keep_ckpt_ids):
             name = self.filename_tmpl.format(self.keep_ckpt_ids.popleft())
-            self._remove(self.file_backend.join_path(self.out_dir, name))
+            self._outdated.append(
+                self.file_backend.join_path(self.out_dir, name)
+            )
+        self._remove_outdated()
 
     def _save_best_checkpoint(self, runner: Any, metrics: dict) -> None:
         """Save the best, then remove the one that was so before."""
-        # MMEngine removes before it writes.
-        backend = self.file_backend
-        self.file_backend = later = _RemovesLater(backend)
+        # MMEngine removes before it writes. What it writes last, that epoch's
+        # checkpoint, knows of the best: the one before has to be gone by then.
+        self.file_backend = _RemovesLater(self._files, self._outdated)
         try:
             super()._save_best_checkpoint(runner, metrics)
         finally:
-            self.file_backend = backend
-        for path in later.removed:
-            self._remove(path)
+            self.file_backend = self._files
+        self._remove_outdated()
 
-    def _remove(self, path: str) -> None:
-        if get_rank() == 0 and self.file_backend.isfile(path):
-            self.file_backend.remove(path)
+    def _remove_outdated(self) -> None:
+        """Remove what was replaced, unless by a file of the same name."""
+        kept = {
+            self.last_ckpt,
+            getattr(self, 'best_ckpt_path', None),
+            *getattr(self, 'best_ckpt_path_dict', {}).values(),
+        }
+        while self._outdated:
+            path = self._outdated.pop()
+            if (
+                get_rank() == 0
+                and path not in kept
+                and self._files.isfile(path)
+            ):
+                self._files.remove(path)
 
 
 class _RemovesLater:
     """A file backend that only notes what is to be removed."""
 
-    def __init__(self, backend: BaseStorageBackend) -> None:
-        self._backend = backend
-        self.removed: list[str] = []
+    def __init__(self, backend: BaseStorageBackend, noted: list[str]) -> None:
+        self._backend, self._noted = backend, noted
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)
 
     def remove(self, path: str) -> None:
-        self.removed.append(path)
+        self._noted.append(path)
 
 
 def _check_same_step(runner: Any) -> None:
@@ -200,13 +239,13 @@ def _set_after_skipping(runner: Any, states: dict[str, Any]) -> None:
         runner.train_loop.dataloader_iterator = skipped()
 
 
-def _evaluation_is_due(runner: Any) -> bool:
-    """Whether the loop would evaluate where it is now."""
+def _evaluation_is_due(runner: Any, by_epoch: bool) -> bool:
+    """Whether the loop would evaluate where the checkpoint was saved."""
     loop = runner.train_loop
     if isinstance(loop, EpochBasedTrainLoop):
-        done, last = runner.epoch, loop.max_epochs
-        if runner.iter != done * len(loop.dataloader):
+        if not by_epoch:
             return False  # saved amid an epoch
+        done, last = runner.epoch, loop.max_epochs
     else:
         done, last = runner.iter, loop.max_iters
     loop._decide_current_val_interval()
