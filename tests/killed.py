@@ -6,19 +6,51 @@ so that being killed twenty times takes a minute::
     python tests/killed.py KILLS train.py CONFIG --work-dir ... --resume
 """
 
+import mmap
 import os
 import random
 import signal
+import stat
 import sys
 import time
 
 from mmengine.hooks import checkpoint_hook
+from mmengine.runner import Runner
 
 from mmdge.utils import launch  # installs the ops that mmdet imports
 from tests.tool_runs import functions_of
 
 # Here, once, so that each start is fast.
 import mmdet.models  # noqa: E402, F401  isort: skip
+
+
+# How many hook points the training has reached, and which one last; shared
+# with its process.
+PLACE = mmap.mmap(-1, 60)
+call_hook = Runner.call_hook
+
+
+def note_place(self, name, **kwargs):
+    reached, _ = place()
+    PLACE[:] = f'{reached + 1} {name}'.encode().ljust(len(PLACE))
+    call_hook(self, name, **kwargs)
+
+
+Runner.call_hook = note_place
+
+
+def place():
+    words = PLACE[:].decode().strip('\0').split()
+    return (int(words[0]), words[1]) if words else (0, 'start')
+
+
+def is_file(descriptor):
+    return stat.S_ISREG(os.fstat(descriptor).st_mode)
+
+
+def ended(child):
+    options = os.WEXITED | os.WNOHANG | os.WNOWAIT
+    return os.waitid(os.P_PID, child, options) is not None
 
 
 def kill(*_):
@@ -39,7 +71,7 @@ class At:
         fsync = os.fsync
 
         def cut(descriptor):
-            if self.due():
+            if is_file(descriptor) and self.due():
                 os.truncate(descriptor, os.fstat(descriptor).st_size // 2)
                 kill()
             fsync(descriptor)
@@ -51,7 +83,7 @@ class At:
 
         def late(descriptor):
             fsync(descriptor)
-            if self.due():
+            if is_file(descriptor) and self.due():
                 kill()
 
         os.fsync = late
@@ -75,12 +107,23 @@ class At:
 
         checkpoint_hook.open = half
 
+    def half_cleared(self):
+        remove = os.remove
+
+        def early(path):
+            if self.due():
+                kill()
+            remove(path)
+
+        os.remove = early
+
     def by_the_clock(self):
-        """By who started it, at a moment in the next seconds."""
+        """By who started it, soon after one of its hook points."""
 
 
 def attempt(prepare=None):
     """Start the training in a child process; return its number."""
+    PLACE[:] = bytes(len(PLACE))
     child = os.fork()
     if child == 0:
         os.setpgrp()
@@ -101,6 +144,7 @@ def main(kills):
         'written_but_not_moved',
         'moved_but_not_named',
         'half_named',
+        'half_cleared',
     ]
     draw.shuffle(ways)
     done = 0
@@ -108,12 +152,15 @@ def main(kills):
         way = ways[done] if done < len(ways) else 'by_the_clock'
         child = attempt(getattr(At(draw.choice((1, 2))), way))
         if way == 'by_the_clock':
-            time.sleep(draw.uniform(0.2, 2))
+            points = draw.randrange(25)
+            while place()[0] < points and not ended(child):
+                time.sleep(0.001)
+            time.sleep(draw.uniform(0, 0.1))
             os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         if os.WIFSIGNALED(status):
             done += 1
-            print(f'killed: {way}', flush=True)
+            print(f'killed: {way} in {place()[1]}', flush=True)
         elif os.WEXITSTATUS(status) or way != 'by_the_clock':
             sys.exit(f'{way}: ended by itself, {status}')
     _, status = os.waitpid(attempt(), 0)

@@ -18,6 +18,10 @@ launch() {
     echo "error: GPUS must be a positive number, not '$gpus'" >&2
     exit 2
   fi
+  if ! [[ ${MAX_RESTARTS:-0} =~ ^[0-9]+$ ]]; then
+    echo "error: MAX_RESTARTS must be a number, not '$MAX_RESTARTS'" >&2
+    exit 2
+  fi
   if [[ -z $port && $nnodes == 1 ]]; then
     # Two runs on one machine must not meet at one port.
     port=$("$python" -c 'import socket

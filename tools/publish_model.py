@@ -16,9 +16,11 @@ import pickle
 import re
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch
+from mmengine import fileio
 from mmengine.utils import get_git_hash
 
 from mmdge import __version__
@@ -74,11 +76,13 @@ def evaluated(checkpoint: Path, meta: dict) -> dict[str, float]:
     # A look at the text: to read it as a config would run it.
     by_iter = re.search(r'log_metric_by_epoch\s*=\s*False', meta['cfg'])
     step = meta['iter' if by_iter else 'epoch']
-    found = [
-        entries
-        for entries in map(json.loads, lines)
-        if 'lr' not in entries and entries['step'] == step
-    ]
+    found = []
+    for line in lines:
+        # One is cut off where a process was killed.
+        with suppress(json.JSONDecodeError):
+            entries = json.loads(line)
+            if 'lr' not in entries and entries['step'] == step:
+                found.append(entries)
     if len(found) != 1:
         raise UserError(
             f'{log} holds {len(found)} evaluations of {checkpoint}; evaluate '
@@ -141,8 +145,7 @@ def main() -> None:
     digits = hashlib.sha256(file.getvalue()).hexdigest()[:8]
     date = time.strftime('%Y%m%d')
     path = args.out.with_name(f'{args.out.stem}_{date}-{digits}.pth')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(file.getvalue())
+    fileio.put(file.getvalue(), path, dict(backend='mmdge.atomic'))
     for name, value in content['meta']['metrics'].items():
         print(f'{name}: {value}')
     print(f'published: {path}')

@@ -89,7 +89,7 @@ def resume_from(cfg: Config, checkpoint: str | None) -> None:
             'MMEngine cannot resume with FSDPStrategy; start from the weights '
             f'with --cfg-options load_from={checkpoint}'
         )
-    if not auto and restarted():
+    if not auto and may_restart():
         raise UserError(
             'MAX_RESTARTS needs --resume without a name, or each time the '
             f'training would begin again from {checkpoint}'
@@ -100,7 +100,7 @@ def resume_from(cfg: Config, checkpoint: str | None) -> None:
 
 def start_afresh(cfg: Config) -> None:
     mark = Path(cfg.work_dir, 'last_checkpoint')
-    if restarted():
+    if may_restart():
         raise UserError(
             'MAX_RESTARTS needs --resume, or each time the training would '
             'begin again from nothing'
@@ -112,8 +112,8 @@ def start_afresh(cfg: Config) -> None:
         )
 
 
-def restarted() -> bool:
-    return os.environ.get('TORCHELASTIC_RESTART_COUNT', '0') != '0'
+def may_restart() -> bool:
+    return os.environ.get('TORCHELASTIC_MAX_RESTARTS', '0') != '0'
 
 
 def main() -> None:
@@ -134,6 +134,9 @@ def main() -> None:
     launch.do_without_amp(cfg)
     launch.init_cpu_distributed(cfg)
     runner = launch.build_runner(cfg)
+    # FlexibleRunner has none yet.
+    if cfg.resume and isinstance(runner.model, torch.nn.Module):
+        checks.check_same_model(cfg.load_from, runner.model)
     if runner.train_loop is None:
         raise UserError(f'{args.config} has no train_dataloader to train with')
     checks.check_classes(runner.train_dataloader.dataset)

@@ -109,11 +109,14 @@ def over_flops(found: Collection) -> Plots:
                 plots[_on(sweep.metric, sweep.dataset)][name] = line
     arms = defaultdict(list)
     for row in found.rows:
-        if _drawable(row.value) and _drawable(
-            row.evaluation.backbone('GFLOPs')
-        ):
+        flops = row.evaluation.backbone('GFLOPs')
+        timed = row.metric == 'ms'  # which is no accuracy
+        if _drawable(row.value) and _drawable(flops) and not timed:
+            # Each checkpoint has a line of its own.
             names = dict.fromkeys([row.arm, row.phase])
             name = ', '.join(filter(None, names))
+            if row.budget is not None:
+                name += f', for {row.budget:g}'
             arms[_on(row.metric, row.setting), name].append(row)
     for (title, name), rows in arms.items():
         plots[title][name] = _means(rows)
@@ -200,7 +203,7 @@ def _means(rows: Sequence[StudyRow]) -> list[Point]:
     ratios = defaultdict(list)
     for row in rows:
         place = (row.evaluation.backbone('GFLOPs'), row.value)
-        ratios[row.budget, row.asked].append(place)
+        ratios[row.asked].append(place)
     points = []
     for places in ratios.values():
         x, y = zip(*places, strict=True)

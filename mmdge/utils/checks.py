@@ -15,11 +15,15 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
 from mmengine.runner import CheckpointLoader
+from torch import nn
 
 from .errors import UserError
 from .safe_load import read_checkpoint
 
+# What MMEngine resumes with; trainings before it wrote no message_hub.
+_STATE = {'meta', 'optimizer', 'message_hub'}
 # Images that are looked at for an object.
 _LOOKED_AT = 200
 # How to get what is missing, by the first folder that names it.
@@ -56,7 +60,7 @@ def check_checkpoint(
         return
     path = Path(path).expanduser().absolute()
     checkpoint = open_checkpoint(path)
-    if resume and not {'meta', 'optimizer'} <= checkpoint.keys():
+    if resume and not checkpoint.keys() >= _STATE:
         raise UserError(
             f'cannot resume from {path}: it holds weights but not the state '
             'of a training; start from it with '
@@ -69,6 +73,42 @@ def check_checkpoint(
             f'{_describe(weights)}; leave out the prefix of init_cfg, or name '
             'a checkpoint of a whole model'
         )
+
+
+def check_same_model(path: str | os.PathLike, model: nn.Module) -> None:
+    """Make sure that a training can go on with this model.
+
+    MMEngine loads what fits, and the optimizer fails over the rest.
+
+    Args:
+        path: The checkpoint to resume from; an address is let through.
+        model: What is to be trained, in a wrapper or not.
+
+    Raises:
+        UserError: If names or shapes of the weights differ.
+    """
+    if '://' in os.fspath(path):
+        return
+    model = model.module if is_model_wrapper(model) else model
+    saved, own = (
+        {key: tuple(value.shape) for key, value in weights.items()}
+        for weights in (
+            open_checkpoint(path)['state_dict'],
+            model.state_dict(),
+        )
+    )
+    for key in dict.fromkeys([*saved, *own]):
+        if saved.get(key) != own.get(key):
+            there, here = (
+                'missing' if weights.get(key) is None else weights[key]
+                for weights in (saved, own)
+            )
+            raise UserError(
+                f'cannot resume from {path}, which is of another model: '
+                f'{key} is {there} there and {here} here; resume with the '
+                'config of that training, or start from its weights with '
+                f'--cfg-options load_from={path}'
+            )
 
 
 def open_checkpoint(path: str | os.PathLike) -> Mapping[str, Any]:

@@ -4,6 +4,7 @@ import logging
 import re
 import zipfile
 from pathlib import Path
+from string import Formatter
 
 from mmengine.config import Config
 from mmengine.logging import print_log
@@ -37,6 +38,7 @@ def find_latest_checkpoint(cfg: Config) -> str | None:
         return name  # of a store that we cannot look into
     if hook.get('out_dir') and '://' not in str(hook['out_dir']):
         folder = Path(hook['out_dir']) / work_dir.absolute().name
+    # MMEngine's own names, unless the config has others.
     template = hook.get('filename_tmpl') or '{epoch|iter}_{}.pth'
     there = _at_steps(folder, template)
     # Where the folder was moved or copied, the name is that of before.
@@ -72,11 +74,16 @@ def find_latest_checkpoint(cfg: Config) -> str | None:
 
 def _at_steps(folder: Path, template: str) -> dict[Path, int]:
     """Checkpoints and their epoch or iteration, the newest first."""
-    # MMEngine's own names, unless the config has others.
-    pattern = re.escape(template).replace(r'\{\}', r'(\d+)')
-    pattern = pattern.replace(r'\{epoch\|iter\}', '(?:epoch|iter)')
+    pattern = ''
+    for text, field, *_ in Formatter().parse(template):
+        pattern += re.escape(text)
+        if field == 'epoch|iter':
+            pattern += '(?:epoch|iter)'
+        elif field is not None:
+            pattern += r'(\d+)'
     steps = {
-        path: int(found[1])
+        # All of one name: that of the last.
+        path: int(found[1]) if found.groups() else 0
         for path in folder.glob('*')
         if (found := re.fullmatch(pattern, path.name)) and path.is_file()
     }

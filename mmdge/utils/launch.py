@@ -302,7 +302,7 @@ def run_tool(main: Callable[[], None]) -> int:
         main: The tool, without arguments.
 
     Returns:
-        The exit code: 0, or 2 after what the user can mend.
+        The exit code: 0, 2 after what the user can mend, or 130 after Ctrl-C.
     """
     use_safe_loading()
     # A log that cannot be written is no reason for a traceback per line.
@@ -315,6 +315,13 @@ def run_tool(main: Callable[[], None]) -> int:
             raise
         print(f'error: {said}', file=sys.stderr, flush=True)
         return 2
+    except KeyboardInterrupt:
+        print(
+            'interrupted; a training goes on with --resume',
+            file=sys.stderr,
+            flush=True,
+        )
+        return 130
     # Only after success: with a rank lost, this would wait for it.
     if torch.distributed.is_initialized():
         # A sharded model, a cycle of references, keeps the group alive, whose

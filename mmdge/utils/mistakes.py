@@ -15,6 +15,7 @@ import traceback
 from types import FrameType
 from typing import Any
 
+import torch
 from mmengine.registry import Registry
 from mmengine.runner import Runner
 
@@ -22,6 +23,7 @@ from .errors import UserError
 
 # A full disk, a quota, a limit.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
 _PACKAGE = os.path.dirname(os.path.dirname(__file__))
 # What a running model says of data that it was not made for.
 _MISMATCHES = {
@@ -47,11 +49,13 @@ def in_one_line(err: Exception) -> str | None:
     """
     if isinstance(err, UserError):
         return str(err)
-    if isinstance(err, OSError) and err.errno in (*_NO_ROOM, errno.EROFS):
+    if isinstance(err, OSError) and err.errno in (*_NO_ROOM, *_FORBIDDEN):
         where = f' ({err.filename})' if err.filename else ''
+        return f'{err.strerror}{where}. {advice(err)}'
+    if isinstance(err, torch.OutOfMemoryError):
         return (
-            f'{err.strerror}{where}: what was written before is whole. '
-            f'{advice(err)}'
+            f'{_text(err).partition(". ")[0]}. Lower the batch_size, train '
+            'with --amp, or set with_cp=True of the backbone'
         )
     # Where it went through, the innermost last.
     frames = [frame for frame, _ in traceback.walk_tb(err.__traceback__)]
@@ -66,7 +70,7 @@ def in_one_line(err: Exception) -> str | None:
 
 def advice(err: OSError) -> str:
     """What to do about a file that cannot be written."""
-    how = 'Make room' if err.errno in _NO_ROOM else 'Make the folder writable'
+    how = 'Make it writable' if err.errno in _FORBIDDEN else 'Make room'
     return f'{how}, and start again; a training goes on with --resume'
 
 
@@ -120,11 +124,17 @@ def _of_loading(err: Exception, frames: list[FrameType]) -> str | None:
 def _of_the_config(err: Exception, frames: list[FrameType]) -> str | None:
     """Of an entry of the config from which nothing can be built."""
     kinds = (KeyError, ValueError, AssertionError, OSError)
-    # Of a function that was called wrongly; others may be bugs.
+    # Of a function that was called wrongly.
     called = isinstance(err, TypeError) and 'argument' in str(err)
-    if not called and not isinstance(err, kinds):
-        return None
+    # What the hosts stumble over, such as text in place of a number; from
+    # mmdge's own code, which looks first, it is a bug.
+    ours = frames[-1].f_code.co_filename.startswith(_PACKAGE)
+    types = (TypeError, AttributeError, IndexError)
+    stumbled = isinstance(err, types) and not ours
     built = [f for f in frames if f.f_code.co_name == 'build_from_cfg']
+    known = called or isinstance(err, kinds) or (built and stumbled)
+    if not known:
+        return None
     if not built:
         runner = any(
             isinstance(frame.f_locals.get('self'), Runner)

@@ -128,11 +128,12 @@ def load_from_http(filename: str, map_location: Any = None) -> Any:
             return _without_config(
                 checkpoint.load_from_http(filename, map_location)
             )
-    except (OSError, RuntimeError, pickle.UnpicklingError) as err:
+    except Exception as err:  # whatever a broken pickle may raise
         _refuse_code(filename, err)
         raise UserError(
             f'cannot get the checkpoint {filename}; download it by hand and '
-            f'name the file ({_reason(err)})'
+            'name the file, and remove what there may be of it in '
+            f'{torch.hub.get_dir()}/checkpoints ({_reason(err)})'
         ) from err
 
 

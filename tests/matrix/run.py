@@ -134,7 +134,8 @@ class Run:
     def build(self, base: str) -> str | None:
         """Build the environment, unless it is there; say what fails."""
         done = self.folder / 'built'
-        if done.exists():
+        recipe = repr(self.environment) + (ROOT / PINNED[1]).read_text()
+        if done.exists() and done.read_text() == recipe:
             return None
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
@@ -146,7 +147,7 @@ class Run:
         for arguments in (('-U', 'pip'), *self.environment.installs):
             if self.log('build', *pip, *arguments, **variables):
                 return f'pip install {" ".join(arguments)} failed'
-        done.touch()
+        done.write_text(recipe)
         return None
 
     def test(self, jobs: int, pytest_args: list[str]) -> dict:
@@ -158,20 +159,23 @@ class Run:
             text=True,
         )
         if told.returncode:
-            return dict(failure=told.stderr.strip().splitlines()[-1])
+            lines = told.stderr.strip().splitlines()
+            return dict(failure=lines[-1] if lines else 'python died')
         versions = json.loads(told.stdout.splitlines()[-1])
         report = self.folder / 'tests.xml'
         report.unlink(missing_ok=True)
-        self.log(
+        code = self.log(
             'tests',
             *(self.python, '-m', 'pytest', '-n', jobs, '--dist', 'loadfile'),
             *('--no-loadscope-reorder', '-q', f'--junit-xml={report}'),
             *pytest_args,
             OMP_NUM_THREADS='1',
         )
-        if not report.exists():
-            return dict(failure=f'pytest died, see {self.folder}/tests.log')
-        return dict(versions=versions, **read_report(report))
+        result = read_report(report) if report.exists() else {}
+        # 0: all passed, 1: some failed; others: it did not get so far.
+        if code not in (0, 1) or not result.get('passed'):
+            return dict(failure=f'nothing passed, see {self.folder}/tests.log')
+        return dict(versions=versions, **result)
 
 
 def git(*command: str) -> str:
@@ -236,8 +240,9 @@ def main() -> int:
     for name in args.only or ENVIRONMENTS:
         run = Run(name, args.work_dir.absolute())
         note = run.folder / 'result.json'
-        # Of this code, and of these tests?
-        tested = [git('rev-parse', 'HEAD'), git('diff'), args.pytest_args]
+        # Of this code, committed or not, and of these tests?
+        tested = [git('rev-parse', 'HEAD'), git('diff', 'HEAD')]
+        tested += [git('status', '--porcelain'), args.pytest_args]
         if note.exists() and not args.again:
             result = json.loads(note.read_text())
             if result['tested'] == tested:

@@ -83,6 +83,21 @@ def test_seeds_are_averaged_but_ratios_are_not(everything):
     assert static[6:9] == ['1.000', '2', '3']
 
 
+def test_each_checkpoint_of_a_study_has_its_line(training):
+    rows = [
+        study_row(0.25, asked=0.35, ratio=0.35),
+        study_row(0.5, asked=0.5),
+        study_row(0.3, budget=0.35, asked=0.35, ratio=0.35),
+        study_row(12, phase='time', metric='ms'),
+        study_row(11, phase='time', metric='ms', asked=0.35),
+    ]
+    write_rows(training / 'rows.jsonl', rows)
+    page, content = page_of(training)
+    for name in ('error, finetuned, for 0.5', 'error, finetuned, for 0.35'):
+        assert content.count(f'</span> {name}</li>') == 1
+    assert not any('ms, box' in svg['aria-label'] for svg in page.all('svg'))
+
+
 def test_a_sweep_is_drawn_against_flops_and_time(everything):
     page, _ = page_of(everything)
     assert [svg['aria-label'] for svg in page.all('svg')] == [

@@ -158,3 +158,32 @@ def test_training_goes_on_from_what_it_saved(tmp_path, options, tool):
     assert first['state_dict'][key] == 1 and second['state_dict'][key] == 2
     name = 'ema_state_dict'
     assert first[name].keys() == second[name].keys()
+
+
+@pytest.mark.slow
+def test_a_training_of_another_model_is_not_gone_on_with(
+    tmp_path, options, tool
+):
+    run = tmp_path / 'run'
+    command = ['tools/train.py', CONFIG, '--work-dir', run, '--resume']
+    command += ['--cfg-options', *options, 'train_cfg.val_interval=9']
+    tool(*command, f'experiment_name={tmp_path.name}-1')
+    before = (run / 'epoch_1.pth').read_bytes()
+    changed = {
+        'num_classes=9': r'retina_cls\.\w+ is \(\d.* there and \(\d.* here',
+        'stacked_convs=3': r'\S+ is missing there and \(\d.* here',
+        'stacked_convs=1': r'\S+ is \(\d.* there and missing here',
+    }
+    for number, (option, message) in enumerate(changed.items(), 2):
+        said = tool(
+            *(*command, f'experiment_name={tmp_path.name}-{number}'),
+            f'model.bbox_head.{option}',
+            'train_cfg.max_epochs=2',
+            expect=2,
+        )
+        assert re.search(
+            rf'cannot resume from .*of another model: bbox_head\.{message}; '
+            'resume with the config of that training',
+            error_in(said),
+        )
+    assert (run / 'epoch_1.pth').read_bytes() == before

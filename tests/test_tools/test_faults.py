@@ -122,7 +122,7 @@ class TestAProcessOfTwoIsKilled:
 def test_a_restart_that_would_begin_again_is_refused(
     resume, options, tmp_path, tool, monkeypatch
 ):
-    monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', '1')
+    monkeypatch.setenv('TORCHELASTIC_MAX_RESTARTS', '1')
     command = ('tools/train.py', CONFIG, '--work-dir', tmp_path / 'run')
     said = tool(*command, *resume, *options, expect=2)
     assert 'error: MAX_RESTARTS needs --resume' in said

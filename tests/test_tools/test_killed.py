@@ -35,7 +35,7 @@ LOOPS = {
     ),
     'iterations': (
         'iter_24.pth',
-        5,
+        8,
         [
             'train_cfg._delete_=True',
             'train_cfg.type=IterBasedTrainLoop',
@@ -45,6 +45,7 @@ LOOPS = {
             'train_dataloader.sampler.type=InfiniteSampler',
             'default_hooks.checkpoint.by_epoch=False',
             'default_hooks.checkpoint.interval=2',
+            'default_hooks.checkpoint.max_keep_ckpts=2',
             'default_hooks.logger.log_metric_by_epoch=False',
             'log_processor.by_epoch=False',
             'param_scheduler.1.by_epoch=False',
@@ -52,8 +53,8 @@ LOOPS = {
             'param_scheduler.1.end=24',
             # More that is saved, and that is resumed.
             'custom_hooks.2.type=EMAHook',
-            'default_hooks.checkpoint.save_best=coco/bbox_mAP_50',
-            'default_hooks.checkpoint.rule=greater',
+            'default_hooks.checkpoint.save_best=backbone/GFLOPs',
+            'default_hooks.checkpoint.rule=less',
         ],
     ),
 }
@@ -90,8 +91,11 @@ def test_killed_again_and_again(loop, tmp_path):
         timeout=1200,
         **ON_CPU,
     )
-    ways = re.findall(r'^killed: (\w+)$', said, re.MULTILINE)
-    assert len(ways) == kills and len(set(ways)) == 5
+    found = re.findall(r'^killed: (\w+) in (\w+)$', said, re.MULTILINE)
+    ways, places = zip(*found, strict=True)
+    assert len(ways) == kills and len(set(ways)) == 6
+    # While starting, training, saving, evaluating.
+    assert len(set(places)) >= 3
 
     best = [path.name for path in whole.glob('best_*.pth')]
     assert [path.name for path in killed.glob('best_*.pth')] == best

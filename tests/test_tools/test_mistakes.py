@@ -10,6 +10,7 @@ import re
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import UnidentifiedImageError
 
 from mmdge.datasets import write_shapes
@@ -192,6 +193,16 @@ CONFIGS = {
         ValueError,
         ['optim_wrapper.optimizer.lr=-1'],
         r'cannot build AdamW: Invalid learning rate: -1',
+    ),
+    'learning rate with a comma': (
+        TypeError,
+        ['optim_wrapper.optimizer.lr=0,0001'],
+        'cannot build AdamW: ',
+    ),
+    'number of checkpoints': (
+        TypeError,
+        ['default_hooks.checkpoint.max_keep_ckpts=abc'],
+        r'cannot build .*SafeCheckpointHook: .*str',
     ),
     'half a training': (
         ValueError,
@@ -392,6 +403,17 @@ ANNOTATIONS = {
     'a list': (AssertionError, write('[]'), "<class 'list'> not supported"),
     'without keys': (KeyError, write('{}'), "no 'categories'"),
     'without boxes': (KeyError, edit(lambda a: a.pop('bbox')), "no 'bbox'"),
+    'no box': (TypeError, edit(lambda a: a.update(bbox=None)), 'NoneType'),
+    'boxes of words': (
+        TypeError,
+        edit(lambda a: a.update(bbox=['a'] * 4)),
+        "'<' not supported between instances of 'int' and 'str'",
+    ),
+    'annotations of nothing': (
+        TypeError,
+        write('{"images": [], "categories": [], "annotations": null}'),
+        'NoneType',
+    ),
     'other classes': (
         UserError,
         rename,
@@ -498,3 +520,36 @@ def test_other_classes_are_not_tested(data, tool, random_model):
         expect=2,
     )
     assert re.search(r'instances_val\.json has none of the', error_in(said))
+
+
+def test_memory_of_a_gpu_that_runs_out(raised, capsys):
+    def main():
+        raise torch.OutOfMemoryError(
+            'CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ...'
+        )
+
+    assert launch.run_tool(main) == 2
+    assert raised == [torch.OutOfMemoryError]
+    assert capsys.readouterr().err == (
+        'error: CUDA out of memory. Lower the batch_size, train with --amp, '
+        'or set with_cp=True of the backbone\n'
+    )
+
+
+def test_interrupted(capsys):
+    def main():
+        raise KeyboardInterrupt
+
+    assert launch.run_tool(main) == 130
+    assert 'interrupted; a training goes on with --resume' in (
+        capsys.readouterr().err
+    )
+
+
+def test_a_mark_that_may_not_be_written(capsys):
+    def main():
+        raise PermissionError(13, 'Permission denied', 'w/last_checkpoint')
+
+    assert launch.run_tool(main) == 2
+    said = capsys.readouterr().err
+    assert 'Permission denied (w/last_checkpoint). Make it writable' in said

@@ -5,7 +5,11 @@ from pathlib import Path
 import pytest
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools'
-STUB = '#!/bin/sh\necho "threads=$OMP_NUM_THREADS"\nprintf "%s\\n" "$@"\n'
+STUB = """#!/bin/sh
+echo "threads=$OMP_NUM_THREADS"
+echo "port=$MASTER_PORT" >&2
+printf "%s\\n" "$@"
+"""
 
 
 @pytest.fixture
@@ -110,6 +114,13 @@ def test_a_wrong_number_of_gpus_is_refused(gpus):
     assert 'GPUS must be a positive number' in result.stderr
 
 
+@pytest.mark.parametrize('restarts', ['3x', '-1', 'yes'])
+def test_a_wrong_number_of_restarts_is_refused(restarts):
+    result = run('dist_train.sh', 'c.py', '2', MAX_RESTARTS=restarts)
+    assert result.returncode == 2
+    assert 'MAX_RESTARTS must be a number' in result.stderr
+
+
 @pytest.mark.parametrize(
     ('script', 'given', 'passed'),
     [
@@ -117,13 +128,18 @@ def test_a_wrong_number_of_gpus_is_refused(gpus):
         ('slurm_test.sh', 'w.pth', ['c.py', 'w.pth']),
     ],
 )
-def test_slurm(stub, script, given, passed):
-    out = run(
+@pytest.mark.parametrize('port', [{}, {'PORT': '1234'}])
+def test_slurm(stub, script, given, passed, port):
+    result = run(
         script, 'part', 'job', 'c.py', given, '--amp',
         PATH=f'{stub.parent}:{os.environ["PATH"]}', PYTHON='py',
         GPUS='16', GPUS_PER_NODE='4', CPUS_PER_TASK='6',
-        SRUN_ARGS='--mem 8G --quiet',
-    ).stdout.splitlines()  # fmt: skip
+        SRUN_ARGS='--mem 8G --quiet', **port,
+    )  # fmt: skip
+    said = int(result.stderr.split('port=')[1])
+    # Of as many that two jobs will hardly meet, and none of the system's.
+    assert said == int(port['PORT']) if port else 20000 <= said < 40000
+    out = result.stdout.splitlines()
     tool = script.removeprefix('slurm_').replace('.sh', '.py')
     assert out[1:] == [
         *['--partition=part', '--job-name=job', '--gres=gpu:4'],

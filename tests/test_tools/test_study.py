@@ -115,6 +115,27 @@ class TestRows:
         assert found['value'] == 0.8
         assert len(path.read_text().splitlines()) == 2
 
+    def test_a_file_of_a_killed_process_is_read(self, study, tmp_path):
+        path = tmp_path / 'rows.jsonl'
+        path.write_text(json.dumps(row()) + '\n' + json.dumps(row())[:50])
+        rows = study['rows'].Rows(path)
+        rows.add([row(seed=1)])
+        assert (
+            len(
+                study['rows']
+                .Rows(path)
+                .of(*('shapes-box', 'finetuned', 'error'))
+            )
+            == 2
+        )
+
+    def test_rows_that_differ_are_refused(self, study, tmp_path):
+        path = tmp_path / 'rows.jsonl'
+        lines = [row(), row(), row(value=0.1)]  # of two machines
+        path.write_text(''.join(json.dumps(r) + '\n' for r in lines))
+        with pytest.raises(UserError, match='two rows of .*differ; keep one'):
+            study['rows'].Rows(path)
+
     def test_accuracy_in_points(self, study):
         points = study['rows'].points
         assert points(row()) == 80
@@ -147,6 +168,17 @@ class TestPage:
         both, _ = check(text.format('finetuned'), *lines, dense)
         assert '| +5.0 |' in both
 
+    def test_answers_are_against_the_best_control(self, check):
+        text = '<!-- table: verdicts -->\n<!-- end -->\n'
+        static = row(phase='untrained', arm='static', budget=None, asked=None)
+        lines = [
+            *(static, row(), row(arm='random', value=0.6)),
+            row(arm='uniform-mid', value=0.75),
+        ]
+        filled, _ = check(text, *lines)
+        assert '| error - best control, fine-tuned | +5.0 |' in filled
+        assert '| error, fine-tuned - dense twin | - |' in filled
+
     def test_a_figure_needs_a_source(self, check):
         source = '<!-- shapes-box finetuned error 0.5 0.5 -->'
         ratio = source.replace(' -->', ' backbone/FLOPs_ratio -->')
@@ -157,6 +189,11 @@ class TestPage:
         assert check(good, *lines) == (good, [])
         # What differs is written anew, as exactly as it was.
         assert check(good.replace('80.0', '8.1'), *lines)[0] == good
+        none = good.replace('0.7', '0.5').replace('-5.0', '-0.0')
+        assert (
+            f'That is 0.0{gain.replace("0.7", "0.5")}'
+            in (check(none, *lines)[0])
+        )
         assert check(f'It has 7{source}.', *lines)[0] == f'It has 80{source}.'
         for bad in ('It has 80.0 points.', 'It has .8 points.'):
             (said,) = check(bad, row())[1]

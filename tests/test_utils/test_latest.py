@@ -130,6 +130,20 @@ class TestLatestCheckpoint:
         with pytest.raises(UserError, match='no checkpoint that can be read'):
             self.find(tmp_path)
 
+    @pytest.mark.parametrize(
+        ('template', 'older', 'newer'),
+        [
+            ('e-{:03d}.pth', 'e-009.pth', 'e-010.pth'),
+            ('latest.pth', 'other.pth', 'latest.pth'),
+        ],
+    )
+    def test_names_of_any_format(
+        self, template, older, newer, tmp_path, write
+    ):
+        write(older, 1)
+        path = write(newer, 2)
+        assert self.find(tmp_path, filename_tmpl=template) == path
+
     def test_a_store_is_asked_by_mmengine(self, tmp_path, write):
         write('last_checkpoint', 1, b's3://bucket/run/epoch_3.pth')
         assert self.find(tmp_path) == 's3://bucket/run/epoch_3.pth'

@@ -21,6 +21,7 @@ from statistics import mean
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
+from mmengine.runner import save_checkpoint
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -192,7 +193,11 @@ def write(
     stem = Path(cfg.filename).stem
     checkpoint = folder / f'{stem}_dynamic-{ratio:g}.pth'
     part = model if whole else model.backbone
-    torch.save(dict(meta={}, state_dict=part.state_dict()), checkpoint)
+    save_checkpoint(
+        dict(meta={}, state_dict=part.state_dict()),
+        str(checkpoint),
+        backend_args=dict(backend='mmdge.atomic'),
+    )
     if whole:
         cfg.load_from = str(checkpoint)
     else:

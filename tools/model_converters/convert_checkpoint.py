@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from mmengine.runner import save_checkpoint
 
 from mmdge.models.layouts import (
     LAYOUTS,
@@ -78,7 +79,9 @@ def main() -> None:
         raise UserError(f'{args.target} is there already; name another file')
     checks.check_output(args.target, 'target')
     converted, said = convert(checks.open_checkpoint(args.source), args.to)
-    torch.save(converted, args.target)
+    save_checkpoint(
+        converted, args.target, backend_args=dict(backend='mmdge.atomic')
+    )
     print(f'{said}\nwrote {args.target}')
 
 

@@ -25,13 +25,15 @@ DOTS = (
     ('finetuned', 'shuffled', BUDGET, BUDGET, '^', '#882255'),
     ('finetuned', 'uniform-mid', BUDGET, BUDGET, 'P', '#e69f00'),
     ('finetuned', 'random-mid', BUDGET, BUDGET, 'X', '#d55e00'),
-    ('scratch', 'smaller', BUDGET, None, '*', '#777777'),
+    # Trained longer, and in one schedule: to be compared with one another.
+    ('scratch', 'dense', None, None, 's', '#999999'),
+    ('scratch', 'smaller', BUDGET, None, '*', '#999999'),
 )
 # Those that are timed.
 TIMED = (
     ('finetuned', 'error', BUDGET, SWEEP, 'o', '#0072b2'),
     ('finetuned', 'dense', None, (None,), 's', '#000000'),
-    ('scratch', 'smaller', BUDGET, (None,), '*', '#777777'),
+    ('scratch', 'smaller', BUDGET, (None,), '*', '#999999'),
 )
 
 
@@ -42,7 +44,7 @@ def draw_flops(rows: Rows, path: Path) -> None:
 
 
 def draw_time(rows: Rows, path: Path) -> None:
-    """Draw the same against the time of seed 0, with its quartiles."""
+    """Draw the same against time, for the seed that was timed."""
     settings = rows.settings('time', 'dense')
     _draw(rows, settings, path, _fill_time, 'ms of the backbone')
 
@@ -97,7 +99,7 @@ def _fill_flops(panel: Axes, rows: Rows, setting: str) -> None:
                 _bars(seeds),
                 fmt=marker,
                 color=colour,
-                label=_plain(arm),
+                label=_plain(arm) + ', from scratch' * (phase == 'scratch'),
             )
 
 
@@ -105,8 +107,12 @@ def _fill_time(panel: Axes, rows: Rows, setting: str) -> None:
     for phase, arm, budget, ratios, marker, colour in TIMED:
         single, batch = [], []
         for asked in ratios:
-            seeds = rows.of(setting, phase, arm, budget, asked)
             for timed in rows.of(setting, 'time', arm, budget, asked):
+                seeds = [
+                    row
+                    for row in rows.of(setting, phase, arm, budget, asked)
+                    if row['seed'] == timed['seed']
+                ]
                 middle, spent = timed['value'], timed['metrics']
                 quartiles = [
                     [middle - spent['lower']],

@@ -45,7 +45,9 @@ def fill(text: str, rows: Rows) -> str:
     def look(found: re.Match) -> str:
         shown, source = found.groups()
         digits = len(shown.partition('.')[2])
-        return f'{look_up(source, rows):.{digits}f}<!-- {source} -->'
+        # Without a zero's sign.
+        found = round(look_up(source, rows), digits) + 0.0
+        return f'{found:.{digits}f}<!-- {source} -->'
 
     return SOURCED.sub(look, TABLE.sub(make, text))
 

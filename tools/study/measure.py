@@ -131,7 +131,9 @@ def main() -> None:
     rows = Rows(args.rows)
     for setting in args.settings:
         trained = rows.of(setting, 'finetuned', 'error')
-        if trained and not rows.of(setting, 'time', 'dense', None, None):
+        timed = rows.of(setting, 'time', 'dense', None, None)
+        # All of a setting in turns, so that they are comparable.
+        if trained and not timed:
             rows.add(
                 measure(
                     setting, rows, args.work_dir, args.num_images, args.repeats

@@ -11,6 +11,8 @@ from typing import Any
 
 from plan import BUDGET, SETTINGS, Arm
 
+from mmdge.utils import UserError
+
 Row = dict[str, Any]
 # What a row is about; `asked` is the ratio that its price was found for.
 KEY = ('setting', 'seed', 'phase', 'arm', 'budget', 'asked')
@@ -26,8 +28,16 @@ class Rows:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = Lock()
-        lines = path.read_text().splitlines() if path.exists() else []
-        self._rows = {_key(row): row for row in map(json.loads, lines)}
+        self._rows: dict[tuple, Row] = {}
+        text = path.read_text() if path.exists() else ''
+        whole, _, torn = text.rpartition('\n')
+        if torn:  # the process was killed while writing it
+            path.write_text(whole + '\n' * bool(whole))
+        for row in map(json.loads, whole.splitlines()):
+            if self._rows.setdefault(_key(row), row) != row:
+                raise UserError(
+                    f'{path} has two rows of {_key(row)} that differ; keep one'
+                )
 
     def have(self, setting: str, seed: int, arm: Arm) -> bool:
         """Whether all rows of an arm are there."""

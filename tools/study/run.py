@@ -54,6 +54,7 @@ KEPT = (
     'content/classes_corr',
 )
 DIGITS = 5
+_ROWS = ROOT / 'docs/results.jsonl'
 
 
 class Chain:
@@ -258,7 +259,7 @@ def parse_args() -> argparse.Namespace:
     add(
         '--rows',
         type=Path,
-        default=ROOT / 'docs/results.jsonl',
+        default=_ROWS,
         help='file of rows to add to (default: docs/results.jsonl)',
     )
     add(
@@ -268,7 +269,10 @@ def parse_args() -> argparse.Namespace:
         metavar='KEY=VALUE',
         help='entries of every config, for a quick trial',
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.cfg_options and args.rows.resolve() == _ROWS.resolve():
+        parser.error("--cfg-options: a trial's rows need a file: --rows PATH")
+    return args
 
 
 def main() -> None:

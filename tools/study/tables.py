@@ -25,6 +25,10 @@ NAMES = {
 }
 
 
+# Of the same FLOPs, which know nothing of what is where.
+CONTROLS = ('random', 'uniform', 'random-mid', 'uniform-mid')
+
+
 def accuracy(rows: Sequence[Row]) -> str:
     """Mean, and the range over the seeds."""
     values = [points(row) for row in rows]
@@ -34,7 +38,7 @@ def accuracy(rows: Sequence[Row]) -> str:
 
 def table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
     """A table in Markdown; numbers to the right."""
-    words = ('setting', 'routing', 'checkpoint')
+    words = ('setting', 'routing', 'checkpoint', 'difference in points')
     align = ['---' if name in words else '---:' for name in head]
     lines = [head, align, *body]
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines) + '\n'
@@ -104,7 +108,8 @@ def compare(rows: Rows, arms: Sequence[tuple], reference: tuple) -> str:
 def untrained(rows: Rows) -> str:
     """The static checkpoint, and what it does as it is."""
     static = ('untrained', 'static', None, None)
-    arms = ('error', 'oracle', 'shuffled', 'variance', 'random')
+    arms = ('error', 'oracle', 'shuffled', 'variance')
+    arms += ('random-mid', 'uniform-mid', 'random')
     return compare(
         rows,
         [static, *(('untrained', arm, BUDGET, BUDGET) for arm in arms)],
@@ -144,6 +149,7 @@ def scratch(rows: Rows) -> str:
         ('error', BUDGET, BUDGET),
         ('learned', BUDGET, BUDGET),
         ('learned', BUDGET, None),
+        ('random-mid', BUDGET, BUDGET),
         ('smaller', BUDGET, None),
     ]
     return compare(
@@ -170,7 +176,7 @@ def budgets(rows: Rows) -> str:
             ]
             if any(found):
                 cells = [accuracy(rows) if rows else '' for rows in found]
-                seeds = str(max(map(len, found)))
+                seeds = str(min(map(len, filter(None, found))))
                 body.append((setting, name, *cells, seeds))
     return table(head, body)
 
@@ -242,10 +248,17 @@ def content(rows: Rows) -> str:
     head = ('setting', 'routing', 'ratio', 'std', *kinds, 'seeds')
     body = []
     for setting in rows.settings('finetuned', 'error'):
-        for arm in ('error', 'variance', 'learned', 'random'):
-            found = rows.of(setting, 'finetuned', arm)
+        for arm, asked in (
+            ('error', BUDGET),
+            ('variance', BUDGET),
+            ('learned', BUDGET),
+            ('learned', None),
+            ('random', BUDGET),
+        ):
+            found = rows.of(setting, 'finetuned', arm, asked=asked)
             if not found:
                 continue
+            name = NAMES[arm] + ', at no price' * (asked is None)
             cells = [
                 f'{value(found, f"backbone/FLOPs_ratio{end}"):.3f}'
                 for end in ('', '_std')
@@ -254,13 +267,58 @@ def content(rows: Rows) -> str:
                 key = f'content/{kind}_corr'
                 known = key in found[0]['metrics']
                 cells.append(f'{value(found, key):.2f}' if known else '')
-            body.append((setting, NAMES[arm], *cells, str(len(found))))
+            body.append((setting, name, *cells, str(len(found))))
+    return table(head, body)
+
+
+def verdicts(rows: Rows) -> str:
+    """The questions of the study, and the answer of each setting."""
+    head = ('difference in points', *rows.settings('untrained', 'static'))
+    static = ('untrained', 'static', None, None)
+    dense = ('finetuned', 'dense', None, None)
+    error = ('finetuned', 'error', BUDGET, BUDGET)
+    many = ('finetuned', 'error-many', BUDGET)
+    questions = {
+        'error, untrained - static': (('untrained', *error[1:]), [static]),
+        'error, fine-tuned - dense twin': (error, [dense]),
+        'error - best control, untrained': (
+            ('untrained', *error[1:]),
+            [('untrained', arm, BUDGET, BUDGET) for arm in CONTROLS],
+        ),
+        'error - best control, fine-tuned': (
+            error,
+            [('finetuned', arm, BUDGET, BUDGET) for arm in CONTROLS],
+        ),
+        "error - the paper's, fine-tuned": (
+            error,
+            [('finetuned', 'learned', BUDGET, BUDGET)],
+        ),
+        'for many budgets - for .35, at .35': (
+            (*many, 0.35),
+            [('finetuned', 'error', 0.35, 0.35)],
+        ),
+        'for many budgets - for .7, at .7': (
+            (*many, 0.7),
+            [('finetuned', 'error', 0.7, 0.7)],
+        ),
+    }
+    body = []
+    for question, (own, others) in questions.items():
+        cells = []
+        for setting in head[1:]:
+            found = rows.of(setting, *own)
+            bases = [rows.of(setting, *other) for other in others]
+            bases = [base for base in bases if found and base]
+            best = max(bases, key=value, default=[])
+            cells.append(difference(found, best))
+        body.append((question, *cells))
     return table(head, body)
 
 
 TABLES: dict[str, Callable[[Rows], str]] = {
     made.__name__: made
     for made in (
+        verdicts,
         untrained,
         finetuned,
         scratch,
