@@ -48,7 +48,7 @@ def build(family, routing, granularities=(1, 2, 4)):
             nn.init.zeros_(parameter)
         elif 'router.gate.weight' in name:
             nn.init.normal_(parameter, std=0.5)
-        elif re.search(r'(block\d|layers)\.', name) and 'norm' not in name:
+        elif re.search(r'blocks?\d?\.', name) and 'norm' not in name:
             parameter.data.mul_(3)
     return model.eval()
 
@@ -61,8 +61,8 @@ def difference(one, other):
     )
 
 
-# A block that is left out makes a difference of 3e-2 and more, see below.
-TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 5e-3, torch.float16: 5e-3}
+# A block that is left out makes a difference of .05 and more, see below.
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 
 
 def autocast(dtype):
@@ -170,7 +170,7 @@ def test_a_block_left_out_would_be_seen(family, monkeypatch):
                         f(x, *args, **kw)[1],
                     ),
                 )
-                assert difference(model(x), maps) > 3e-2
+                assert difference(model(x), maps) > 0.05
 
 
 @pytest.mark.parametrize('family', [DGEPVT, DGEDeiT])
