@@ -52,8 +52,13 @@ def difference(found: Sequence[Row], base: Sequence[Row]) -> str:
     ]
     if not pairs:
         return '-'
-    spread = f' ({min(pairs):+.1f} to {max(pairs):+.1f})' if pairs[1:] else ''
-    return f'{mean(pairs):+.1f}{spread}'
+    # Without a zero's sign.
+    middle, low, high = (
+        round(number, 1) + 0.0
+        for number in (mean(pairs), min(pairs), max(pairs))
+    )
+    spread = f' ({low:+.1f} to {high:+.1f})' if pairs[1:] else ''
+    return f'{middle:+.1f}{spread}'
 
 
 def compare(rows: Rows, arms: Sequence[tuple], reference: tuple) -> str:
