@@ -6,7 +6,9 @@ three run through MMEngine's Runner.
 
 import argparse
 import copy
+import difflib
 import gc
+import inspect
 import logging
 import os
 import sys
@@ -148,6 +150,7 @@ def load_config(
     scope = cfg.get('default_scope')
     if scope in HOSTS and find_spec(scope) is None:
         raise UserError(missing_message(scope, str(path)))
+    _check_option_names(cfg, cfg_options or {}, path)
     try:
         cfg.merge_from_dict(dict(cfg_options or {}))
     except (KeyError, IndexError, TypeError) as err:
@@ -161,6 +164,21 @@ def load_config(
         cfg.work_dir = os.path.join('work_dirs', path.stem)
     _fill_dataloaders(cfg)
     return cfg
+
+
+def _check_option_names(
+    cfg: Config, options: Mapping[str, Any], path: Path
+) -> None:
+    """Refuse an entry that nobody reads, but that is nearly another's name."""
+    known = {*cfg.keys(), *inspect.signature(Runner.__init__).parameters}
+    for option in options:
+        name = option.partition('.')[0]
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
+        if name not in known and near:
+            raise UserError(
+                f'--cfg-options {option}: {path} has no entry {name!r}, and '
+                f'nothing reads it; is it {near[0]!r}?'
+            )
 
 
 def init_cpu_distributed(cfg: Config) -> bool:

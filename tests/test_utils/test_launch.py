@@ -38,6 +38,20 @@ def test_load_config(tmp_path):
 
 
 @pytest.mark.parametrize('parser', [launch.config_parser, launch.build_parser])
+@pytest.mark.parametrize(
+    ('option', 'meant'),
+    [('optim_wraper.lr', 'optim_wrapper'), ('load_form', 'load_from')],
+)
+def test_a_misspelled_entry_is_refused(option, meant, tmp_path):
+    path = tmp_path / 'small.py'
+    path.write_text("optim_wrapper = dict(lr=1)\nmodel = dict(type='A')\n")
+    with pytest.raises(UserError, match=f'no entry .*is it {meant!r}'):
+        launch.load_config(path, {option: 2})
+    # What is of its own, or read by the runner, is let through.
+    cfg = launch.load_config(path, {'mine': 2, 'test_cfg.x': 3})
+    assert cfg.mine == 2 and cfg.test_cfg.x == 3
+
+
 def test_cfg_options_without_a_value(parser, capsys):
     with pytest.raises(SystemExit) as info:
         parser('').parse_args(['c.py', '--cfg-options', 'a'])
@@ -104,14 +118,14 @@ def test_user_error_leaves_the_tool_in_one_line(tmp_path):
     assert not (tmp_path / 'work_dirs').exists()
 
 
-@pytest.mark.parametrize('code', [errno.ENOSPC, errno.EROFS])
+@pytest.mark.parametrize('code', [errno.ENOSPC, errno.EROFS, errno.EACCES])
 def test_a_full_disk_leaves_the_tool_in_one_line(code, capsys):
     def main():
         raise OSError(code, os.strerror(code))
 
     assert launch.run_tool(main) == 2
     said = capsys.readouterr().err
-    assert said.startswith(f'error: {os.strerror(code)}: ')
+    assert said.startswith(f'error: {os.strerror(code)}. ')
     assert said.count('\n') == 1 and '--resume' in said
 
 
