@@ -35,7 +35,7 @@ LOOPS = {
     ),
     'iterations': (
         'iter_24.pth',
-        8,
+        7,
         [
             'train_cfg._delete_=True',
             'train_cfg.type=IterBasedTrainLoop',

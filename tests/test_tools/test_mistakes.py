@@ -199,11 +199,6 @@ CONFIGS = {
         ['optim_wrapper.optimizer.lr=0,0001'],
         'cannot build AdamW: ',
     ),
-    'number of checkpoints': (
-        TypeError,
-        ['default_hooks.checkpoint.max_keep_ckpts=abc'],
-        r'cannot build .*SafeCheckpointHook: .*str',
-    ),
     'half a training': (
         ValueError,
         ['optim_wrapper=None'],

@@ -138,7 +138,11 @@ def test_resume_needs_the_state_of_a_training(tmp_path, weights):
     path = save(tmp_path / 'a.pth', weights)
     with pytest.raises(UserError, match='cannot resume'):
         checks.check_checkpoint(path, resume=True)
+    # As trainings before MMEngine had it, which cannot be gone on with.
     save(path, {**weights, 'optimizer': {}})
+    with pytest.raises(UserError, match='cannot resume'):
+        checks.check_checkpoint(path, resume=True)
+    save(path, {**weights, 'optimizer': {}, 'message_hub': {}})
     checks.check_checkpoint(path, resume=True)
 
 

@@ -37,7 +37,6 @@ def test_load_config(tmp_path):
         launch.load_config(path)
 
 
-@pytest.mark.parametrize('parser', [launch.config_parser, launch.build_parser])
 @pytest.mark.parametrize(
     ('option', 'meant'),
     [('optim_wraper.lr', 'optim_wrapper'), ('load_form', 'load_from')],
@@ -52,6 +51,7 @@ def test_a_misspelled_entry_is_refused(option, meant, tmp_path):
     assert cfg.mine == 2 and cfg.test_cfg.x == 3
 
 
+@pytest.mark.parametrize('parser', [launch.config_parser, launch.build_parser])
 def test_cfg_options_without_a_value(parser, capsys):
     with pytest.raises(SystemExit) as info:
         parser('').parse_args(['c.py', '--cfg-options', 'a'])
