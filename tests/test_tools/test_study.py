@@ -1,6 +1,7 @@
 """The study: its plan builds, a trial runs, its page is that of the rows."""
 
 import json
+import re
 import sys
 
 import pytest
@@ -275,7 +276,9 @@ def test_a_trial_of_the_study(shapes, tmp_path):
     assert random['train_seconds'] > 0
     for noted in (static, *errors, random):
         assert noted['seed'] == 1
-        assert f'{noted["metrics"]["backbone/GFLOPs"]:.4f}' in noted['log']
+        (logged,) = re.findall(r'backbone/GFLOPs: (\S+)', noted['log'])
+        gflops = noted['metrics']['backbone/GFLOPs']
+        assert gflops == pytest.approx(float(logged), abs=1e-4)
     assert said.count('noted') == 3
     # Once more, there is nothing left to do.
     assert 'noted' not in forked(*command)
