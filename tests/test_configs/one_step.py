@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 from mmengine.config import Config
+from mmengine.registry import MODELS
 from mmengine.runner import Runner
 
+from mmdge import DGEPVT
 from mmdge.utils import checks, launch
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
@@ -18,7 +20,7 @@ def shipped(folder, pattern='*'):
 
 
 def run(path, data_root, work_dir):
-    """Train a step, evaluate an image; nothing but sizes is changed.
+    """Train a step, evaluate an image; nothing but sizes and depth is changed.
 
     Returns:
         tuple[Config, dict, dict]: The config, the training's and the
@@ -29,6 +31,7 @@ def run(path, data_root, work_dir):
     assert cfg.custom_imports['imports'] == ['mmdge']
     assert cfg.val_evaluator == cfg.test_evaluator
     cfg.model.backbone.init_cfg = None  # no download
+    make_shallow(cfg.model.backbone)
     # MMEngine hands out loggers and visualizers by name.
     cfg.experiment_name = f'{work_dir.name}_{path.stem}'
     cfg.visualizer.name = cfg.experiment_name
@@ -71,6 +74,15 @@ def run(path, data_root, work_dir):
     (train,) = [entry for entry in entries if 'loss' in entry]
     (val,) = [entry for entry in entries if 'backbone/GFLOPs' in entry]
     return cfg, train, val
+
+
+def make_shallow(backbone):
+    """Leave one block of each stage, which saves most of the time."""
+    if isinstance(backbone.arch, str):
+        family = MODELS.get(backbone.type)
+        arch = family.arch_zoo[backbone.arch]
+        pvt = issubclass(family, DGEPVT)
+        backbone.arch = dict(arch, num_layers=(1, 1, 1, 1) if pvt else 1)
 
 
 def shrink(step):
