@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).parents[1]
+from tests.tool_runs import ROOT
+
 SERVER = multiprocessing.get_context('forkserver')
 SERVER.set_forkserver_preload(['tests.imported'])
 

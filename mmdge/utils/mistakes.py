@@ -49,9 +49,8 @@ def in_one_line(err: Exception) -> str | None:
     """
     if isinstance(err, UserError):
         return str(err)
-    if isinstance(err, OSError) and err.errno in (*_NO_ROOM, *_FORBIDDEN):
-        where = f' ({err.filename})' if err.filename else ''
-        return f'{err.strerror}{where}. {advice(err)}'
+    if isinstance(err, OSError) and err.errno in (*_NO_ROOM, errno.EROFS):
+        return _of_writing(err)
     if isinstance(err, torch.OutOfMemoryError):
         return (
             f'{_text(err).partition(". ")[0]}. Lower the batch_size, train '
@@ -65,6 +64,8 @@ def in_one_line(err: Exception) -> str | None:
         or _of_the_config(err, frames)
         or _of_the_data(err, frames)
         or _of_mmdge(err, frames)
+        # What may not be read is known by now.
+        or _of_writing(err)
     )
 
 
@@ -72,6 +73,15 @@ def advice(err: OSError) -> str:
     """What to do about a file that cannot be written."""
     how = 'Make it writable' if err.errno in _FORBIDDEN else 'Make room'
     return f'{how}, and start again; a training goes on with --resume'
+
+
+def _of_writing(err: Exception) -> str | None:
+    """Of a file that cannot be written."""
+    kinds = (*_NO_ROOM, *_FORBIDDEN)
+    if not isinstance(err, OSError) or err.errno not in kinds:
+        return None
+    where = f' ({err.filename})' if err.filename else ''
+    return f'{err.strerror}{where}. {advice(err)}'
 
 
 def _text(err: Exception) -> str:

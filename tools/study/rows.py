@@ -29,11 +29,7 @@ class Rows:
         self.path = path
         self._lock = Lock()
         self._rows: dict[tuple, Row] = {}
-        text = path.read_text() if path.exists() else ''
-        whole, _, torn = text.rpartition('\n')
-        if torn:  # the process was killed while writing it
-            path.write_text(whole + '\n' * bool(whole))
-        for row in map(json.loads, whole.splitlines()):
+        for row in map(json.loads, _whole_lines(path)):
             if self._rows.setdefault(_key(row), row) != row:
                 raise UserError(
                     f'{path} has two rows of {_key(row)} that differ; keep one'
@@ -47,6 +43,9 @@ class Rows:
     def add(self, rows: Sequence[Row]) -> None:
         """Append those that are not there yet."""
         with self._lock, self.path.open('a') as file:
+            # What was cut off gives way; a reader leaves it as it is, since
+            # it may be just being written.
+            file.truncate(len(''.join(_whole_lines(self.path)).encode()))
             for row in rows:
                 if _key(row) not in self._rows:
                     self._rows[_key(row)] = row
@@ -72,6 +71,12 @@ class Rows:
         """The settings that have rows of an arm, in the plan's order."""
         there = {key[0] for key in self._rows if key[2:4] == (phase, arm)}
         return [name for name in SETTINGS if name in there]
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """The lines without one that a killed process left unfinished."""
+    text = path.read_text() if path.exists() else ''
+    return [line for line in text.splitlines(True) if line.endswith('\n')]
 
 
 def _key(row: Row) -> tuple:
