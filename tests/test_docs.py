@@ -3,8 +3,10 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from mmcv import imwrite
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
@@ -89,6 +91,22 @@ def test_the_detector_of_your_own_config_builds(neck, tmp_path):
     assert cfg.val_evaluator[1].type == 'mmdge.BackboneFLOPs'
 
 
+def test_the_segmentor_of_your_own_config_builds(tmp_path):
+    mmseg = pytest.importorskip('mmseg')
+    (source,) = [b for b in code('docs/your_own_config.md') if 'MMSEG' in b]
+    configs = Path(mmseg.__file__).parent / '.mim/configs'
+    path = tmp_path / 'mine.py'
+    path.write_text(source.replace('MMSEG', str(configs)))
+    cfg = Config.fromfile(path)
+    cfg.model.backbone.init_cfg = None  # no download
+    init_default_scope('mmseg')
+    model = MODELS.build(cfg.model).eval()
+    with torch.no_grad():
+        out = model(torch.rand(1, 3, 64, 64))
+    assert out.shape == (1, 150, 16, 16)
+    assert cfg.optim_wrapper.optimizer.type == 'AdamW'
+
+
 def test_the_classifier_of_your_own_config_builds(tmp_path):
     (source,) = [b for b in code('docs/your_own_config.md') if 'resnet' in b]
     path = tmp_path / 'mine.py'
@@ -101,3 +119,17 @@ def test_the_classifier_of_your_own_config_builds(tmp_path):
     assert scores.shape == (2, 1000)
     assert type(model.backbone).__name__ == 'DGEPVT'
     assert cfg.test_evaluator[1].type == 'mmdge.BackboneFLOPs'
+
+
+def test_the_detector_of_the_first_experiment_tells_its_cost(
+    tmp_path, monkeypatch
+):
+    pytest.importorskip('mmdet')
+    imwrite(np.full((64, 96, 3), 90, np.uint8), str(tmp_path / 'image.png'))
+    (source,) = code('docs/first_experiment.md')
+    config = ROOT / 'configs/shapes/retinanet_dge-pvt_fpn_shapes.py'
+    namespace = dict(CONFIG=str(config), CHECKPOINT=None)
+    monkeypatch.chdir(tmp_path)
+    exec(source, namespace)
+    cost = namespace['result'].backbone_cost
+    assert 0 < cost['dynamic'] < cost['dense']

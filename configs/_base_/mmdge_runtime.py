@@ -5,9 +5,10 @@ custom_hooks = [
     dict(type='mmdge.GranularityVisHook'),
 ]
 
-# For routers with shares, which meet the budget by construction: its loss
-# would have no gradient. The paper publishes no recipe for COCO and ADE20K:
-# there routing, budget and warm-up are ours.
+# For routers with shares, which are what is spent: docs/routing.md tells how
+# to change them. A loss would have no gradient; `budget` is what the log holds
+# the ratio against. The paper publishes no recipe for COCO and ADE20K: there
+# routing, budget and warm-up are ours.
 dge_hooks = [
     dict(type='mmdge.CostHook', budget=0.5, loss_weight=0.0),
     dict(type='mmdge.RoutingWarmupHook', begin=0.1, end=0.3),

@@ -26,6 +26,8 @@ optim_wrapper = dict(
         }
     )
 )
+# Checkpoints that a killed training goes on from: docs/reliability.md.
+default_hooks = dict(checkpoint=dict(type='mmdge.SafeCheckpointHook'))
 val_evaluator = [
     {{_base_.val_evaluator}},
     dict(type='mmdge.BackboneFLOPs'),

@@ -21,6 +21,8 @@ model = dict(
 optim_wrapper = dict(
     optimizer=dict(_delete_=True, type='AdamW', lr=2e-4, weight_decay=1e-4)
 )
+# Checkpoints that a killed training goes on from: docs/reliability.md.
+default_hooks = dict(checkpoint=dict(type='mmdge.SafeCheckpointHook'))
 val_evaluator = [
     {{_base_.val_evaluator}},
     dict(type='mmdge.BackboneFLOPs'),

@@ -118,6 +118,7 @@ def check(path: Path, cfg: Config, train: dict, val: dict, metric: str):
         hook for hook in cfg.custom_hooks if hook.type == 'mmdge.CostHook'
     ]
     assert cost_hook.budget == (0.5 if dynamic else 1.0)
+    assert cfg.default_hooks.checkpoint.type == 'mmdge.SafeCheckpointHook'
     assert metric in val
     assert train['loss'] > 0 and 'loss_budget' in train
     gflops = val['backbone/GFLOPs'], val['backbone/GFLOPs_dense']

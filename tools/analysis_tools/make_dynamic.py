@@ -250,7 +250,7 @@ def main() -> None:
     print(f'wrote {path} and {path.with_suffix(".pth")}\nnext:')
     if whole:
         print(f'  python tools/test.py {path} {path.with_suffix(".pth")}')
-    print(f'  python tools/train.py {path}  # fine-tune; from these weights')
+    print(f'  python tools/train.py {path}  # fine-tune: docs/budgets.md')
 
 
 if __name__ == '__main__':

@@ -1,5 +1,5 @@
 # A few minutes on two CPU cores.
-# The shares meet the budget by construction; its loss would have no gradient.
+# The routing's shares are what is spent; a loss would have no gradient.
 shapes_dge_hooks = [
     dict(type='mmdge.CostHook', budget=0.5, loss_weight=0.0),
     dict(type='mmdge.RoutingWarmupHook', begin=0.3, end=0.6),
