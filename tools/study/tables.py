@@ -294,9 +294,21 @@ def verdicts(rows: Rows) -> str:
             error,
             [('finetuned', arm, BUDGET, BUDGET) for arm in CONTROLS],
         ),
+        'error - variance, untrained': (
+            ('untrained', *error[1:]),
+            [('untrained', 'variance', BUDGET, BUDGET)],
+        ),
+        'error - variance, fine-tuned': (
+            error,
+            [('finetuned', 'variance', BUDGET, BUDGET)],
+        ),
         "error - the paper's, fine-tuned": (
             error,
             [('finetuned', 'learned', BUDGET, BUDGET)],
+        ),
+        "error - the paper's at no price, fine-tuned": (
+            error,
+            [('finetuned', 'learned', BUDGET, None)],
         ),
         'for many budgets - for .35, at .35': (
             (*many, 0.35),
