@@ -4,6 +4,8 @@ Because they are children of the roots that mmdet, mmseg and mmpretrain hang
 on too, ``type='mmdge.DGEPVT'`` resolves from any of their scopes.
 """
 
+from __future__ import annotations
+
 from mmengine.registry import FUNCTIONS as MMENGINE_FUNCTIONS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import METRICS as MMENGINE_METRICS
@@ -34,3 +36,12 @@ FUNCTIONS = Registry(
     scope='mmdge',
     locations=['mmdge.datasets'],
 )
+
+
+def find_class(kind: str | type) -> type | None:
+    """The class that ``type=`` of a model's config names, or is.
+
+    ``MODELS.get``, unlike ``build``, looks in mmdge first, whatever the
+    default scope; where that is mmdge, a bare name is found, too.
+    """
+    return MODELS.get(kind) if isinstance(kind, str) else kind

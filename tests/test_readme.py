@@ -27,10 +27,6 @@ def test_the_entries_turn_a_config_dynamic(base, tmp_path):
     path = tmp_path / 'mine.py'
     path.write_text('\n'.join([f'_base_ = {base!r}', *blocks]))
     cfg = Config.fromfile(path)
-    assert cfg.optim_wrapper.optimizer.type == 'AdamW'
-    assert cfg.test_evaluator[1].type == 'mmdge.BackboneFLOPs'
-    metrics = 'bbox' if 'retinanet' in base else ['bbox', 'segm']
-    assert cfg.test_evaluator[0].metric == metrics
     init_default_scope('mmdet')
     cfg.model.backbone.init_cfg = None  # no download
     model = MODELS.build(cfg.model)

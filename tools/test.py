@@ -69,12 +69,13 @@ def parse_args() -> argparse.Namespace:
 def show_in(cfg: Config, folder: str) -> None:
     """Turn on the visualization hook, which each host names differently."""
     hook = (cfg.get('default_hooks') or {}).get('visualization') or {}
-    kind = str(hook.get('type')).rsplit('.', 1)[-1]
+    kind = checks.type_name(hook)
     folder = os.path.abspath(folder)
     if kind == 'DetVisualizationHook':
         hook.update(draw=True, test_out_dir=folder)
     elif kind == 'SegVisualizationHook':
-        hook.update(draw=True)
+        # Some versions of mmseg would draw one image in 50.
+        hook.update(draw=True, interval=1)
         if cfg.get('visualizer') is None:
             cfg.visualizer = dict(type='SegLocalVisualizer')
         cfg.visualizer.setdefault(

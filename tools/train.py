@@ -51,7 +51,7 @@ def use_amp(cfg: Config, dtype: str) -> None:
         raise UserError(
             '--amp needs a GPU and none was found; train without it'
         )
-    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    kind = checks.type_name(cfg.optim_wrapper, 'OptimWrapper')
     if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
         raise UserError(
             f'--amp does not go with optim_wrapper.type={kind}; allowed: '

@@ -23,7 +23,7 @@ class BlockErrors(NamedTuple):
     """What was seen of one block; ``R`` regions, ``K`` candidates.
 
     Attributes:
-        variance (Tensor): Inside each region, ``(R,)``.
+        variance (Tensor): Inside each region that is no padding, ``(R,)``.
         errors (Tensor): See :func:`update_errors`, ``(R, K)``.
         flops (float): Multiply-adds of a query.
     """
@@ -58,12 +58,12 @@ def collect_errors(
     """
     check_routed(backbone)
     blocks = routed_blocks(backbone)
-    # None where the finest query is a token.
-    finest = [
-        build_router('finest', b.router.embed_dims, b.granularities)
-        for b in blocks
-    ]
-    finest = {n: r.eval() for n, r in enumerate(finest) if r is not None}
+    finest = {}
+    for number, block in enumerate(blocks):
+        settings = block.router.embed_dims, block.granularities
+        # None where the finest query is a token.
+        router = build_router('finest', *settings) or _Finest(*settings)
+        finest[number] = router.eval()
     seen: list[list[BlockErrors]] = [[] for _ in blocks]
     with routed_by(blocks, finest), _watched(blocks, seen):
         for images in batches:
@@ -71,6 +71,16 @@ def collect_errors(
                 router.to(images.device)
             backbone(images)
     return [BlockErrors.joined(parts) for parts in seen]
+
+
+class _Finest(Router):
+    """Leaves every token its own query, yet lets the block know the padding.
+
+    Without any router a backbone doesn't look for padding.
+    """
+
+    def forward(self, *args: object) -> None:
+        """See :class:`Router`."""
 
 
 def routed_blocks(backbone: DynamicBackbone) -> list[DGEBlock]:
@@ -118,15 +128,16 @@ def _watched(
 
     def watch(parts: list[BlockErrors]):
         def look(block: DGEBlock, args: tuple) -> None:
-            tokens, size, *_ = args
+            tokens, size, _, content = args
             num_extra = tokens.shape[1] - size[0] * size[1]
             grid = tokens[:, num_extra:].unflatten(1, size)  # (B, H, W, C)
             variance = region_variance(grid.float(), block.granularities[-1])
             errors = block.errors(tokens, size).float()  # (B, Rh, Rw, K)
             flops = block.attn.flops(size, num_extra) + block.mlp.flops()
+            # Padding is free of errors and of queries; it would bend the fit.
             parts.append(
                 BlockErrors(
-                    variance.flatten(), errors.flatten(0, 2), flops.per_query
+                    variance[content], errors[content], flops.per_query
                 )
             )
 

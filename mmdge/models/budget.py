@@ -6,9 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from mmdge.registry import MODELS
-
-from .backbones import DynamicBackbone
+from .backbones import dynamic_class
 from .routing import default_share
 
 
@@ -26,7 +24,8 @@ def share_for_budget(
 
     Args:
         backbone (dict): Config of a dynamic backbone, with one set of
-            granularities for all stages.
+            granularities for all stages. Stages with the routing
+            ``'finest'`` stay so.
         budget (float): Ratio of dynamic to dense FLOPs, routers excluded.
         size (tuple[int, int]): Height and width of the images.
         start (Sequence[float], optional): Defaults to the routers' default.
@@ -44,8 +43,8 @@ def share_for_budget(
         >>> share = share_for_budget(backbone, 0.4, (800, 1216))
     """
     granularities = backbone.get('granularities', (1, 2, 4))
-    build = MODELS.get(backbone['type']) if 'type' in backbone else None
-    if not (isinstance(build, type) and issubclass(build, DynamicBackbone)):
+    build = dynamic_class(backbone)
+    if build is None:
         raise ValueError(
             'share_for_budget needs the config of a dynamic backbone, e.g. '
             f"dict(type='mmdge.DGEPVT', arch='small'), but got {backbone}."
@@ -60,11 +59,16 @@ def share_for_budget(
     corners = [tuple(float(i == k) for i in range(num)) for k in range(num)]
 
     def ratio_at(share: Sequence[float]) -> float:
-        routing = dict(type='UniformRouter', share=share)
+        uniform = dict(type='UniformRouter', share=share)
+        routing = backbone.get('routing')
+        if isinstance(routing, (list, tuple)):  # some stages may be static
+            routing = [r if r == 'finest' else uniform for r in routing]
+        else:
+            routing = uniform
         config = dict(backbone, routing=routing, init_cfg=None)
         config.pop('type')
-        model = build(**config).eval()
-        with torch.no_grad():
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            model = build(**config).eval()
             model(torch.ones(1, model.in_channels, *size))
         return model.cost.ratio.item()
 

@@ -44,16 +44,30 @@ class GranularityMap:
         granularity (Tensor): Patch side in tokens, ``(B, Rh, Rw)``, int.
         region_size (int): Side of a region in pixels of the input.
         name (str): The block, for reports, e.g. ``'block3.0'``.
+        content (Tensor | None): Regions that are no padding, ``(B, Rh, Rw)``,
+            bool; None is all.
     """
 
     granularity: Tensor
     region_size: int
     name: str = ''
+    content: Tensor | None = None
 
     @property
     def query_share(self) -> Tensor:
         """Queries per token that each region asked for, ``(B, Rh, Rw)``."""
         return self.granularity.double().reciprocal().square()
+
+    @property
+    def spread(self) -> Tensor:
+        """Standard deviation of that over an image's content, ``(B,)``."""
+        share = self.query_share.flatten(1)  # (B, Rh * Rw)
+        inside = torch.ones_like(share)
+        if self.content is not None:
+            inside = self.content.flatten(1).double()
+        weight = inside / inside.sum(1, keepdim=True)
+        mean = (weight * share).sum(1, keepdim=True)
+        return (weight * (share - mean).square()).sum(1).sqrt()
 
 
 @dataclass(frozen=True)
@@ -107,17 +121,14 @@ class Cost:
     def region_spread(self) -> Tensor:
         """How much routing differs from region to region, ``(B,)``.
 
-        The standard deviation, over an image's regions, of the queries per
-        token that a region asked for, averaged over the routed blocks. 0
-        means that every region of a block got the same answer: a collapsed
-        router, a layer-drop in disguise.
+        The standard deviation, over an image's regions but for padding, of
+        the queries per token that a region asked for, averaged over the
+        routed blocks. 0 means that every region of a block got the same
+        answer: a collapsed router, a layer-drop in disguise.
         """
-        spreads = [
-            m.query_share.flatten(1).std(1, correction=0) for m in self.maps
-        ]
-        if not spreads:
+        if not self.maps:
             return torch.zeros_like(self.dense)
-        return torch.stack(spreads).mean(0)
+        return torch.stack([m.spread for m in self.maps]).mean(0)
 
     def detach(self) -> Cost:
         """The same record without a graph."""

@@ -1,4 +1,4 @@
-"""Helpers that know nothing of models or data."""
+"""Helpers of the tools: starting, checking, explaining mistakes, timing."""
 
 from .errors import UserError
 from .numbers import is_number

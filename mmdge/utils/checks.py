@@ -207,12 +207,19 @@ def check_checkpoints(cfg: Config) -> None:
             check_checkpoint(node['checkpoint'], prefix=node.get('prefix'))
 
 
+def type_name(node: Mapping, default: str = 'None') -> str:
+    """The name, without a scope, of what a config's ``type`` is or names."""
+    kind = node.get('type', default)
+    return str(getattr(kind, '__name__', kind)).rsplit('.', 1)[-1]
+
+
 def check_datasets(cfg: Config, splits: Iterable[str]) -> None:
     """Make sure that the files of the data sets are there.
 
     Looks at ``data_root``, ``ann_file`` and ``data_prefix`` of each data set
     (inside wrappers too) and at ``ann_file`` of the evaluators. A split that
-    the config does not have is passed over.
+    the config does not have is passed over, as is what other ``backend_args``
+    than for local files read.
 
     Args:
         cfg: The config of the run.
@@ -228,13 +235,13 @@ def check_datasets(cfg: Config, splits: Iterable[str]) -> None:
             if 'dataset' in node or 'datasets' in node:
                 continue  # a loader or a wrapper: what it wraps comes next
             root = node.get('data_root') or ''
-            if _fetches_itself(node):
+            if _fetches_itself(node) or _is_remote(node):
                 continue
             for path in _dataset_paths(node):
                 _check_data(split, path, root, f'{key}.data_root')
         evaluator = f'{split}_evaluator'
         for key, node in walk(cfg.get(evaluator), evaluator):
-            if isinstance(node.get('ann_file'), str):
+            if isinstance(node.get('ann_file'), str) and not _is_remote(node):
                 _check_data(split, node['ann_file'], '', f'{key}.ann_file')
 
 
@@ -319,9 +326,15 @@ def _describe(checkpoint: Any) -> str:
 
 def _fetches_itself(dataset: Mapping) -> bool:
     """Whether a data set of mmpretrain downloads its own files."""
-    name = str(dataset.get('type')).rsplit('.', 1)[-1]
+    name = type_name(dataset)
     kinds = ('MNIST', 'FashionMNIST', 'CIFAR10', 'CIFAR100')
     return name in kinds and dataset.get('download', True)
+
+
+def _is_remote(node: Mapping) -> bool:
+    """Whether another than the local file system is asked for files."""
+    backend = (node.get('backend_args') or {}).get('backend', 'local')
+    return backend not in ('local', 'disk')
 
 
 def _dataset_paths(dataset: Mapping) -> Iterator[str]:

@@ -15,6 +15,7 @@ import traceback
 from types import FrameType
 from typing import Any
 
+import cv2
 import torch
 from mmengine.registry import Registry
 from mmengine.runner import Runner
@@ -25,6 +26,8 @@ from .errors import UserError
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
 _PACKAGE = os.path.dirname(os.path.dirname(__file__))
+# What a file makes a loader raise; others are bugs.
+_OF_FILES = (OSError, ValueError, KeyError, AssertionError, AttributeError)
 # What a running model says of data that it was not made for.
 _MISMATCHES = {
     r'Target -?\d+ is out of bounds': 'the annotations have a class that the '
@@ -117,6 +120,8 @@ def _of_loaders(err: Exception) -> str | None:
 
 def _of_loading(err: Exception, frames: list[FrameType]) -> str | None:
     """Of an image or an annotation that cannot be loaded."""
+    if not isinstance(err, (*_OF_FILES, cv2.error)):
+        return None
     for frame in frames:
         if frame.f_code.co_filename.endswith('loading.py'):
             results = frame.f_locals.get('results')

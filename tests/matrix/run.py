@@ -170,6 +170,8 @@ class Run:
             *('--no-loadscope-reorder', '-q', f'--junit-xml={report}'),
             *pytest_args,
             OMP_NUM_THREADS='1',
+            # For the processes that tools start.
+            PYTHONPATH=str(ROOT),
         )
         result = read_report(report) if report.exists() else {}
         # 0: all passed, 1: some failed; others: it did not get so far.

@@ -119,3 +119,12 @@ def test_flops_are_those_of_a_query():
     block = model.block1[0]
     flops = block.attn.flops((16, 24), 0) + block.mlp.flops()
     assert entry.flops == flops.per_query
+
+
+@pytest.mark.parametrize('build', [pvt, deit])
+def test_padding_is_not_seen(build):
+    model, (x,) = build(), images()
+    padded = torch.cat([x, torch.zeros_like(x)], dim=3)
+    seen, alone = collect_errors(model, [padded]), collect_errors(model, [x])
+    for entry, other in zip(seen, alone, strict=True):
+        assert len(entry.variance) == len(entry.errors) == len(other.variance)

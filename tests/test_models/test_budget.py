@@ -23,6 +23,24 @@ def test_random_routing_spends_the_budget(budget):
     assert model.cost.ratio.mean().item() == pytest.approx(budget, abs=0.02)
 
 
+@pytest.mark.parametrize('budget', [0.92, 0.97])
+def test_static_stages_stay_so(budget):
+    routing = ['finest', 'finest', 'random', 'random']
+    backbone = dict(type='mmdge.DGEPVT', arch=ARCH, routing=routing)
+    share = share_for_budget(backbone, budget, (256, 256))
+    routing[2:] = [dict(type='RandomRouter', share=share)] * 2
+    model = DGEPVT(ARCH, routing=routing).eval()
+    with torch.no_grad():
+        model(torch.ones(100, 3, 256, 256))
+    assert model.cost.ratio.mean().item() == pytest.approx(budget, abs=5e-3)
+
+
+def test_no_random_number_is_taken():
+    before = torch.get_rng_state()
+    share_for_budget(dict(type='mmdge.DGEPVT', arch=ARCH), 0.5, (64, 64))
+    assert torch.get_rng_state().equal(before)
+
+
 @pytest.mark.parametrize('budget', [0.05, 1.1])
 def test_what_cannot_be_met_is_said(budget):
     backbone = dict(type='mmdge.DGEPVT', arch=ARCH)

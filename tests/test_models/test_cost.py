@@ -51,3 +51,9 @@ def test_detach_lets_go_of_the_graph():
 def test_linear_cost():
     cost = LinearCost(2, 3) + LinearCost(5, 7)
     assert cost == LinearCost(7, 10) and cost.at(4) == 47
+
+
+def test_padding_hides_no_collapsed_router():
+    content = torch.tensor([[[True, False]], [[True, True]]])
+    maps = GranularityMap(torch.tensor([[[1, 4]]] * 2), 16, '', content)
+    assert maps.spread[0] == 0 and maps.spread[1] > 0.4

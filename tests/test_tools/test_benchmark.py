@@ -210,7 +210,7 @@ def test_what_runs_out_of_memory_is_a_row(tool, tmp_path, monkeypatch):
 
 
 def test_a_host_that_is_not_installed_is_left_out(tool, tmp_path, monkeypatch):
-    from mmdge.models import rivals
+    from mmdge.benchmark import rivals
 
     def missing(twin):
         raise ImportError('No module named mmdet')

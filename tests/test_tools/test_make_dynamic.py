@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -167,16 +168,26 @@ def test_other_granularities(
 def test_a_dynamic_config_changes_its_routing(
     tool, tmp_path, shapes, random_model
 ):
-    """And leaves what belonged to the other."""
-    config = SHAPES['mmseg']
+    """And leaves what belonged to the other, or to a calibration before."""
+    config = tmp_path / 'mine.py'
+    config.write_text(
+        f"""_base_ = {str(Path(SHAPES['mmseg']).absolute())!r}
+custom_imports = dict(imports='mmdge', allow_failed_imports=False)
+model = dict(backbone=dict(routing=('finest', 'variance', 'variance', 'random')))
+custom_hooks = [
+    *_base_.custom_hooks, dict(type='mmdge.RandomPriceHook', prices=[0.0, 5.0])
+]
+"""
+    )
     _, weights = random_model(config, SMALL)
     options = [*data_options('mmseg', shapes), 'model.backbone.price=2.0']
-    _, commands = make(tool, config, weights, tmp_path / 'out', options)
+    _, commands = make(tool, config, weights, tmp_path / 'out', options, 0.9)
     cfg = Config.fromfile(commands['tools/test.py'][0])
     assert 'price' not in cfg.model.backbone
+    assert cfg.model.backbone.routing == ['finest', 'error', 'error', 'error']
+    assert cfg.custom_imports.imports == ['mmdge']
     kinds = [hook.type for hook in cfg.custom_hooks]
-    assert 'mmdge.RoutingWarmupHook' not in kinds
-    assert 'mmdge.GranularityVisHook' in kinds
+    assert kinds == ['mmdge.CostHook', 'mmdge.GranularityVisHook']
 
 
 class TestMistakes:

@@ -207,6 +207,13 @@ def test_data_that_is_fetched_or_remote_passes():
     for dataset in (
         dict(type='mmpretrain.CIFAR10', data_root='data/none'),
         dict(type='CocoDataset', data_root='s3://bucket/coco'),
+        dict(
+            type='CocoDataset',
+            data_root='data/none',
+            backend_args=dict(
+                backend='petrel', path_mapping={'data/': 's3://data/'}
+            ),
+        ),
     ):
         cfg = Config(dict(train_dataloader=dict(dataset=dataset)))
         checks.check_datasets(cfg, ('train',))

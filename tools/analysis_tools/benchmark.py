@@ -33,7 +33,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import init_default_scope
 from rich.console import Console
 
 import mmdge
@@ -49,7 +49,7 @@ from mmdge.benchmark import (
     draw,
     host_difference,
 )
-from mmdge.models.backbones import DynamicBackbone
+from mmdge.models.backbones import dynamic_class
 from mmdge.utils import UserError, checks, launch, timing
 from mmdge.utils.arguments import positive, ratio
 
@@ -187,8 +187,7 @@ def check(args: argparse.Namespace, cfg: Config) -> None:
             'apply here'
         )
     config = cfg.get('model', {}).get('backbone') or {}
-    kind = MODELS.get(config['type']) if 'type' in config else None
-    if not (isinstance(kind, type) and issubclass(kind, DynamicBackbone)):
+    if dynamic_class(config) is None:
         raise UserError(
             f'{args.config} has no dynamic backbone: set e.g. '
             "model.backbone.type='mmdge.DGEPVT'"

@@ -20,7 +20,6 @@ from statistics import mean
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS
 from mmengine.runner import save_checkpoint
 from rich.console import Console
 from rich.table import Table
@@ -37,7 +36,7 @@ from mmdge.calibration import (
     set_routers,
 )
 from mmdge.engine.hooks import find_dynamic_backbone
-from mmdge.models.backbones import DynamicBackbone
+from mmdge.models.backbones import DynamicBackbone, dynamic_class
 from mmdge.utils import UserError, checks, launch
 from mmdge.utils.arguments import add_calibration_options, positive, ratio
 
@@ -85,8 +84,7 @@ def parse_args() -> argparse.Namespace:
 def route_by_error(cfg: Config) -> None:
     """Change the backbone's routing, and what belongs to it."""
     backbone = cfg.model.backbone
-    kind = MODELS.get(backbone.type)
-    if not (isinstance(kind, type) and issubclass(kind, DynamicBackbone)):
+    if dynamic_class(backbone) is None:
         raise UserError(
             f'{cfg.filename} has no dynamic backbone but {backbone.type}; '
             "replace it, e.g. by dict(type='mmdge.DGEPVT', arch='small'), "
@@ -94,7 +92,7 @@ def route_by_error(cfg: Config) -> None:
         )
     backbone.pop('price', None)
     routing = backbone.get('routing')
-    if isinstance(routing, list) and 'finest' in routing:
+    if isinstance(routing, (list, tuple)) and 'finest' in routing:
         # Stages that are to stay static.
         backbone.routing = [
             part if part == 'finest' else 'error' for part in routing
@@ -204,11 +202,13 @@ def write(
         cfg.model.backbone.init_cfg = dict(
             type='Pretrained', checkpoint=str(checkpoint)
         )
-    # Shares and warm-up belong to other routers; here the budget is met.
+    # Shares, warm-up and prices belong to other routers, or to an earlier
+    # calibration; here the budget is met.
+    replaced = ('CostHook', 'RoutingWarmupHook', 'RandomPriceHook')
     others = [
         hook
         for hook in cfg.get('custom_hooks') or []
-        if not str(hook['type']).endswith(('CostHook', 'RoutingWarmupHook'))
+        if checks.type_name(hook) not in replaced
     ]
     cost = dict(type='mmdge.CostHook', budget=ratio, loss_weight=0.0)
     cfg.custom_hooks = [cost, *others]
@@ -218,7 +218,9 @@ def write(
     imports = cfg.setdefault(
         'custom_imports', dict(imports=[], allow_failed_imports=False)
     )
-    imports['imports'] = sorted({'mmdge', *imports['imports']})
+    names = imports['imports']
+    names = [names] if isinstance(names, str) else names
+    imports['imports'] = sorted({'mmdge', *names})
     for split in ('val', 'test'):
         cfg[f'{split}_evaluator'] = with_flops(cfg.get(f'{split}_evaluator'))
     cfg.work_dir = str(folder)

@@ -88,7 +88,7 @@ def build_runner(cfg: Config, checkpoint: str) -> Runner:
     cfg.custom_hooks = [
         hook
         for hook in cfg.get('custom_hooks') or []
-        if not str(hook['type']).endswith('EMAHook')
+        if not checks.type_name(hook).endswith('EMAHook')
     ]
     runner = launch.build_runner(cfg)
     runner.load_or_resume()

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from mmengine.config import Config
 
+from mmdge.benchmark.rivals import smaller_backbone
 from mmdge.models import share_for_budget
-from mmdge.models.rivals import smaller_backbone
 
 ROOT = Path(__file__).parents[2]
 SEEDS = (0, 1, 2)

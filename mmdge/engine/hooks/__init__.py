@@ -1,4 +1,4 @@
-"""Hooks that know a backbone's Cost and nothing of its inside."""
+"""Hooks: they know a backbone's Cost and its routers' schedule, no more."""
 
 from .cost_hook import CostHook, find_dynamic_backbone
 from .granularity_vis_hook import GranularityVisHook

@@ -1,7 +1,7 @@
 """One architecture per file."""
 
-from .base import DynamicBackbone
+from .base import DynamicBackbone, dynamic_class
 from .dge_deit import DGEDeiT
 from .dge_pvt import DGEPVT
 
-__all__ = ['DGEPVT', 'DGEDeiT', 'DynamicBackbone']
+__all__ = ['DGEPVT', 'DGEDeiT', 'DynamicBackbone', 'dynamic_class']

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral
 
 import torch
@@ -13,6 +13,7 @@ from mmengine.model import BaseModule
 from mmengine.model.weight_init import PretrainedInit
 from torch import Tensor, nn
 
+from mmdge.registry import find_class
 from mmdge.utils import checks
 
 from ..checkpoint import Wanted, fit
@@ -84,7 +85,8 @@ class DynamicBackbone(BaseModule):
     def content(self, x: Tensor, side: int) -> Tensor | None:
         """Where images ``(B, C, H, W)`` are no padding, in cells of pixels.
 
-        The hosts pad with zeros.
+        Padding is what is 0 in all channels: the hosts pad with zeros, after
+        they have normalised.
 
         Args:
             x (Tensor): Images.
@@ -119,22 +121,30 @@ class DynamicBackbone(BaseModule):
     def init_weights(self) -> None:
         """Initialise as ``init_cfg`` says; the routers in their own way.
 
-        A host's initialisation of all its linear layers comes before, and
-        would leave the routers with logits of zero. A file of weights is
-        looked at first, because MMEngine runs what code it may carry.
+        An initialisation of all linear layers, the host's or that of
+        ``init_cfg``, would leave the routers with logits of zero. A file of
+        weights comes last, and is looked at first, because MMEngine runs what
+        code it may carry. As everywhere in MMEngine, only the first call does
+        anything.
 
         Raises:
             UserError: If the file is missing, broken, not safe or no fit.
         """
-        for router in self.routers:
-            router.reset_parameters()
+        if self._is_init:
+            return
         configs = self.init_cfg or []
-        for config in [configs] if isinstance(configs, dict) else configs:
+        configs = [configs] if isinstance(configs, dict) else configs
+        files = []
+        for config in configs:
             if config['type'] in ('Pretrained', PretrainedInit):
+                files.append(config['checkpoint'])
                 checks.check_checkpoint(
                     config['checkpoint'], prefix=config.get('prefix')
                 )
         super().init_weights()
+        if not files:  # which initialises the routers that it doesn't hold
+            for router in self.routers:
+                router.reset_parameters()
 
     def wanted(self) -> Wanted:
         """What a checkpoint must hold."""
@@ -248,6 +258,13 @@ class DynamicBackbone(BaseModule):
         return {**self.__dict__, 'cost': None}
 
 
+def dynamic_class(config: Mapping) -> type[DynamicBackbone] | None:
+    """The dynamic backbone that a config builds; None if it is another."""
+    kind = find_class(config['type']) if 'type' in config else None
+    dynamic = isinstance(kind, type) and issubclass(kind, DynamicBackbone)
+    return kind if dynamic else None
+
+
 def _sizes(arch: dict) -> dict:
     """The sizes of an architecture that its weights show."""
     return {
@@ -307,3 +324,21 @@ def _is_set(candidates: object) -> bool:
 def drop_path_rates(rate: float, depth: int) -> list[float]:
     """Rates of ``depth`` blocks, rising linearly from 0 to ``rate``."""
     return [rate * n / max(1, depth - 1) for n in range(depth)]
+
+
+def check_out_indices(
+    out_indices: int | Sequence[int], num: int
+) -> tuple[int, ...]:
+    """Bring ``out_indices`` to ascending, non-negative indices."""
+    given = [out_indices] if isinstance(out_indices, int) else out_indices
+    indices = []
+    if isinstance(given, (list, tuple, range)):
+        indices = [
+            i + num if isinstance(i, int) and i < 0 else i for i in given
+        ]
+    if not indices or indices != sorted(set(indices) & set(range(num))):
+        raise ValueError(
+            f'out_indices={out_indices!r} must be ascending and among 0 to '
+            f'{num - 1}, or negative, counted from the end.'
+        )
+    return tuple(indices)

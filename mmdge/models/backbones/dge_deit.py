@@ -16,7 +16,12 @@ from ..checkpoint import Wanted
 from ..cost import Cost
 from ..layers import PatchEmbed, resize_pos_embed
 from ..routing import DGEBlock, content_regions, patch_grid
-from .base import DynamicBackbone, check_granularities, drop_path_rates
+from .base import (
+    DynamicBackbone,
+    check_granularities,
+    check_out_indices,
+    drop_path_rates,
+)
 
 
 @MODELS.register_module()
@@ -31,6 +36,9 @@ class DGEDeiT(DynamicBackbone):
 
     Any image size runs: the position embedding is resized, and a border
     narrower than a patch is completed with zeros.
+
+    What is 0 in all channels counts as padding, which share and error routers
+    give the fewest queries: pad after normalising, with 0, as the hosts do.
 
     Args:
         arch (str | dict): ``'tiny'``, ``'small'``, ``'base'``, or a dict with
@@ -119,7 +127,7 @@ class DGEDeiT(DynamicBackbone):
         self.arch = arch
         self.patch_size = patch_size
         self.out_type = out_type
-        self.out_indices = _check_out_indices(out_indices, depth)
+        self.out_indices = check_out_indices(out_indices, depth)
         self.frozen_stages = frozen_stages
         self.in_channels = in_channels
 
@@ -183,6 +191,27 @@ class DGEDeiT(DynamicBackbone):
             pos_sizes={'pos_embed': self.pos_size},
             pos_mode='bicubic',
         )
+
+    def get_layer_depth(
+        self, param_name: str, prefix: str = ''
+    ) -> tuple[int, int]:
+        """Depth of a parameter, for mmpretrain's layer-wise learning rates.
+
+        Args:
+            param_name (str): Its name in the whole model.
+            prefix (str): Of the backbone's parameters. Defaults to ``''``.
+
+        Returns:
+            tuple[int, int]: 0 for the embeddings, 1 for the first block, and
+            so on, the last for what follows the blocks; how many there are.
+        """
+        num_layers = len(self.blocks) + 2
+        name = param_name.removeprefix(prefix)
+        if not param_name.startswith(prefix) or name.startswith('norm.'):
+            return num_layers - 1, num_layers
+        if name.startswith('blocks.'):
+            return int(name.split('.')[1]) + 1, num_layers
+        return 0, num_layers
 
     def frozen_modules(self) -> list[nn.Module]:
         """See :class:`DynamicBackbone`."""
@@ -256,21 +285,3 @@ class DGEDeiT(DynamicBackbone):
         if self.num_extra_tokens == 2:
             return tokens[:, 0], tokens[:, 1]
         return tokens[:, 0]
-
-
-def _check_out_indices(
-    out_indices: int | Sequence[int], depth: int
-) -> tuple[int, ...]:
-    """Bring ``out_indices`` to ascending, non-negative block indices."""
-    given = [out_indices] if isinstance(out_indices, int) else out_indices
-    indices = []
-    if isinstance(given, (list, tuple, range)):
-        indices = [
-            i + depth if isinstance(i, int) and i < 0 else i for i in given
-        ]
-    if not indices or indices != sorted(set(indices) & set(range(depth))):
-        raise ValueError(
-            f'out_indices={out_indices!r} must be ascending and among 0 to '
-            f'{depth - 1}, or negative, counted from the end.'
-        )
-    return tuple(indices)

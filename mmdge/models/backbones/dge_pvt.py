@@ -17,7 +17,12 @@ from ..checkpoint import Wanted
 from ..cost import Cost
 from ..layers import PatchEmbed, resize_pos_embed
 from ..routing import DGEBlock, content_regions, patch_grid
-from .base import DynamicBackbone, check_granularities, drop_path_rates
+from .base import (
+    DynamicBackbone,
+    check_granularities,
+    check_out_indices,
+    drop_path_rates,
+)
 
 
 @MODELS.register_module()
@@ -31,6 +36,9 @@ class DGEPVT(DynamicBackbone):
     Any image size runs. Where the official PVT is defined, its sizes are
     kept (borders that the strides don't divide are cut off); smaller maps
     are padded to one patch.
+
+    What is 0 in all channels counts as padding, which share and error routers
+    give the fewest queries: pad after normalising, with 0, as the hosts do.
 
     Args:
         arch (str | dict): ``'tiny'``, ``'small'``, ``'medium'``, ``'large'``,
@@ -60,9 +68,9 @@ class DGEPVT(DynamicBackbone):
             without a final norm; ``'cls_token'``: the normed cls token
             ``(B, C)``, which needs ``with_cls_token``. Defaults to
             ``'featmap'``.
-        out_indices (Sequence[int]): Stages whose maps are returned,
-            ascending; later stages are not built. Defaults to (0, 1, 2, 3),
-            of strides 4, 8, 16, 32.
+        out_indices (int | Sequence[int]): Stages whose maps are returned,
+            ascending, negative ones counted from the end; later stages are
+            not built. Defaults to (0, 1, 2, 3), of strides 4, 8, 16, 32.
         drop_path_rate (float): Stochastic depth per sample, rising linearly
             over the blocks from 0 to this. Defaults to 0.1.
         frozen_stages (int): The first so many stages are not trained; their
@@ -107,7 +115,7 @@ class DGEPVT(DynamicBackbone):
         sparse_training: bool = False,
         with_cls_token: bool = False,
         out_type: str = 'featmap',
-        out_indices: Sequence[int] = (0, 1, 2, 3),
+        out_indices: int | Sequence[int] = (0, 1, 2, 3),
         drop_path_rate: float = 0.1,
         frozen_stages: int = -1,
         with_cp: bool = False,
@@ -121,16 +129,6 @@ class DGEPVT(DynamicBackbone):
         self._check_out_type(out_type)
         if out_type == 'cls_token' and not with_cls_token:
             raise ValueError("out_type='cls_token' needs with_cls_token=True.")
-        if (
-            not isinstance(out_indices, (list, tuple))
-            or not out_indices
-            or list(out_indices)
-            != sorted(set(out_indices) & set(range(num_stages)))
-        ):
-            raise ValueError(
-                f'out_indices={out_indices!r} must be a sequence, ascending '
-                f'and among 0 to {num_stages - 1}.'
-            )
         if not isinstance(frozen_stages, int) or frozen_stages > num_stages:
             raise ValueError(
                 f'frozen_stages={frozen_stages!r} must be an integer of at '
@@ -147,7 +145,7 @@ class DGEPVT(DynamicBackbone):
             )
         self.arch = arch
         self.out_type = out_type
-        self.out_indices = tuple(out_indices)
+        self.out_indices = check_out_indices(out_indices, num_stages)
         self.frozen_stages = frozen_stages
         self.in_channels = in_channels
         # A stage that no output depends on would be trained by nothing.
@@ -226,15 +224,21 @@ class DGEPVT(DynamicBackbone):
 
     def frozen_modules(self) -> list[nn.Module]:
         """See :class:`DynamicBackbone`."""
-        return [
+        modules = [
             getattr(self, f'{name}{i + 1}')
             for i in range(min(self.frozen_stages, self.num_stages))
             for name in ('patch_embed', 'block')
         ]
+        if self.frozen_stages >= self.num_stages and hasattr(self, 'norm'):
+            modules.append(self.norm)
+        return modules
 
     def _freeze(self) -> None:
         for i in range(min(self.frozen_stages, self.num_stages)):
             getattr(self, f'pos_embed{i + 1}').requires_grad_(False)
+            # The cls token enters with the last stage.
+            if i == len(self.patch_sizes) - 1 and hasattr(self, 'cls_token'):
+                self.cls_token.requires_grad_(False)
         for module in self.frozen_modules():
             module.requires_grad_(False)
 

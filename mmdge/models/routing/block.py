@@ -126,7 +126,10 @@ class DGEBlock(nn.Module):
             # (B, Rh, Rw, K) x (Rh, Rw, K) -> (B,)
             queries = num_extra + (gate.double() * counts).flatten(1).sum(1)
         granularity_map = GranularityMap(
-            self.router.sides[choice], stride * self.router.region, self.name
+            self.router.sides[choice],
+            stride * self.router.region,
+            self.name,
+            content,
         )
         return out, self._cost(x, size, queries, granularity_map)
 

@@ -96,18 +96,21 @@ class ErrorRouter(Router):
 class ShuffledRouter(ErrorRouter):
     """Control: the same amount in each block of each image, but anywhere.
 
-    The predicted errors change places within the image, padding included, so
-    that what is gained by *where* stands apart from *how much*.
+    The predicted errors change places within the image, so that what is
+    gained by *where* stands apart from *how much*.
     """
 
-    def predict(self, x: Tensor) -> Tensor:
-        """See :class:`ErrorRouter`."""
-        errors = super().predict(x)
-        flat = errors.flatten(1, 2)  # (B, R, K)
-        places = torch.rand(flat.shape[:2], device=x.device).argsort(1)
-        return flat.gather(1, places[..., None].expand_as(flat)).view_as(
-            errors
-        )
+    def logits(self, x: Tensor, content: Tensor) -> Tensor:
+        """See :class:`Router`."""
+        errors = self.predict(x)
+        flat, inside = errors.flatten(1, 2), content.flatten(1)  # (B, R, ...)
+        # In both orders the padding, which stays where it is, comes last.
+        drawn = torch.rand(inside.shape, device=x.device)
+        shuffled = drawn.where(inside, 2.0).argsort(1)
+        regular = (~inside).byte().argsort(dim=1, stable=True)
+        places = torch.empty_like(shuffled).scatter(1, regular, shuffled)
+        flat = flat.gather(1, places[..., None].expand_as(flat))
+        return self.weigh(flat.view_as(errors), content)
 
 
 @MODELS.register_module()

@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmdge.registry import MODELS
+from mmdge.registry import MODELS, find_class
 from mmdge.utils import is_number
 
 from ..cost import LinearCost
@@ -40,7 +40,7 @@ class Decision(NamedTuple):
         choice (Tensor): Index of the candidate, ``(B, Rh, Rw)``, long.
         gate (Tensor | None): The same one-hot, ``(B, Rh, Rw, K)``, float32,
             with the straight-through gradient of a router that has
-            parameters; None where no gradient is wanted.
+            parameters; None where no gradient is wanted, as in evaluation.
     """
 
     choice: Tensor
@@ -138,15 +138,16 @@ class Router(nn.Module):
 
     def decide(self, logits: Tensor) -> Decision | None:
         """Choose by logits ``(B, Rh, Rw, K)``; see :meth:`forward`."""
+        learns = self.training and logits.requires_grad
         dense = self.progress == 0 and self.granularities[0] == 1
-        if dense and not logits.requires_grad:
+        if dense and not learns:
             return None
         price = self.train_price if self.training else self.price
         if price:
             logits = logits - price * self.cost
         choice = logits.argmax(-1)
         gate = None
-        if logits.requires_grad:
+        if learns:
             gate = F.one_hot(choice, len(self.cost)).to(logits.dtype)
             soft = (logits / self.temperature).softmax(-1)
             gate = gate - soft.detach() + soft
@@ -248,7 +249,8 @@ def build_router(
             ``'finest'``, or the config of a registered router.
         embed_dims (int): Channels of the tokens.
         granularities (Sequence[int]): Candidates, finest first.
-        price (float): See :class:`Router`. Defaults to 0.
+        price (float): See :class:`Router`, unless the config says it.
+            Defaults to 0.
 
     Returns:
         Router | None: None if there is nothing to route: every token is its
@@ -266,13 +268,12 @@ def build_router(
             f'routing={routing!r} is unknown; allowed are {allowed}, or the '
             "config of a router, e.g. dict(type='QuantileRouter')."
         )
-    config = dict(config)
-    # `get`, unlike `build`, looks in mmdge first whatever the default scope.
-    router = MODELS.get(config.pop('type'))
+    config = dict(dict(price=price), **config)
+    router = find_class(config.pop('type'))
     if not (isinstance(router, type) and issubclass(router, Router)):
         raise ValueError(
             f'routing={routing!r} names no registered router; mmdge has '
             'GumbelRouter, QuantileRouter, ErrorRouter, OracleRouter, '
             'ShuffledRouter, RandomRouter and UniformRouter.'
         )
-    return router(embed_dims, granularities, price=price, **config)
+    return router(embed_dims, granularities, **config)

@@ -5,6 +5,10 @@ import torch
 from mmengine.model import BaseModule
 
 from mmdge.models import DGEPVT, DGEDeiT
+from mmdge.models.backbones import dynamic_class
+from mmdge.models.routing import QuantileRouter
+from mmdge.registry import MODELS
+from mmdge.utils.counting import flop_counter
 
 RANKED = dict(type='QuantileRouter', score='learned')
 
@@ -34,3 +38,52 @@ def test_a_hosts_init_cfg_leaves_the_routers_alone(backbone):
     )
     assert mlp.weight.abs().max() <= 2  # and the rest is the host's
     assert torch.isclose(mlp.weight.std(), torch.tensor(0.02), rtol=0.2)
+
+
+@pytest.mark.parametrize('backbone', [DGEPVT, DGEDeiT])
+def test_its_own_init_cfg_does_so_too(backbone):
+    init_cfg = dict(type='TruncNormal', layer='Linear', std=0.02, bias=0.0)
+    model = backbone('tiny', init_cfg=init_cfg)
+    model.init_weights()
+    for router in model.routers:
+        assert router.gate.bias.softmax(0)[0].item() == pytest.approx(0.95)
+
+
+def test_weights_are_initialised_once():
+    model = DGEPVT('tiny')
+    model.init_weights()
+    (router, *_) = model.routers
+    torch.nn.init.ones_(router.gate.bias)
+    model.init_weights()
+    assert router.gate.bias.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize('backbone', [DGEPVT, DGEDeiT])
+def test_evaluation_computes_the_chosen_only_even_with_a_graph(backbone):
+    model = backbone('tiny').eval()
+    with flop_counter() as counter:
+        model(torch.rand(1, 3, 96, 96))
+    assert counter.get_total_flops() / 2 == model.cost.dynamic.item()
+
+
+@pytest.mark.parametrize(
+    'backbone, kwargs',
+    [
+        (DGEPVT, dict(with_cls_token=True, frozen_stages=4)),
+        (DGEDeiT, dict(frozen_stages=12)),
+    ],
+)
+def test_frozen_to_the_end_nothing_is_trained(backbone, kwargs):
+    model = backbone('tiny', out_type='cls_token', **kwargs)
+    assert not any(p.requires_grad for p in model.parameters())
+
+
+def test_types_may_be_classes():
+    routing = dict(type=QuantileRouter, score='variance', price=0.5)
+    config = dict(type=DGEPVT, arch='tiny', routing=routing)
+    model = MODELS.build(config)
+    assert {router.price for router in model.routers} == {0.5}
+    assert dynamic_class(config) is DGEPVT
+    assert dynamic_class(dict(type='mmdge.DGEDeiT')) is DGEDeiT
+    assert dynamic_class(dict(type='mmdge.SimpleFPN')) is None
+    assert dynamic_class({}) is None

@@ -279,6 +279,35 @@ class TestTraining:
         assert model.cost.dynamic.dtype == torch.float64
 
 
+def test_layers_further_down_learn_slower():
+    """As mmpretrain's fine-tuning of plain ViTs has it."""
+    optimizers = pytest.importorskip('mmpretrain.engine.optimizers')
+    from mmpretrain.models import ImageClassifier
+
+    head = dict(type='mmpretrain.LinearClsHead', num_classes=2, in_channels=48)
+    backbone = dict(type='mmdge.DGEDeiT', arch=ARCH)
+    model = ImageClassifier(backbone, head=head)
+    constructor = optimizers.LearningRateDecayOptimWrapperConstructor(
+        dict(
+            type='OptimWrapper',
+            optimizer=dict(type='AdamW', lr=1.0, weight_decay=0.05),
+        ),
+        dict(layer_decay_rate=0.5),
+    )
+    optimizer = constructor(model).optimizer
+    rates = {
+        name: group['lr']
+        for group in optimizer.param_groups
+        for name, parameter in model.named_parameters()
+        if any(parameter is p for p in group['params'])
+    }
+    # Embeddings, three blocks, and what follows.
+    assert rates['backbone.pos_embed'] == rates['backbone.cls_token'] == 1 / 16
+    assert rates['backbone.blocks.0.mlp.fc1.weight'] == 1 / 8
+    assert rates['backbone.blocks.2.router.gate.bias'] == 1 / 2
+    assert rates['backbone.norm.weight'] == rates['head.fc.weight'] == 1
+
+
 class TestArguments:
     def test_blocks_after_the_last_output_are_not_built(self):
         model = build(out_indices=(0, 1))

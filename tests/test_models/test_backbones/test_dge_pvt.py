@@ -309,7 +309,8 @@ class TestAnyInput:
     def test_extremes(self, shape, routing, training):
         model = build(routing).train(training)
         maps = model(torch.rand(shape[0], 3, *shape[1:]))
-        assert model.cost.dynamic.requires_grad == (routing == QUIET)
+        learns = training and routing == QUIET
+        assert model.cost.dynamic.requires_grad == learns
         assert all(out.isfinite().all() for out in maps)
 
     def test_uninitialised_memory_never_shows(self):
@@ -483,6 +484,10 @@ class TestArguments:
         sizes = [m.region_size for m in model.cost.maps]
         assert sizes == [16, 32, 32, 32]
 
+    def test_stages_are_counted_from_the_end_too(self):
+        assert build(out_indices=-1).out_indices == (3,)
+        assert build(out_indices=(0, -2)).out_indices == (0, 2)
+
     def test_stages_after_the_last_output_are_not_built(self):
         model = build(out_indices=(0, 1))
         maps = model(torch.rand(1, 3, 64, 64))
@@ -510,7 +515,7 @@ class TestArguments:
             (dict(frozen_stages='1'), "frozen_stages='1' must be an integer"),
             (dict(arch=3), 'arch must be a name or a dict, not 3'),
             (dict(arch=dict(num_layers=2)), 'must give 4 values'),
-            (dict(out_indices=3), 'out_indices=3 must be a sequence'),
+            (dict(out_indices=4), 'out_indices=4 must be ascending'),
             (dict(pretrain_img_size=16), 'an integer of at least 32'),
             (dict(pretrain_img_size=(224, 224)), 'an integer of at least 32'),
             (dict(out_indices=()), 'ascending and among 0 to 3'),

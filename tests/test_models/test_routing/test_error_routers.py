@@ -305,3 +305,17 @@ def test_shuffled_spends_the_same_in_each_block_and_image_elsewhere():
         counts = [choice.eq(k).flatten(1).sum(1) for choice in (own, other)]
         assert counts[0].equal(counts[1])
     assert not own.equal(other)
+
+
+def test_shuffled_spends_the_same_beside_padding():
+    router = calibrate(ErrorRouter(8, (1, 2, 4)).eval())
+    shuffled = build_router('shuffled', 8, (1, 2, 4)).eval()
+    shuffled.load_state_dict(router.state_dict())
+    x, content = textured(4), torch.rand(4, 8, 8) < 0.6
+    router.weight.fill_(3.0), shuffled.weight.fill_(3.0)
+    own, other = router(x, content).choice, shuffled(x, content).choice
+    for k in range(3):
+        counts = [choice.eq(k).flatten(1).sum(1) for choice in (own, other)]
+        assert counts[0].equal(counts[1])
+    assert not own.equal(other)
+    assert other[~content].eq(2).all()

@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 
+from mmdge.benchmark.rivals import count_flops, host_backbone, smaller_backbone
 from mmdge.models import DGEPVT, DGEDeiT
-from mmdge.models.rivals import count_flops, host_backbone, smaller_backbone
 from mmdge.registry import MODELS
 
 PVT = dict(

@@ -15,11 +15,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmdge.models.backbones import DGEPVT, DGEDeiT, DynamicBackbone
+from mmdge.models.layouts import LAYOUTS, from_ours
 from mmdge.registry import MODELS
 from mmdge.utils.counting import flop_counter
-
-from .backbones import DGEPVT, DGEDeiT, DynamicBackbone
-from .layouts import LAYOUTS, from_ours
 
 
 def count_flops(backbone: nn.Module, size: tuple[int, int]) -> int:
