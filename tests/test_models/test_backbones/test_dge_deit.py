@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mmengine.registry import init_default_scope
 from torch import nn
 
 from mmdge.models import DGEDeiT
@@ -284,6 +285,7 @@ def test_layers_further_down_learn_slower():
     optimizers = pytest.importorskip('mmpretrain.engine.optimizers')
     from mmpretrain.models import ImageClassifier
 
+    init_default_scope('mmpretrain')
     head = dict(type='mmpretrain.LinearClsHead', num_classes=2, in_channels=48)
     backbone = dict(type='mmdge.DGEDeiT', arch=ARCH)
     model = ImageClassifier(backbone, head=head)
