@@ -173,9 +173,12 @@ def test_a_dynamic_config_changes_its_routing(
     config.write_text(
         f"""_base_ = {str(Path(SHAPES['mmseg']).absolute())!r}
 custom_imports = dict(imports='mmdge', allow_failed_imports=False)
-model = dict(backbone=dict(routing=('finest', 'variance', 'variance', 'random')))
+model = dict(
+    backbone=dict(routing=('finest', 'variance', 'variance', 'random'))
+)
 custom_hooks = [
-    *_base_.custom_hooks, dict(type='mmdge.RandomPriceHook', prices=[0.0, 5.0])
+    *_base_.custom_hooks,
+    dict(type='mmdge.RandomPriceHook', prices=[0.0, 5.0]),
 ]
 """
     )
