@@ -39,6 +39,13 @@ def build(routing=QUIET, arch=ARCH, **kwargs):
     return model
 
 
+def patchwork(num, size):
+    """Images whose regions differ, so that any router's choices do."""
+    colours = torch.randn(num, 3, *(-(-side // 16) for side in size))
+    colours = colours.repeat_interleave(16, 2).repeat_interleave(16, 3)
+    return 3 * colours[..., : size[0], : size[1]] + torch.rand(num, 3, *size)
+
+
 def same_weights(source, **kwargs):
     model = build(**kwargs)
     state = source.state_dict()
@@ -122,7 +129,7 @@ class TestAgreement:
     @pytest.mark.parametrize('size', [(128, 128), (100, 76)])
     def test_training_path_equals_packed_path(self, routing, cls_token, size):
         model = build(routing, with_cls_token=cls_token)
-        x = torch.rand(3, 3, *size)
+        x = patchwork(3, size)
         model(x)  # first quantiles
         state = {k: v.clone() for k, v in model.state_dict().items()}
         gated = model(x)
