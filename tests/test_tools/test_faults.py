@@ -23,8 +23,8 @@ from tests.tool_runs import (
 
 CONFIG = 'configs/shapes/retinanet_dge-pvt_fpn_exact-resume_shapes.py'
 OPTIONS = [
-    'train_cfg.max_epochs=4',
-    'train_cfg.val_interval=4',
+    'train_cfg.max_epochs=3',
+    'train_cfg.val_interval=3',
     'train_dataloader.batch_size=2',
     'model.test_cfg.score_thr=0.0',
     'default_hooks.checkpoint.max_keep_ckpts=-1',
@@ -110,7 +110,7 @@ class TestAProcessOfTwoIsKilled:
         assert (tmp_path / 'mark').exists()
         assert 'resumed epoch: 2' in said
         one, other = (
-            read_checkpoint(folder / 'epoch_4.pth')
+            read_checkpoint(folder / 'epoch_3.pth')
             for folder in (whole, killed)
         )
         assert len(other['random_states']) == 2

@@ -39,12 +39,12 @@ LOOPS = {
         ],
     ),
     'iterations': (
-        'iter_24.pth',
-        7,
+        'iter_16.pth',
+        6,
         [
             'train_cfg._delete_=True',
             'train_cfg.type=IterBasedTrainLoop',
-            'train_cfg.max_iters=24',
+            'train_cfg.max_iters=16',
             'train_cfg.val_interval=8',
             'train_dataloader.num_workers=0',
             'train_dataloader.sampler.type=InfiniteSampler',
@@ -55,7 +55,7 @@ LOOPS = {
             'log_processor.by_epoch=False',
             'param_scheduler.1.by_epoch=False',
             'param_scheduler.1.convert_to_iter_based=False',
-            'param_scheduler.1.end=24',
+            'param_scheduler.1.end=16',
             # More that is saved, and that is resumed.
             'custom_hooks.2.type=EMAHook',
             'default_hooks.checkpoint.save_best=backbone/GFLOPs',
