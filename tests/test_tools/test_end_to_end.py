@@ -136,10 +136,10 @@ def test_coco_config_trains_on_coco_files(detector, test_data, tmp_path):
         'train_cfg.max_epochs=1',
         'train_dataloader.dataset.pipeline.2.scale=(256,160)',
     ]
-    for split in ('train', 'val', 'test'):
+    for split, count in (('train', 6), ('val', 2), ('test', 2)):
         keys += [
             f'{split}_dataloader.dataset.data_root={coco}/',
-            f'{split}_dataloader.dataset.indices={6 if split == "train" else 2}',
+            f'{split}_dataloader.dataset.indices={count}',
             f'{split}_dataloader.num_workers=0',
             f'{split}_dataloader.persistent_workers=False',
         ]
