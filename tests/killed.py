@@ -13,6 +13,7 @@ import signal
 import stat
 import sys
 import time
+from contextlib import suppress
 
 from mmengine.hooks import checkpoint_hook
 from mmengine.runner import Runner
@@ -147,10 +148,11 @@ def main(kills):
         'half_cleared',
     ]
     draw.shuffle(ways)
-    done = 0
+    done, started = 0, []
     while done < kills:
         way = ways[done] if done < len(ways) else 'by_the_clock'
         child = attempt(getattr(At(draw.choice((1, 2))), way))
+        started.append(child)
         if way == 'by_the_clock':
             points = draw.randrange(25)
             while place()[0] < points and not ended(child):
@@ -164,6 +166,11 @@ def main(kills):
         elif os.WEXITSTATUS(status) or way != 'by_the_clock':
             sys.exit(f'{way}: ended by itself, {status}')
     _, status = os.waitpid(attempt(), 0)
+    # A process that loads data notices that its parent has died, unless that
+    # was while it started: then PyTorch's lives on.
+    for child in started:
+        with suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)
     sys.exit(os.waitstatus_to_exitcode(status))
 
 

@@ -30,10 +30,10 @@ OPTIONS = [
 ]
 LOOPS = {
     'epochs': (
-        'epoch_12.pth',
+        'epoch_9.pth',
         20,
         [
-            'train_cfg.max_epochs=12',
+            'train_cfg.max_epochs=9',
             'train_cfg.val_interval=3',
             'default_hooks.checkpoint.max_keep_ckpts=1',
         ],
