@@ -42,6 +42,6 @@ def find_class(kind: str | type) -> type | None:
     """The class that ``type=`` of a model's config names, or is.
 
     ``MODELS.get``, unlike ``build``, looks in mmdge first, whatever the
-    default scope; where that is mmdge, a bare name is found, too.
+    default scope.
     """
     return MODELS.get(kind) if isinstance(kind, str) else kind

@@ -136,6 +136,19 @@ def attempt(prepare=None):
     return child
 
 
+def end(child):
+    """Wait for a child and return its status, and leave none of its own.
+
+    A process that loads data notices that its parent has died, unless that
+    was while it started: then PyTorch's lives on.
+    """
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+    with suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    return status
+
+
 def main(kills):
     draw = random.Random(0)
     # Each way to die while writing once; then by the clock, which may let it
@@ -148,30 +161,23 @@ def main(kills):
         'half_cleared',
     ]
     draw.shuffle(ways)
-    done, started = 0, []
+    done = 0
     while done < kills:
         way = ways[done] if done < len(ways) else 'by_the_clock'
         child = attempt(getattr(At(draw.choice((1, 2))), way))
-        started.append(child)
         if way == 'by_the_clock':
             points = draw.randrange(25)
             while place()[0] < points and not ended(child):
                 time.sleep(0.001)
             time.sleep(draw.uniform(0, 0.1))
             os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
+        status = end(child)
         if os.WIFSIGNALED(status):
             done += 1
             print(f'killed: {way} in {place()[1]}', flush=True)
         elif os.WEXITSTATUS(status) or way != 'by_the_clock':
             sys.exit(f'{way}: ended by itself, {status}')
-    _, status = os.waitpid(attempt(), 0)
-    # A process that loads data notices that its parent has died, unless that
-    # was while it started: then PyTorch's lives on.
-    for child in started:
-        with suppress(ProcessLookupError):
-            os.killpg(child, signal.SIGKILL)
-    sys.exit(os.waitstatus_to_exitcode(status))
+    sys.exit(os.waitstatus_to_exitcode(end(attempt())))
 
 
 if __name__ == '__main__':

@@ -88,7 +88,12 @@ def test_the_detector_of_your_own_config_builds(neck, tmp_path):
         outs = model.extract_feat(torch.rand(1, 3, 128, 128))
     assert type(model.neck).__name__ == neck
     assert [out.shape[-1] for out in outs] == [32, 16, 8, 4, 2]
-    assert cfg.val_evaluator[1].type == 'mmdge.BackboneFLOPs'
+    assert cfg.optim_wrapper.optimizer.type == 'AdamW'
+    for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
+        assert evaluator[0].metric == ['bbox', 'segm']
+        assert evaluator[1].type == 'mmdge.BackboneFLOPs'
+    hooks = [hook.type for hook in cfg.custom_hooks]
+    assert hooks == ['mmdge.CostHook', 'mmdge.RoutingWarmupHook']
 
 
 def test_the_segmentor_of_your_own_config_builds(tmp_path):

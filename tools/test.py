@@ -104,7 +104,7 @@ def augment(cfg: Config) -> None:
             "tta_model=dict(type='SegTTAModel'); only for mmdet and "
             'mmpretrain can both be left out'
         )
-    if str(model['type']).endswith('DetTTAModel') and any(
+    if checks.type_name(model) == 'DetTTAModel' and any(
         'mask_head' in node for _, node in checks.walk(cfg.model)
     ):
         raise UserError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from typing import NamedTuple
 
 import torch
@@ -127,14 +128,18 @@ def _watched(
     """Note what the blocks would get wrong of each batch."""
 
     def watch(parts: list[BlockErrors]):
-        def look(block: DGEBlock, args: tuple) -> None:
-            tokens, size, _, content = args
+        def look(block: DGEBlock, args: tuple, kwargs: dict) -> None:
+            given = signature(block.forward).bind(*args, **kwargs).arguments
+            tokens, size = given['x'], given['size']
             num_extra = tokens.shape[1] - size[0] * size[1]
             grid = tokens[:, num_extra:].unflatten(1, size)  # (B, H, W, C)
             variance = region_variance(grid.float(), block.granularities[-1])
             errors = block.errors(tokens, size).float()  # (B, Rh, Rw, K)
             flops = block.attn.flops(size, num_extra) + block.mlp.flops()
             # Padding is free of errors and of queries; it would bend the fit.
+            content = given.get('content')
+            if content is None:
+                content = torch.ones_like(variance, dtype=torch.bool)
             parts.append(
                 BlockErrors(
                     variance[content], errors[content], flops.per_query
@@ -144,7 +149,7 @@ def _watched(
         return look
 
     handles = [
-        block.register_forward_pre_hook(watch(parts))
+        block.register_forward_pre_hook(watch(parts), with_kwargs=True)
         for block, parts in zip(blocks, seen, strict=True)
     ]
     try:

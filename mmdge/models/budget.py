@@ -24,8 +24,8 @@ def share_for_budget(
 
     Args:
         backbone (dict): Config of a dynamic backbone, with one set of
-            granularities for all stages. Stages with the routing
-            ``'finest'`` stay so.
+            granularities for all stages. Of a list of routings, one per
+            stage, those that are ``'finest'`` stay so.
         budget (float): Ratio of dynamic to dense FLOPs, routers excluded.
         size (tuple[int, int]): Height and width of the images.
         start (Sequence[float], optional): Defaults to the routers' default.
@@ -66,7 +66,7 @@ def share_for_budget(
         else:
             routing = uniform
         config = dict(backbone, routing=routing, init_cfg=None)
-        config.pop('type')
+        config.pop('type'), config.pop('price', None)
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             model = build(**config).eval()
             model(torch.ones(1, model.in_channels, *size))

@@ -15,7 +15,6 @@ import traceback
 from types import FrameType
 from typing import Any
 
-import cv2
 import torch
 from mmengine.registry import Registry
 from mmengine.runner import Runner
@@ -26,8 +25,9 @@ from .errors import UserError
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EROFS, errno.EACCES, errno.EPERM)
 _PACKAGE = os.path.dirname(os.path.dirname(__file__))
-# What a file makes a loader raise; others are bugs.
-_OF_FILES = (OSError, ValueError, KeyError, AssertionError, AttributeError)
+# What no file makes a loader raise: bugs, which only a traceback finds.
+_BUGS = (NameError, ImportError)
+_BUG_NAMES = 'NameError|UnboundLocalError|ImportError|ModuleNotFoundError'
 # What a running model says of data that it was not made for.
 _MISMATCHES = {
     r'Target -?\d+ is out of bounds': 'the annotations have a class that the '
@@ -109,7 +109,7 @@ def _of_loaders(err: Exception) -> str | None:
             f'{said.rstrip(". ")}. Perhaps memory ran out: lower num_workers '
             'or batch_size; a training goes on with --resume'
         )
-    caught = re.match(r'Caught \w+ in DataLoader worker', said)
+    caught = re.match(rf'Caught (?!{_BUG_NAMES})\w+ in DataLoader', said)
     if caught and re.search(r'File ".*loading\.py"', said):
         return (
             f'cannot load a sample: {_text(err)}; where no file is named, '
@@ -120,7 +120,7 @@ def _of_loaders(err: Exception) -> str | None:
 
 def _of_loading(err: Exception, frames: list[FrameType]) -> str | None:
     """Of an image or an annotation that cannot be loaded."""
-    if not isinstance(err, (*_OF_FILES, cv2.error)):
+    if isinstance(err, _BUGS):
         return None
     for frame in frames:
         if frame.f_code.co_filename.endswith('loading.py'):

@@ -171,7 +171,7 @@ def with_flops(evaluator: list | dict | None) -> list | None:
     if evaluator is None:
         return None
     metrics = [evaluator] if isinstance(evaluator, dict) else list(evaluator)
-    if not any(str(m['type']).endswith('BackboneFLOPs') for m in metrics):
+    if not any(checks.type_name(m) == 'BackboneFLOPs' for m in metrics):
         metrics.append(dict(type='mmdge.BackboneFLOPs'))
     return metrics
 

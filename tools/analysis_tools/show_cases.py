@@ -61,14 +61,14 @@ def annotate_first(cfg: Config) -> None:
         step
         for _, node in checks.walk(cfg.get('train_dataloader'))
         for step in node.get('pipeline') or []
-        if str(step['type']).endswith('LoadAnnotations')
+        if checks.type_name(step).endswith('LoadAnnotations')
     ]
     for _, node in checks.walk(cfg.val_dataloader):
         if 'pipeline' not in node:
             continue
         steps = [
             trained[0]
-            if trained and str(step['type']).endswith('LoadAnnotations')
+            if trained and checks.type_name(step).endswith('LoadAnnotations')
             else step
             for step in node['pipeline']
         ]

@@ -71,7 +71,7 @@ def look_up(source: str, rows: Rows) -> float:
         value([row for row in rows if row['seed'] in seeds], *key)
         for rows, key in found
     )
-    return first - sum(others)
+    return round(first - sum(others), 6)  # as in the tables, 1.55 is 1.55
 
 
 def _find(source: str, rows: Rows) -> tuple[list[Row], list[str]]:

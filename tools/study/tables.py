@@ -54,7 +54,7 @@ def difference(found: Sequence[Row], base: Sequence[Row]) -> str:
         return '-'
     # Without a zero's sign.
     middle, low, high = (
-        round(number, 1) + 0.0
+        round(round(number, 6), 1) + 0.0
         for number in (mean(pairs), min(pairs), max(pairs))
     )
     spread = f' ({low:+.1f} to {high:+.1f})' if pairs[1:] else ''

@@ -121,11 +121,10 @@ class DynamicBackbone(BaseModule):
     def init_weights(self) -> None:
         """Initialise as ``init_cfg`` says; the routers in their own way.
 
-        An initialisation of all linear layers, the host's or that of
+        An initialisation of all linear layers, the host's before or that of
         ``init_cfg``, would leave the routers with logits of zero. A file of
-        weights comes last, and is looked at first, because MMEngine runs what
-        code it may carry. As everywhere in MMEngine, only the first call does
-        anything.
+        weights is looked at first, because MMEngine runs what code it may
+        carry. As everywhere in MMEngine, only the first call does anything.
 
         Raises:
             UserError: If the file is missing, broken, not safe or no fit.
@@ -141,10 +140,14 @@ class DynamicBackbone(BaseModule):
                 checks.check_checkpoint(
                     config['checkpoint'], prefix=config.get('prefix')
                 )
+        self._reset_routers()
         super().init_weights()
-        if not files:  # which initialises the routers that it doesn't hold
-            for router in self.routers:
-                router.reset_parameters()
+        if self.init_cfg and not files:
+            self._reset_routers()
+
+    def _reset_routers(self) -> None:
+        for router in self.routers:
+            router.reset_parameters()
 
     def wanted(self) -> Wanted:
         """What a checkpoint must hold."""

@@ -249,8 +249,7 @@ def build_router(
             ``'finest'``, or the config of a registered router.
         embed_dims (int): Channels of the tokens.
         granularities (Sequence[int]): Candidates, finest first.
-        price (float): See :class:`Router`, unless the config says it.
-            Defaults to 0.
+        price (float): See :class:`Router`. Defaults to 0.
 
     Returns:
         Router | None: None if there is nothing to route: every token is its
@@ -268,7 +267,12 @@ def build_router(
             f'routing={routing!r} is unknown; allowed are {allowed}, or the '
             "config of a router, e.g. dict(type='QuantileRouter')."
         )
-    config = dict(dict(price=price), **config)
+    config = dict(config)
+    if 'price' in config:
+        raise ValueError(
+            f'routing={routing!r} has a price of its own: give it to the '
+            'backbone, as price=, for all routers.'
+        )
     router = find_class(config.pop('type'))
     if not (isinstance(router, type) and issubclass(router, Router)):
         raise ValueError(
@@ -276,4 +280,4 @@ def build_router(
             'GumbelRouter, QuantileRouter, ErrorRouter, OracleRouter, '
             'ShuffledRouter, RandomRouter and UniformRouter.'
         )
-    return router(embed_dims, granularities, **config)
+    return router(embed_dims, granularities, price=price, **config)

@@ -78,11 +78,32 @@ def test_frozen_to_the_end_nothing_is_trained(backbone, kwargs):
     assert not any(p.requires_grad for p in model.parameters())
 
 
+def test_a_routers_own_price_is_refused():
+    routing = dict(type='QuantileRouter', price=0.5)
+    with pytest.raises(ValueError, match='give it to the backbone'):
+        DGEPVT('tiny', routing=routing)
+
+
+@pytest.mark.parametrize('family', ['PVT', ''])
+def test_a_file_without_routers_leaves_theirs_as_they_start(family, tmp_path):
+    class Backbone(DGEPVT):
+        """One of which no other's checkpoints are known, or is."""
+
+    Backbone.family = family
+    weights = DGEPVT('tiny', routing='finest').state_dict()
+    torch.save(weights, tmp_path / 'static.pth')
+    file = dict(type='Pretrained', checkpoint=str(tmp_path / 'static.pth'))
+    host = Host(Backbone('tiny', init_cfg=file))
+    host.init_weights()
+    for router in host.backbone.routers:
+        assert router.gate.bias.softmax(0)[0].item() == pytest.approx(0.95)
+
+
 def test_types_may_be_classes():
-    routing = dict(type=QuantileRouter, score='variance', price=0.5)
+    routing = dict(type=QuantileRouter, score='variance')
     config = dict(type=DGEPVT, arch='tiny', routing=routing)
-    model = MODELS.build(config)
-    assert {router.price for router in model.routers} == {0.5}
+    routers = MODELS.build(config).routers
+    assert {type(router) for router in routers} == {QuantileRouter}
     assert dynamic_class(config) is DGEPVT
     assert dynamic_class(dict(type='mmdge.DGEDeiT')) is DGEDeiT
     assert dynamic_class(dict(type='mmdge.SimpleFPN')) is None
