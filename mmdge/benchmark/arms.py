@@ -16,11 +16,12 @@ from mmengine.logging import MMLogger
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from mmdge.benchmark.rivals import count_flops, host_backbone, smaller_backbone
 from mmdge.datasets import image_loader
 from mmdge.models import share_for_budget
 from mmdge.models.backbones import DynamicBackbone
 from mmdge.utils import UserError, launch
+
+from .rivals import count_flops, host_backbone, smaller_backbone
 
 # Where each host keeps what it wants to know of an image.
 SAMPLES = dict(

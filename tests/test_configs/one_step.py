@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.registry import MODELS
 from mmengine.runner import Runner
 
 from mmdge import DGEPVT
+from mmdge.models.backbones import dynamic_class
 from mmdge.utils import checks, launch
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
@@ -79,7 +79,7 @@ def run(path, data_root, work_dir):
 def make_shallow(backbone):
     """Leave one block of each stage, which saves most of the time."""
     if isinstance(backbone.arch, str):
-        family = MODELS.get(backbone.type)
+        family = dynamic_class(backbone)
         arch = family.arch_zoo[backbone.arch]
         pvt = issubclass(family, DGEPVT)
         backbone.arch = dict(arch, num_layers=(1, 1, 1, 1) if pvt else 1)

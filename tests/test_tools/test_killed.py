@@ -99,8 +99,8 @@ def test_killed_again_and_again(loop, tmp_path):
     found = re.findall(r'^killed: (\w+) in (\w+)$', said, re.MULTILINE)
     ways, places = zip(*found, strict=True)
     assert len(ways) == kills and len(set(ways)) == 6
-    # Of the ways, all are while saving.
-    assert len(set(places)) >= 2
+    # Five ways are while saving; by the clock it may be anywhere.
+    assert len(set(places)) >= (3 if loop == 'epochs' else 2)
 
     best = [path.name for path in whole.glob('best_*.pth')]
     assert [path.name for path in killed.glob('best_*.pth')] == best

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +9,7 @@ from mmengine.config import Config
 
 from mmdge.models.layouts import LAYOUTS, from_ours
 from mmdge.utils.safe_load import read_checkpoint
-from tests.tool_runs import NO_WORKERS, SHAPES, data_options, metrics
+from tests.tool_runs import NO_WORKERS, ROOT, SHAPES, data_options, metrics
 
 TOOL = 'tools/analysis_tools/make_dynamic.py'
 STATIC = dict(
@@ -171,7 +170,7 @@ def test_a_dynamic_config_changes_its_routing(
     """And leaves what belonged to the other, or to a calibration before."""
     config = tmp_path / 'mine.py'
     config.write_text(
-        f"""_base_ = {str(Path(SHAPES['mmseg']).absolute())!r}
+        f"""_base_ = {str(ROOT / SHAPES['mmseg'])!r}
 custom_imports = dict(imports='mmdge', allow_failed_imports=False)
 model = dict(
     backbone=dict(routing=('finest', 'variance', 'variance', 'random'))

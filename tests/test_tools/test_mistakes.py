@@ -199,6 +199,11 @@ CONFIGS = {
         ['optim_wrapper.optimizer.lr=0,0001'],
         'cannot build AdamW: ',
     ),
+    'number of checkpoints': (
+        ValueError,
+        ['default_hooks.checkpoint.max_keep_ckpts=abc'],
+        'SafeCheckpointHook: max_keep_ckpts must be an integer',
+    ),
     'half a training': (
         ValueError,
         ['optim_wrapper=None'],

@@ -42,6 +42,9 @@ class SafeCheckpointHook(CheckpointHook):
             is a store's address.
         out_dir (str | None): Default: None, the work dir.
         **kwargs: Those of :class:`mmengine.hooks.CheckpointHook`.
+
+    Raises:
+        ValueError: If ``max_keep_ckpts`` is no integer.
     """
 
     def __init__(
@@ -52,6 +55,11 @@ class SafeCheckpointHook(CheckpointHook):
         out_dir: str | None = None,
         **kwargs: Any,
     ) -> None:
+        if not isinstance(max_keep_ckpts, int):
+            raise ValueError(
+                'max_keep_ckpts must be an integer, but got '
+                f'{max_keep_ckpts!r}'
+            )
         remote = '://' in str(out_dir) or kwargs.get('file_client_args')
         if backend_args is None and not remote:
             backend_args = dict(backend='mmdge.atomic')

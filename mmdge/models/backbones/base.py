@@ -133,16 +133,15 @@ class DynamicBackbone(BaseModule):
             return
         configs = self.init_cfg or []
         configs = [configs] if isinstance(configs, dict) else configs
-        files = []
-        for config in configs:
-            if config['type'] in ('Pretrained', PretrainedInit):
-                files.append(config['checkpoint'])
-                checks.check_checkpoint(
-                    config['checkpoint'], prefix=config.get('prefix')
-                )
+        kinds = ('Pretrained', PretrainedInit)
+        files = [config for config in configs if config['type'] in kinds]
+        for file in files:
+            checks.check_checkpoint(
+                file['checkpoint'], prefix=file.get('prefix')
+            )
         self._reset_routers()
         super().init_weights()
-        if self.init_cfg and not files:
+        if configs and not files:
             self._reset_routers()
 
     def _reset_routers(self) -> None:
