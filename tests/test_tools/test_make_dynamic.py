@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -48,7 +49,7 @@ def make(tool, config, weights, out, options, ratio=0.6, few=FEW):
 def once(work_dir):
     """One iteration, and no run of another's name."""
     return [
-        '--work-dir', work_dir, '--cfg-options', 'train_cfg.max_epochs=1',
+        '--cfg-options', 'train_cfg.max_epochs=1',
         'train_cfg.val_interval=9', 'train_dataloader.batch_size=4',
         'train_dataloader.dataset.indices=4',
         *NO_WORKERS,
@@ -58,7 +59,10 @@ def once(work_dir):
 
 def train_once(tool, command, work_dir):
     """Train one iteration; return the routers' calibration before."""
-    tool('tools/train.py', *command, *once(work_dir))
+    tool(
+        *('tools/train.py', *command, '--work-dir', work_dir),
+        *once(work_dir),
+    )
     (trained,) = work_dir.glob('epoch_1.pth')
     return read_checkpoint(trained)['state_dict']
 
@@ -98,9 +102,14 @@ def test_a_whole_model(tool, tmp_path, shapes, random_model, host):
     added = {key for key in state if key not in static}
     assert added == {key for key in state if '.router.' in key}
 
-    tool('tools/test.py', config, checkpoint, *once(tmp_path / 'test'))
-    ratio = metrics(tmp_path / 'test', 'test')['backbone/FLOPs_ratio']
+    written = Path(config).read_text()
+    assert 'https://' not in written  # all weights are in the checkpoint
+    work_dir = tmp_path / 'out/runs'
+    tool('tools/test.py', config, checkpoint, *once(work_dir))
+    ratio = metrics(work_dir, 'test')['backbone/FLOPs_ratio']
     assert ratio == pytest.approx(spent, abs=0.002)  # of the same images
+    # What a run writes of its config, options included, isn't written there.
+    assert Path(config).read_text() == written
     trained = train_once(tool, commands['tools/train.py'], tmp_path / 'train')
     for key, value in calibration(trained).items():
         assert value.equal(state[f'backbone.{key}'])
@@ -159,8 +168,9 @@ def test_other_granularities(
     )  # fmt: skip
     assert len(set(re.findall(r'block\d\.\d', said))) == blocks
     command = commands['tools/test.py']
-    tool('tools/test.py', *command, *once(tmp_path / 'test'))
-    ratio = metrics(tmp_path / 'test', 'test')['backbone/FLOPs_ratio']
+    work_dir = tmp_path / 'out/runs'
+    tool('tools/test.py', *command, *once(work_dir))
+    ratio = metrics(work_dir, 'test')['backbone/FLOPs_ratio']
     assert ratio == pytest.approx(0.8, abs=0.1)  # of other images
 
 

@@ -1,8 +1,10 @@
 """The study: its plan builds, a trial runs, its page is that of the rows."""
 
+import fcntl
 import json
 import re
 import sys
+from threading import Thread
 
 import pytest
 import torch
@@ -20,7 +22,7 @@ STUDY = ROOT / 'tools/study'
 def study(monkeypatch):
     """The study's modules, by name."""
     monkeypatch.syspath_prepend(STUDY)
-    names = ('plan', 'rows', 'tables', 'fill_results', 'measure')
+    names = ('plan', 'rows', 'tables', 'fill_results', 'measure', 'run')
     yield {name: __import__(name) for name in names}
     for name in names:
         del sys.modules[name]
@@ -44,19 +46,31 @@ def row(**entries):
 
 
 class TestPlan:
-    def test_every_arm_builds_at_its_budget(self, study):
+    @pytest.mark.parametrize('name', ['shapes-box', 'camvid'])
+    def test_every_arm_builds_at_its_budget(self, study, name):
         plan = study['plan']
-        assert plan.SETTINGS['shapes-box'].arms == list(plan.ARMS)
-        for name in ('shapes-box', 'camvid'):
-            setting = plan.SETTINGS[name]
-            for arm in plan.ARMS:
-                cfg = setting.load()
-                plan.route(cfg, setting, arm)
-                backbone = MODELS.build(cfg.model.backbone)
-                assert isinstance(backbone, DynamicBackbone)
-                assert cfg.custom_hooks[0].budget == (arm.budget or 1.0)
-                static = arm.name in ('static', 'dense', 'smaller')
-                assert (not backbone.routers) == static
+        setting = plan.SETTINGS[name]
+        images = torch.rand(8, 3, *setting.size)
+        # Before any price. Uniform routing has as many steps as blocks.
+        wide = dict.fromkeys(('variance', 'random', 'smaller'), 0.03)
+        wide['uniform'] = 0.05
+        dense = None
+        for arm in plan.ARMS:
+            cfg = setting.load()
+            plan.route(cfg, setting, arm)
+            backbone = MODELS.build(cfg.model.backbone).eval()
+            assert isinstance(backbone, DynamicBackbone)
+            assert cfg.custom_hooks[0].budget == (arm.budget or 1.0)
+            static = arm.name in ('static', 'dense', 'smaller')
+            assert (not backbone.routers) == static
+            kind = arm.name.removesuffix('-mid')
+            if dense is None or kind in wide:
+                with torch.no_grad():
+                    backbone(images)
+                spent = backbone.cost.dynamic.mean().item()
+                dense = dense or spent  # of the first arm, which is static
+            if kind in wide:
+                assert abs(spent / dense - arm.budget) < wide[kind], arm
 
     def test_all_arms_of_a_phase_train_alike(self, study, monkeypatch):
         plan = study['plan']
@@ -81,8 +95,10 @@ class TestPlan:
             assert seen['scratch'][0] == static + static / 5
 
     def test_every_setting_has_what_is_compared(self, study):
-        names = {str(arm) for arm in study['plan'].ARMS}
-        for setting in study['plan'].SETTINGS.values():
+        arms, settings = study['plan'].ARMS, study['plan'].SETTINGS
+        assert settings['shapes-box'].arms == list(arms)
+        names = {str(arm) for arm in arms}
+        for setting in settings.values():
             assert set(setting.without) <= names
             run = {str(arm) for arm in setting.arms}
             assert run >= {
@@ -137,6 +153,21 @@ class TestRows:
         with pytest.raises(UserError, match='two rows of .*differ; keep one'):
             study['rows'].Rows(path)
 
+    def test_another_process_writes_first(self, study, tmp_path):
+        """Or what it wrote might be cut off."""
+        rows = study['rows'].Rows(tmp_path / 'rows.jsonl')
+        other = study['rows'].Rows(rows.path)
+        with rows.path.open('a') as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            waiting = Thread(target=other.add, args=([row(seed=1)],))
+            waiting.start()
+            waiting.join(0.2)
+            assert waiting.is_alive()
+            file.write(json.dumps(row()) + '\n')
+        waiting.join()
+        both = study['rows'].Rows(rows.path)
+        assert len(both.of('shapes-box', 'finetuned', 'error')) == 2
+
     def test_accuracy_in_points(self, study):
         points = study['rows'].points
         assert points(row()) == 80
@@ -169,6 +200,13 @@ class TestPage:
         both, _ = check(text.format('finetuned'), *lines, dense)
         assert '| +5.0 |' in both
 
+    def test_prose_and_tables_round_alike(self, check):
+        source = '<!-- shapes-box finetuned error 0.5 0.5 -->'
+        text = f'0.0{source}\n<!-- table: budgets -->\n<!-- end -->\n'
+        lines = [row(value=0.891), row(seed=1, value=0.898)]
+        filled, _ = check(text, *lines)
+        assert filled.startswith('89.5<') and '| 89.5 (89.1-89.8) |' in filled
+
     def test_answers_are_against_the_best_control(self, check):
         text = '<!-- table: verdicts -->\n<!-- end -->\n'
         static = row(phase='untrained', arm='static', budget=None, asked=None)
@@ -177,8 +215,14 @@ class TestPage:
             row(arm='uniform-mid', value=0.75),
         ]
         filled, _ = check(text, *lines)
-        assert '| error - best control, fine-tuned | +5.0 |' in filled
+        assert '| error - best control, fine-tuned | +5.0, n=1 |' in filled
         assert '| error, fine-tuned - dense twin | - |' in filled
+        # The best is looked for among the seeds that error routing has, too.
+        lines += [row(seed=1, arm='random', value=0.9)]
+        assert check(text, *lines)[0] == filled
+        lines += [row(seed=1, value=0.7)]
+        filled, _ = check(text, *lines)
+        assert '| +0.0 (-20.0 to +20.0), n=2 |' in filled
 
     def test_a_figure_needs_a_source(self, check):
         source = '<!-- shapes-box finetuned error 0.5 0.5 -->'
@@ -245,6 +289,20 @@ def test_times_of_a_checkpoint(study, shapes, tmp_path):
     table = study['tables'].TABLES['seconds'](rows)
     assert table.count('shapes-box') == 3
     assert '| dense twin | 1.000 |' in table
+
+
+def test_half_a_training_is_no_start(study, tmp_path):
+    plan = study['plan']
+    setting = plan.SETTINGS['shapes-box']
+    chain = study['run'].Chain(setting, 0, tmp_path, 1, [])
+    cfg = setting.load()
+    arm = plan.Arm('error', 'scratch')
+    chain.write(cfg, 'scratch-dense-1')
+    mark = chain.folder / 'scratch-dense-1/last_checkpoint'
+    mark.parent.mkdir()
+    mark.write_text(f'epoch_{cfg.train_cfg.max_epochs - 1}.pth')
+    with pytest.raises(UserError, match='starts from scratch-dense'):
+        chain.run(arm)
 
 
 @pytest.mark.slow

@@ -198,6 +198,8 @@ def write(
     )
     if whole:
         cfg.load_from = str(checkpoint)
+        # All weights are in there; none need to be downloaded.
+        cfg.model.backbone.init_cfg = None
     else:
         cfg.model.backbone.init_cfg = dict(
             type='Pretrained', checkpoint=str(checkpoint)
@@ -223,7 +225,9 @@ def write(
     imports['imports'] = sorted({'mmdge', *names})
     for split in ('val', 'test'):
         cfg[f'{split}_evaluator'] = with_flops(cfg.get(f'{split}_evaluator'))
-    cfg.work_dir = str(folder)
+    # A runner writes the config it was given, options included, into its work
+    # dir; this one must stay as it is.
+    cfg.work_dir = str(folder / 'runs')
     path = checkpoint.with_suffix('.py')
     cfg.dump(path)
     return path

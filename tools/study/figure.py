@@ -33,6 +33,7 @@ DOTS = (
 TIMED = (
     ('finetuned', 'error', BUDGET, SWEEP, 'o', '#0072b2'),
     ('finetuned', 'dense', None, (None,), 's', '#000000'),
+    ('scratch', 'dense', None, (None,), 's', '#999999'),
     ('scratch', 'smaller', BUDGET, (None,), '*', '#999999'),
 )
 
@@ -99,7 +100,7 @@ def _fill_flops(panel: Axes, rows: Rows, setting: str) -> None:
                 _bars(seeds),
                 fmt=marker,
                 color=colour,
-                label=_plain(arm) + ', from scratch' * (phase == 'scratch'),
+                label=_name(arm, phase),
             )
 
 
@@ -113,6 +114,8 @@ def _fill_time(panel: Axes, rows: Rows, setting: str) -> None:
                     for row in rows.of(setting, phase, arm, budget, asked)
                     if row['seed'] == timed['seed']
                 ]
+                if not seeds:
+                    continue
                 middle, spent = timed['value'], timed['metrics']
                 quartiles = [
                     [middle - spent['lower']],
@@ -125,7 +128,7 @@ def _fill_time(panel: Axes, rows: Rows, setting: str) -> None:
                 )
         style = dict(marker=marker, color=colour)
         if single:
-            name = _plain(arm)
+            name = _name(arm, phase)
             panel.plot(*zip(*single, strict=True), '-', label=name, **style)
             panel.plot(
                 *zip(*batch, strict=True),
@@ -136,8 +139,9 @@ def _fill_time(panel: Axes, rows: Rows, setting: str) -> None:
             )
 
 
-def _plain(arm: str) -> str:
-    return NAMES[arm].replace('*', '')
+def _name(arm: str, phase: str) -> str:
+    name = NAMES[arm].replace('*', '')
+    return name + ', from scratch' * (phase == 'scratch')
 
 
 def _range(seeds: list[Row]) -> tuple[float, float]:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from figure import draw_flops, draw_time
 from plan import ROOT
-from rows import Row, Rows, value
+from rows import Row, Rows, shown, value
 from tables import TABLES
 
 from mmdge.utils import UserError, launch
@@ -43,11 +43,9 @@ def fill(text: str, rows: Rows) -> str:
         return start + TABLES[name](rows) + end
 
     def look(found: re.Match) -> str:
-        shown, source = found.groups()
-        digits = len(shown.partition('.')[2])
-        # Without a zero's sign.
-        found = round(look_up(source, rows), digits) + 0.0
-        return f'{found:.{digits}f}<!-- {source} -->'
+        old, source = found.groups()
+        digits = len(old.partition('.')[2])
+        return f'{shown(look_up(source, rows), digits)}<!-- {source} -->'
 
     return SOURCED.sub(look, TABLE.sub(make, text))
 
@@ -71,7 +69,7 @@ def look_up(source: str, rows: Rows) -> float:
         value([row for row in rows if row['seed'] in seeds], *key)
         for rows, key in found
     )
-    return round(first - sum(others), 6)  # as in the tables, 1.55 is 1.55
+    return first - sum(others)
 
 
 def _find(source: str, rows: Rows) -> tuple[list[Row], list[str]]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
-from threading import Lock
 from typing import Any
 
 from plan import BUDGET, SETTINGS, Arm
@@ -27,7 +27,6 @@ class Rows:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._lock = Lock()
         self._rows: dict[tuple, Row] = {}
         for row in map(json.loads, _whole_lines(path)):
             if self._rows.setdefault(_key(row), row) != row:
@@ -42,7 +41,9 @@ class Rows:
 
     def add(self, rows: Sequence[Row]) -> None:
         """Append those that are not there yet."""
-        with self._lock, self.path.open('a') as file:
+        with self.path.open('a') as file:
+            # Of threads and processes, one at a time.
+            fcntl.flock(file, fcntl.LOCK_EX)
             # What was cut off gives way; a reader leaves it as it is, since
             # it may be just being written.
             file.truncate(len(''.join(_whole_lines(self.path)).encode()))
@@ -97,3 +98,11 @@ def value(rows: Sequence[Row], key: str = 'accuracy') -> float:
     if key == 'accuracy':
         return mean(map(points, rows))
     return mean(row['metrics'][key] for row in rows)
+
+
+def shown(number: float, digits: int, sign: str = '') -> str:
+    """A figure, rounded alike wherever it is shown."""
+    # What a sum of decimals leaves is cut off, or 1.55 may be 1.5; and 0 has
+    # no sign.
+    exact = round(round(number, 6), digits) + 0.0
+    return f'{exact:{sign}.{digits}f}'

@@ -120,30 +120,37 @@ class Chain:
         self.seconds = None if begun else round(time.time() - start)
         return Path((folder / 'last_checkpoint').read_text())
 
+    def finished(self, name: str) -> Path | None:
+        """Weights of a training that came to its end."""
+        mark = self.folder / name / 'last_checkpoint'
+        if not mark.exists():
+            return None
+        epochs = Config.fromfile(self.folder / f'{name}.py').train_cfg
+        weights = Path(mark.read_text())
+        last = f'epoch_{epochs.max_epochs}.pth'
+        return weights if weights.name == last else None
+
     def static(self) -> Path:
         """Weights of the static model, trained once."""
-        config = self.folder / 'static.py'
-        mark = config.with_suffix('') / 'last_checkpoint'
+        self.seconds = None
         cfg = self.setting.load()
-        epochs = cfg.train_cfg.max_epochs
-        cfg.train_cfg.val_begin = epochs + 1
-        if mark.exists() and f'epoch_{epochs}.pth' in mark.read_text():
-            self.seconds = None
-            return Path(mark.read_text())
-        return self.train(self.write(cfg, 'static'))
+        cfg.train_cfg.val_begin = cfg.train_cfg.max_epochs + 1
+        weights = self.finished('static')
+        return weights or self.train(self.write(cfg, 'static'))
 
-    def dynamic(self, arm: Arm, static: Path) -> tuple[Path, Path]:
+    def dynamic(self, arm: Arm) -> tuple[Path, Path]:
         """The model it starts from, routed by error, without training."""
-        config, weights, folder = 'static', static, f'dynamic-{arm.budget:g}'
+        folder = f'dynamic-{arm.budget:g}'
         also = ALSO if arm.name == 'error-many' else ()
         if also:
             folder += '-many'
-        elif arm.phase == 'scratch':
+        if arm.phase == 'scratch':
             config, folder = 'scratch-dense-1', f'scratch-{folder}'
-            mark = self.folder / config / 'last_checkpoint'
-            if not mark.exists():
+            weights = self.finished(config)
+            if not weights:
                 raise UserError('it starts from scratch-dense, run that first')
-            weights = Path(mark.read_text())
+        else:
+            config, weights = 'static', self.static()
         stem = self.folder / folder / f'{config}_dynamic-{arm.budget:g}'
         path = stem.with_name(f'{stem.name}.py')
         if not path.exists():
@@ -158,12 +165,13 @@ class Chain:
 
     def run(self, arm: Arm) -> list[dict]:
         """Train the arm as it wants to be; evaluate it; return the rows."""
-        static = self.static()
         name = f'{arm.phase}-{arm.name}-{arm.budget or 1:g}'
-        cfg, weights = self.setting.load(), static
+        cfg, weights = self.setting.load(), None
         if arm.calibrated:
-            path, weights = self.dynamic(arm, static)
+            path, weights = self.dynamic(arm)
             cfg = Config.fromfile(path)
+        elif arm.phase != 'scratch':
+            weights = self.static()
         route(cfg, self.setting, arm)
         schedule(cfg, arm, str(weights))
         config = self.write(cfg, name)

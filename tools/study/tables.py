@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from statistics import mean
 
 from plan import BUDGET, SWEEP
-from rows import Row, Rows, points, value
+from rows import Row, Rows, points, shown, value
 
 NAMES = {
     'static': 'static checkpoint',
@@ -32,8 +32,9 @@ CONTROLS = ('random', 'uniform', 'random-mid', 'uniform-mid')
 def accuracy(rows: Sequence[Row]) -> str:
     """Mean, and the range over the seeds."""
     values = [points(row) for row in rows]
-    spread = f' ({min(values):.1f}-{max(values):.1f})' if values[1:] else ''
-    return f'{mean(values):.1f}{spread}'
+    low, high = (shown(end(values), 1) for end in (min, max))
+    spread = f' ({low}-{high})' if values[1:] else ''
+    return f'{shown(mean(values), 1)}{spread}'
 
 
 def table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
@@ -44,21 +45,21 @@ def table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines) + '\n'
 
 
-def difference(found: Sequence[Row], base: Sequence[Row]) -> str:
-    """Mean difference of the seeds that both have, and its range."""
+def pairs(found: Sequence[Row], base: Sequence[Row]) -> list[float]:
+    """Differences of the seeds that both have."""
     own = {row['seed']: points(row) for row in found}
-    pairs = [
+    return [
         own[row['seed']] - points(row) for row in base if row['seed'] in own
     ]
-    if not pairs:
+
+
+def difference(paired: Sequence[float]) -> str:
+    """Mean of the differences, and their range."""
+    if not paired:
         return '-'
-    # Without a zero's sign.
-    middle, low, high = (
-        round(round(number, 6), 1) + 0.0
-        for number in (mean(pairs), min(pairs), max(pairs))
-    )
-    spread = f' ({low:+.1f} to {high:+.1f})' if pairs[1:] else ''
-    return f'{middle:+.1f}{spread}'
+    middle, low, high = (shown(of(paired), 1, '+') for of in (mean, min, max))
+    spread = f' ({low} to {high})' if paired[1:] else ''
+    return f'{middle}{spread}'
 
 
 def compare(rows: Rows, arms: Sequence[tuple], reference: tuple) -> str:
@@ -102,7 +103,7 @@ def compare(rows: Rows, arms: Sequence[tuple], reference: tuple) -> str:
                     setting,
                     name,
                     accuracy(found),
-                    difference(found, base),
+                    difference(pairs(found, base)),
                     *cells,
                     str(len(found)),
                 )
@@ -324,10 +325,13 @@ def verdicts(rows: Rows) -> str:
         cells = []
         for setting in head[1:]:
             found = rows.of(setting, *own)
-            bases = [rows.of(setting, *other) for other in others]
-            bases = [base for base in bases if found and base]
-            best = max(bases, key=value, default=[])
-            cells.append(difference(found, best))
+            compared = [
+                pairs(found, rows.of(setting, *other)) for other in others
+            ]
+            # The best of them leaves the least.
+            least = min(filter(None, compared), key=mean, default=[])
+            seeds = f', n={len(least)}' if least else ''
+            cells.append(difference(least) + seeds)
         body.append((question, *cells))
     return table(head, body)
 
