@@ -240,6 +240,8 @@ class TestPage:
             in (check(none, *lines)[0])
         )
         assert check(f'It has 7{source}.', *lines)[0] == f'It has 80{source}.'
+        ratio = good.replace('minus', 'over').replace('-5.0', '0.94')
+        assert check(ratio, *lines) == (ratio, [])
         for bad in ('It has 80.0 points.', 'It has .8 points.'):
             (said,) = check(bad, row())[1]
             assert 'has no source' in said

@@ -1,15 +1,16 @@
-"""Accuracy against FLOPs and against time, one panel per setting."""
+"""What is lost against FLOPs, accuracy against time; a panel per setting."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import mean
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from plan import BUDGET, SWEEP
-from rows import Row, Rows, points, value
-from tables import NAMES
+from rows import Rows, points, value
+from tables import NAMES, pairs
 
 FLOPS = 'backbone/GFLOPs'
 # Name, and colours that most colour-blind people can tell apart.
@@ -18,6 +19,8 @@ LINES = (
     ('finetuned', 'error', 'fine-tuned at .5', '#0072b2'),
     ('finetuned', 'error-many', 'fine-tuned for many budgets', '#d0a000'),
 )
+# What the arms of a phase are compared with.
+DENSE = dict(untrained='static', finetuned='dense', scratch='dense')
 DOTS = (
     ('finetuned', 'dense', None, None, 's', '#000000'),
     ('finetuned', 'variance', BUDGET, BUDGET, 'v', '#009e73'),
@@ -25,8 +28,6 @@ DOTS = (
     ('finetuned', 'shuffled', BUDGET, BUDGET, '^', '#882255'),
     ('finetuned', 'uniform-mid', BUDGET, BUDGET, 'P', '#e69f00'),
     ('finetuned', 'random-mid', BUDGET, BUDGET, 'X', '#d55e00'),
-    # Trained longer, and in one schedule: to be compared with one another.
-    ('scratch', 'dense', None, None, 's', '#999999'),
     ('scratch', 'smaller', BUDGET, None, '*', '#999999'),
 )
 # Those that are timed.
@@ -39,15 +40,29 @@ TIMED = (
 
 
 def draw_flops(rows: Rows, path: Path) -> None:
-    """Draw means, and the range over the seeds, into a PNG."""
+    """Draw mean differences, and their range over the seeds, into a PNG."""
     settings = rows.settings('untrained', 'static')
-    _draw(rows, settings, path, _fill_flops, 'GFLOPs of the backbone')
+    _draw(
+        rows,
+        settings,
+        path,
+        _fill_flops,
+        'GFLOPs of the backbone',
+        'AP or mIoU, points above the dense model',
+    )
 
 
 def draw_time(rows: Rows, path: Path) -> None:
     """Draw the same against time, for the seed that was timed."""
     settings = rows.settings('time', 'dense')
-    _draw(rows, settings, path, _fill_time, 'ms of the backbone')
+    _draw(
+        rows,
+        settings,
+        path,
+        _fill_time,
+        'ms of the backbone',
+        'AP or mIoU, points',
+    )
 
 
 def _draw(
@@ -56,6 +71,7 @@ def _draw(
     path: Path,
     fill: Callable[[Axes, Rows, str], None],
     xlabel: str,
+    ylabel: str,
 ) -> None:
     figure = Figure(
         figsize=(max(9, 3.4 * len(settings)), 4.4), layout='constrained'
@@ -68,7 +84,7 @@ def _draw(
         panel.grid(alpha=0.3)
         handles, labels = panel.get_legend_handles_labels()
         known.update(zip(labels, handles, strict=True))
-    panels[0].set_ylabel('AP or mIoU, points')
+    panels[0].set_ylabel(ylabel)
     figure.legend(
         known.values(), known, loc='outside lower center', ncols=4, fontsize=8
     )
@@ -76,28 +92,39 @@ def _draw(
 
 
 def _fill_flops(panel: Axes, rows: Rows, setting: str) -> None:
+    def gain(phase: str, *arm: object) -> tuple[float, list[float]] | None:
+        found = rows.of(setting, phase, *arm)
+        base = rows.of(setting, phase, DENSE[phase], None, None)
+        paired = pairs(found, base)
+        return (value(found, FLOPS), paired) if paired else None
+
     for phase, arm, label, colour in LINES:
-        found = [rows.of(setting, phase, arm, asked=r) for r in SWEEP]
-        found = [seeds for seeds in found if seeds]
-        if found:
-            flops = [value(seeds, FLOPS) for seeds in found]
+        line = [gain(phase, arm, BUDGET, ratio) for ratio in SWEEP]
+        line = [point for point in line if point]
+        if line:
+            flops, gains = zip(*line, strict=True)
             panel.plot(
                 flops,
-                [value(seeds) for seeds in found],
+                list(map(mean, gains)),
                 'o-',
                 ms=3,
                 color=colour,
                 label=f'error: {label}',
             )
-            lows, highs = zip(*map(_range, found), strict=True)
-            panel.fill_between(flops, lows, highs, color=colour, alpha=0.2)
+            panel.fill_between(
+                flops,
+                list(map(min, gains)),
+                list(map(max, gains)),
+                color=colour,
+                alpha=0.2,
+            )
     for phase, arm, budget, asked, marker, colour in DOTS:
-        seeds = rows.of(setting, phase, arm, budget, asked)
-        if seeds:
+        if point := gain(phase, arm, budget, asked):
+            flops, gains = point
             panel.errorbar(
-                value(seeds, FLOPS),
-                value(seeds),
-                _bars(seeds),
+                flops,
+                mean(gains),
+                _bars(gains),
                 fmt=marker,
                 color=colour,
                 label=_name(arm, phase),
@@ -124,7 +151,10 @@ def _fill_time(panel: Axes, rows: Rows, setting: str) -> None:
                 single.append((middle, value(seeds)))
                 batch.append((spent['ms_in_batch'], value(seeds)))
                 panel.errorbar(
-                    *single[-1], _bars(seeds), quartiles, color=colour
+                    *single[-1],
+                    _bars(list(map(points, seeds))),
+                    quartiles,
+                    color=colour,
                 )
         style = dict(marker=marker, color=colour)
         if single:
@@ -144,12 +174,7 @@ def _name(arm: str, phase: str) -> str:
     return name + ', from scratch' * (phase == 'scratch')
 
 
-def _range(seeds: list[Row]) -> tuple[float, float]:
-    values = [points(row) for row in seeds]
-    return min(values), max(values)
-
-
-def _bars(seeds: list[Row]) -> list[list[float]]:
+def _bars(values: Sequence[float]) -> list[list[float]]:
     """From the mean to the range's ends, as errorbar wants it."""
-    low, high = _range(seeds)
-    return [[value(seeds) - low], [high - value(seeds)]]
+    middle = mean(values)
+    return [[middle - min(values)], [max(values) - middle]]

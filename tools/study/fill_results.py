@@ -4,7 +4,8 @@ A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``. A figure
 in the prose is followed by where it comes from, e.g. ``89.2<!-- shapes-box
 untrained error 0.5 0.5 -->``: setting, phase, arm, budget, ratio asked, and
 which metric if it isn't the accuracy, averaged over the seeds; ``-`` is none,
-and ``A minus B`` the difference of two. Both are written anew.
+``A minus B`` the difference of two, ``A over B`` their ratio. Tables and
+figures are written anew.
 With ``--check`` nothing is written, and what differs from the rows, or has no
 source, is an error.
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from operator import pos, sub, truediv
 from pathlib import Path
 
 from figure import draw_flops, draw_time
@@ -29,6 +31,8 @@ from mmdge.utils import UserError, launch
 
 TABLE = re.compile(r'(<!-- table: (\S+) -->\n).*?(<!-- end -->)', re.DOTALL)
 SOURCED = re.compile(r'(-?[\d.]+)<!-- ([^>]*) -->')
+# How two figures become one.
+COMBINED = {None: pos, 'minus': sub, 'over': truediv}
 # What looks like a result; code, comments and links may hold anything.
 FIGURE = re.compile(r'(?<![\w./-])-?\d*\.\d+(?![\w/]|<!--)')
 
@@ -61,15 +65,18 @@ def unsourced(text: str) -> list[str]:
 
 def look_up(source: str, rows: Rows) -> float:
     """The figure that a source names, of the seeds that all of it has."""
-    found = [_find(part, rows) for part in source.split(' minus ')]
+    first, word, second = re.fullmatch(
+        r'(.+?)(?: (minus|over) (.+))?', source
+    ).groups()
+    found = [_find(part, rows) for part in (first, second) if part]
     seeds = set.intersection(*({row['seed'] for row in r} for r, _ in found))
     if not seeds:
         raise UserError(f'no row for {source!r}')
-    first, *others = (
+    values = [
         value([row for row in rows if row['seed'] in seeds], *key)
         for rows, key in found
-    )
-    return first - sum(others)
+    ]
+    return COMBINED[word](*values)
 
 
 def _find(source: str, rows: Rows) -> tuple[list[Row], list[str]]:

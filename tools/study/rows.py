@@ -97,6 +97,8 @@ def value(rows: Sequence[Row], key: str = 'accuracy') -> float:
     """Mean over the seeds of one quantity."""
     if key == 'accuracy':
         return mean(map(points, rows))
+    if key == 'ms':  # of the rows that are times
+        return mean(row['value'] for row in rows)
     return mean(row['metrics'][key] for row in rows)
 
 

@@ -98,6 +98,9 @@ def compare(rows: Rows, arms: Sequence[tuple], reference: tuple) -> str:
                 name += ', at no price'
             if (phase, arm) == ('scratch', 'error'):
                 name += ', untrained'
+            if (phase, arm) == ('untrained', 'variance'):
+                # Until it is trained it has no thresholds for all.
+                name += ' of each image'
             body.append(
                 (
                     setting,
