@@ -7,6 +7,9 @@ import pytest
 import torch
 from mmengine.runner import CheckpointLoader
 
+from tests.unformatted import leave_unformatted
+
+leave_unformatted()
 REPOSITORY = Path(__file__).parents[1]
 
 

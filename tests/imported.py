@@ -5,3 +5,7 @@ from mmdge.utils import launch  # noqa: F401  isort: skip  installs ops
 import mmdet.datasets  # noqa: F401
 import mmdet.evaluation  # noqa: F401
 import mmdet.models  # noqa: F401
+
+from tests.unformatted import leave_unformatted
+
+leave_unformatted()

@@ -36,6 +36,7 @@ def run(path, data_root, work_dir):
     cfg.experiment_name = f'{work_dir.name}_{path.stem}'
     cfg.visualizer.name = cfg.experiment_name
     cfg.default_hooks.logger.interval = 1
+    cfg.default_hooks.checkpoint.save_optimizer = False  # slow to write
     if cfg.train_cfg.get('type') == 'IterBasedTrainLoop':
         cfg.train_cfg.max_iters = cfg.train_cfg.val_interval = 1
     else:
