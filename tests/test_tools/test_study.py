@@ -217,12 +217,12 @@ class TestPage:
         filled, _ = check(text, *lines)
         assert '| error - best control, fine-tuned | +5.0, n=1 |' in filled
         assert '| error, fine-tuned - dense twin | - |' in filled
-        # The best is looked for among the seeds that error routing has, too.
+        # The best is looked for seed by seed.
         lines += [row(seed=1, arm='random', value=0.9)]
         assert check(text, *lines)[0] == filled
         lines += [row(seed=1, value=0.7)]
         filled, _ = check(text, *lines)
-        assert '| +0.0 (-20.0 to +20.0), n=2 |' in filled
+        assert '| -7.5 (-20.0 to +5.0), n=2 |' in filled
 
     def test_a_figure_needs_a_source(self, check):
         source = '<!-- shapes-box finetuned error 0.5 0.5 -->'

@@ -95,7 +95,7 @@ def _fill_flops(panel: Axes, rows: Rows, setting: str) -> None:
     def gain(phase: str, *arm: object) -> tuple[float, list[float]] | None:
         found = rows.of(setting, phase, *arm)
         base = rows.of(setting, phase, DENSE[phase], None, None)
-        paired = pairs(found, base)
+        paired = list(pairs(found, base).values())
         return (value(found, FLOPS), paired) if paired else None
 
     for phase, arm, label, colour in LINES:

@@ -45,20 +45,24 @@ def table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines) + '\n'
 
 
-def pairs(found: Sequence[Row], base: Sequence[Row]) -> list[float]:
+def pairs(found: Sequence[Row], base: Sequence[Row]) -> dict[int, float]:
     """Differences of the seeds that both have."""
     own = {row['seed']: points(row) for row in found}
-    return [
-        own[row['seed']] - points(row) for row in base if row['seed'] in own
-    ]
+    return {
+        row['seed']: own[row['seed']] - points(row)
+        for row in base
+        if row['seed'] in own
+    }
 
 
-def difference(paired: Sequence[float]) -> str:
+def difference(paired: dict[int, float]) -> str:
     """Mean of the differences, and their range."""
     if not paired:
         return '-'
-    middle, low, high = (shown(of(paired), 1, '+') for of in (mean, min, max))
-    spread = f' ({low} to {high})' if paired[1:] else ''
+    middle, low, high = (
+        shown(of(paired.values()), 1, '+') for of in (mean, min, max)
+    )
+    spread = f' ({low} to {high})' if len(paired) > 1 else ''
     return f'{middle}{spread}'
 
 
@@ -328,11 +332,13 @@ def verdicts(rows: Rows) -> str:
         cells = []
         for setting in head[1:]:
             found = rows.of(setting, *own)
-            compared = [
-                pairs(found, rows.of(setting, *other)) for other in others
-            ]
-            # The best of them leaves the least.
-            least = min(filter(None, compared), key=mean, default=[])
+            # Seed by seed, the best of them leaves the least.
+            least: dict[int, float] = {}
+            for other in others:
+                for seed, gap in pairs(
+                    found, rows.of(setting, *other)
+                ).items():
+                    least[seed] = min(gap, least.get(seed, gap))
             seeds = f', n={len(least)}' if least else ''
             cells.append(difference(least) + seeds)
         body.append((question, *cells))
