@@ -174,7 +174,8 @@ def main(kills):
         status = end(child)
         if os.WIFSIGNALED(status):
             done += 1
-            print(f'killed: {way} in {place()[1]}', flush=True)
+            # The killed one may have been in the middle of a line.
+            print(f'\nkilled: {way} in {place()[1]}', flush=True)
         elif os.WEXITSTATUS(status) or way != 'by_the_clock':
             sys.exit(f'{way}: ended by itself, {status}')
     sys.exit(os.waitstatus_to_exitcode(end(attempt())))
