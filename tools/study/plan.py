@@ -190,13 +190,16 @@ def route(cfg: Config, setting: Setting, arm: Arm) -> None:
         backbone.routing = dict(type=kind, share=share)
 
 
-def schedule(cfg: Config, arm: Arm, checkpoint: str) -> None:
-    """Set how long the arm is trained, how fast, and from where."""
+def schedule(cfg: Config, arm: Arm, checkpoint: Path | None) -> None:
+    """Set how long the arm is trained, how fast, and from where.
+
+    From scratch there is no checkpoint.
+    """
     static = cfg.train_cfg.max_epochs
     if arm.phase == 'finetuned':
         epochs = static // 5
         cfg.optim_wrapper.optimizer.lr = FINETUNE_LR
-        cfg.load_from = checkpoint
+        cfg.load_from = str(checkpoint)
     else:
         epochs = static + static // 5
     cfg.train_cfg.max_epochs = epochs

@@ -125,18 +125,19 @@ class Chain:
         mark = self.folder / name / 'last_checkpoint'
         if not mark.exists():
             return None
-        epochs = Config.fromfile(self.folder / f'{name}.py').train_cfg
+        cfg = Config.fromfile(self.folder / f'{name}.py')
         weights = Path(mark.read_text())
-        last = f'epoch_{epochs.max_epochs}.pth'
+        last = f'epoch_{cfg.train_cfg.max_epochs}.pth'
         return weights if weights.name == last else None
 
     def static(self) -> Path:
         """Weights of the static model, trained once."""
         self.seconds = None
+        if weights := self.finished('static'):
+            return weights
         cfg = self.setting.load()
         cfg.train_cfg.val_begin = cfg.train_cfg.max_epochs + 1
-        weights = self.finished('static')
-        return weights or self.train(self.write(cfg, 'static'))
+        return self.train(self.write(cfg, 'static'))
 
     def dynamic(self, arm: Arm) -> tuple[Path, Path]:
         """The model it starts from, routed by error, without training."""
@@ -173,7 +174,7 @@ class Chain:
         elif arm.phase != 'scratch':
             weights = self.static()
         route(cfg, self.setting, arm)
-        schedule(cfg, arm, str(weights))
+        schedule(cfg, arm, weights)
         config = self.write(cfg, name)
         if arm.trained:
             weights = self.train(config)
