@@ -88,14 +88,9 @@ class Arm:
 
 # Weaker than those with none at the coarsest.
 _WEAKER = ('finetuned-variance', 'finetuned-random', 'finetuned-uniform')
-_LONG = (
-    'scratch-dense',
-    'scratch-error',
-    'scratch-learned',
-    'scratch-random-mid',
-    'scratch-smaller',
-    *_WEAKER,
-)
+_LONG = ('scratch-learned', 'scratch-random-mid', *_WEAKER)
+# Where routing is far ahead of other controls, they tell enough.
+_SMALLER = ('scratch-dense', 'scratch-error', 'scratch-smaller')
 _MORE = (
     'untrained-oracle',
     'untrained-shuffled',
@@ -107,9 +102,17 @@ SETTINGS = {
     for setting in (
         Setting('shapes-box', 'retinanet_pvt_fpn_shapes-192', (192, 192)),
         Setting(
-            'shapes-mask', 'mask-rcnn_pvt_fpn_shapes-192', (192, 192), _LONG
+            'shapes-mask',
+            'mask-rcnn_pvt_fpn_shapes-192',
+            (192, 192),
+            _LONG + _SMALLER,
         ),
-        Setting('shapes-semantic', 'fpn_pvt_shapes-192', (192, 192), _LONG),
+        Setting(
+            'shapes-semantic',
+            'fpn_pvt_shapes-192',
+            (192, 192),
+            _LONG + _SMALLER,
+        ),
         Setting('camvid', 'fpn_pvt_camvid-256x192', (192, 256), _LONG),
         Setting(
             'bccd', 'retinanet_pvt_fpn_bccd-320x240', (240, 320), _LONG + _MORE
