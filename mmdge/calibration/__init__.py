@@ -6,14 +6,15 @@ from .errors import (
     routed_blocks,
     routed_by,
 )
-from .fit import fit_power_law, set_routers
+from .fit import correlation, fit_power_law, set_routers
 from .images import load_images
-from .price import find_price, ratio_at_price, set_price
+from .price import find_price, ratio_at_price, set_price, warn_if_far
 from .runs import runs_at_prices
 
 __all__ = [
     'BlockErrors',
     'collect_errors',
+    'correlation',
     'find_price',
     'fit_power_law',
     'load_images',
@@ -23,4 +24,5 @@ __all__ = [
     'runs_at_prices',
     'set_price',
     'set_routers',
+    'warn_if_far',
 ]

@@ -13,8 +13,9 @@ from torch import Tensor
 from mmdge.models.backbones import DynamicBackbone
 from mmdge.models.routing import (
     DGEBlock,
+    FinestRouter,
     Router,
-    build_router,
+    query_counts,
     region_variance,
 )
 from mmdge.utils import UserError
@@ -24,7 +25,8 @@ class BlockErrors(NamedTuple):
     """What was seen of one block; ``R`` regions, ``K`` candidates.
 
     Attributes:
-        variance (Tensor): Inside each region that is no padding, ``(R,)``.
+        variance (Tensor): Inside each region where there is a choice, that
+            is, in no padding and of more than a single query, ``(R,)``.
         errors (Tensor): See :func:`update_errors`, ``(R, K)``.
         flops (float): Multiply-adds of a query.
     """
@@ -59,12 +61,11 @@ def collect_errors(
     """
     check_routed(backbone)
     blocks = routed_blocks(backbone)
-    finest = {}
-    for number, block in enumerate(blocks):
-        settings = block.router.embed_dims, block.granularities
-        # None where the finest query is a token.
-        router = build_router('finest', *settings) or _Finest(*settings)
-        finest[number] = router.eval()
+    # Without any router a backbone doesn't look for padding.
+    finest = {
+        number: FinestRouter(block.router.embed_dims, block.granularities)
+        for number, block in enumerate(blocks)
+    }
     seen: list[list[BlockErrors]] = [[] for _ in blocks]
     with routed_by(blocks, finest), _watched(blocks, seen):
         for images in batches:
@@ -74,22 +75,13 @@ def collect_errors(
     return [BlockErrors.joined(parts) for parts in seen]
 
 
-class _Finest(Router):
-    """Leaves every token its own query, yet lets the block know the padding.
-
-    Without any router a backbone doesn't look for padding.
-    """
-
-    def forward(self, *args: object) -> None:
-        """See :class:`Router`."""
-
-
 def routed_blocks(backbone: DynamicBackbone) -> list[DGEBlock]:
     """The blocks that route, in their order."""
     return [
         module
         for module in backbone.modules()
-        if isinstance(module, DGEBlock) and module.router is not None
+        if isinstance(module, DGEBlock)
+        and not isinstance(module.router, FinestRouter | None)
     ]
 
 
@@ -136,14 +128,15 @@ def _watched(
             variance = region_variance(grid.float(), block.granularities[-1])
             errors = block.errors(tokens, size).float()  # (B, Rh, Rw, K)
             flops = block.attn.flops(size, num_extra) + block.mlp.flops()
-            # Padding is free of errors and of queries; it would bend the fit.
+            # Padding, and a border's single query, can't go wrong; they would
+            # bend the fit.
             content = given.get('content')
             if content is None:
                 content = torch.ones_like(variance, dtype=torch.bool)
+            counts = query_counts(size, block.granularities, tokens.device)
+            known = content & (counts[..., 0] > counts[..., -1])
             parts.append(
-                BlockErrors(
-                    variance[content], errors[content], flops.per_query
-                )
+                BlockErrors(variance[known], errors[known], flops.per_query)
             )
 
         return look

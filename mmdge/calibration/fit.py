@@ -8,33 +8,58 @@ import torch
 from torch import Tensor
 
 from mmdge.models.backbones import DynamicBackbone
+from mmdge.models.routing.error_routers import LEAST
 
 from .errors import BlockErrors, routed_blocks
 
-_LEAST = 1e-8  # of variances and errors, before their logarithm
+# Of fewer regions no exponent is read; nor one beyond this, which would be
+# chance, and may overflow.
+_FEWEST, _STEEPEST = 8, 4.0
 
 
 def fit_power_law(variance: Tensor, error: Tensor) -> tuple[float, float]:
     """Fit ``error = scale * variance ** exponent``.
 
-    A line through the logarithms, moved so that the mean error is met.
+    A line through the logarithms, moved so that the mean error is met. Of
+    fewer than eight regions the error is taken to be proportional.
 
     Args:
         variance (Tensor): ``(R,)``, not negative.
         error (Tensor): ``(R,)``, not negative.
 
     Returns:
-        tuple[float, float]: Scale and exponent, neither negative.
+        tuple[float, float]: Scale and exponent, neither negative; the
+        exponent is at most 4.
     """
-    variance = variance.double().clamp(min=_LEAST)
-    x = variance.log()
-    y = error.double().clamp(min=_LEAST).log()
-    centred = x - x.mean()
-    spread = centred.square().sum()
-    slope = (centred * (y - y.mean())).sum() / spread.clamp(min=_LEAST)
-    exponent = slope.clamp(min=0)
-    scale = error.double().sum() / (variance**exponent).sum()
-    return scale.item(), exponent.item()
+    exponent = 1.0
+    if len(variance) >= _FEWEST:
+        x, y = _logarithms(variance, error)
+        centred = x - x.mean()
+        spread = centred.square().sum().clamp(min=LEAST)
+        slope = (centred * (y - y.mean())).sum() / spread
+        exponent = slope.clamp(0, _STEEPEST).item()
+    powers = variance.double().clamp(min=LEAST) ** exponent
+    scale = error.double().sum() / powers.sum().clamp(min=LEAST**_STEEPEST)
+    return scale.item(), exponent
+
+
+def correlation(variance: Tensor, error: Tensor) -> float | None:
+    """How well an error follows the variance: of their logarithms.
+
+    Args:
+        variance (Tensor): ``(R,)``, not negative.
+        error (Tensor): ``(R,)``, not negative.
+
+    Returns:
+        float | None: From -1 to 1; None of fewer than eight regions.
+    """
+    if len(variance) < _FEWEST:
+        return None
+    return torch.corrcoef(_logarithms(variance, error))[0, 1].item()
+
+
+def _logarithms(*values: Tensor) -> Tensor:
+    return torch.stack(values).double().clamp(min=LEAST).log()
 
 
 @torch.no_grad()
@@ -57,7 +82,7 @@ def set_routers(
         for block, entry in zip(blocks, seen, strict=True)
     ]
     total = sum(
-        part * entry.errors[:, -1].mean().item()
+        part * entry.errors[:, -1].sum().item() / max(1, len(entry.errors))
         for part, entry in zip(worth, seen, strict=True)
     )
     average = total / len(seen) or 1.0  # or nothing is ever wrong

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import groupby
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor
 
 from mmdge.models.backbones import DynamicBackbone
@@ -17,6 +19,7 @@ from .errors import check_routed
 
 _FURTHEST = 2.0**12
 _BATCH = 8
+_FAR = 0.02
 
 
 def set_price(backbone: DynamicBackbone, price: float) -> None:
@@ -128,3 +131,19 @@ def find_price(
         low, high = (price, high) if misses[price] > 0 else (low, price)
     price, miss = best()
     return price, ratio + miss
+
+
+def warn_if_far(ratio: float, spent: float) -> None:
+    """Say so if the price that was found doesn't spend what was asked.
+
+    Args:
+        ratio (float): Wanted.
+        spent (float): By the closest price there is.
+    """
+    if abs(spent - ratio) > _FAR:
+        print_log(
+            f'asked for ratio={ratio:g}, the closest that a price gives on '
+            f'these images is {spent:.3f}: many regions change at once',
+            logger='current',
+            level=logging.WARNING,
+        )

@@ -7,10 +7,15 @@ import torch
 
 from mmdge.calibration import (
     collect_errors,
+    find_price,
+    ratio_at_price,
     routed_blocks,
     routed_by,
+    set_price,
+    set_routers,
 )
 from mmdge.models.routing import region_variance
+from mmdge.utils import UserError
 
 from .backbones import deit, pvt
 
@@ -65,6 +70,13 @@ CASES = {
     ),
     'pvt (2, 4)': (pvt, dict(granularities=(2, 4))),
     'pvt mixed': (pvt, dict(routing=['error', 'finest', 'error', 'finest'])),
+    'pvt (2, 4) mixed': (
+        pvt,
+        dict(
+            granularities=[(2, 4), (1, 2, 4), (2,), (1, 2, 4)],
+            routing=['finest', 'error', 'error', 'error'],
+        ),
+    ),
     'deit': (deit, {}),
     'deit cls': (deit, dict(out_type='cls_token')),
     'deit pair': (deit, dict(out_type='cls_token', distilled=True)),
@@ -80,7 +92,7 @@ def test_all_that_routes_is_seen(build, kwargs):
     batches = [x[:1] for x in images(*sizes)]
     seen = collect_errors(model, batches)
     blocks = routed_blocks(model)
-    assert len(seen) == len(blocks) == len(model.routers)
+    assert len(seen) == len(blocks)
     for entry, block in zip(seen, blocks, strict=True):
         num = len(entry.variance)
         assert entry.errors.shape == (num, len(block.granularities))
@@ -128,3 +140,54 @@ def test_padding_is_not_seen(build):
     seen, alone = collect_errors(model, [padded]), collect_errors(model, [x])
     for entry, other in zip(seen, alone, strict=True):
         assert len(entry.variance) == len(entry.errors) == len(other.variance)
+
+
+@pytest.mark.parametrize(('build', 'kwargs'), CASES.values(), ids=CASES)
+def test_all_that_routes_is_set_and_priced(build, kwargs):
+    """And what doesn't is what it was, whatever the price."""
+    model, batches = build(**kwargs), images((128, 128), (64, 160))
+    blocks = routed_blocks(model)
+    set_routers(model, collect_errors(model, batches))
+    ratio_at = ratio_at_price(model, batches)
+    wanted = (ratio_at(-2.0) + ratio_at(100.0)) / 2
+    _, spent = find_price(ratio_at, wanted)
+    assert spent == pytest.approx(wanted, abs=0.05)
+    set_price(model, 1e3)
+    model(batches[0])
+    coarsest = {block.name: block.granularities[-1] for block in blocks}
+    for block in model.cost.maps:
+        # Of those that don't route only what is coarser than a token is told.
+        side = coarsest.get(block.name, 2)
+        assert block.granularity.eq(side).all()
+
+
+@pytest.mark.parametrize(
+    ('build', 'size'),
+    [(pvt, (160, 160)), (pvt, (32, 160)), (deit, (144, 144))],
+)
+def test_what_has_no_choice_bends_no_fit(build, size):
+    """A corner of a single token has neither a variance nor an error."""
+    for entry in collect_errors(build(), images(size)):
+        assert entry.variance.gt(0).all()
+        assert entry.errors[:, -1].gt(0).all()
+
+
+@pytest.mark.parametrize('routing', ['error', 'oracle', 'shuffled'])
+@pytest.mark.parametrize('price', [-5.0, -1.0, 0.0, 5.0])
+def test_padding_is_coarsest_at_any_price(routing, price):
+    model = pvt(routing, price=price)
+    (x,) = images()
+    model(torch.cat([x, torch.zeros_like(x)], dim=3))
+    for block in model.cost.maps:
+        padding = ~block.content
+        assert padding.any() and block.granularity[padding].eq(4).all()
+
+
+def test_what_padding_cannot_spend_is_out_of_reach():
+    model, (x,) = pvt(), images()
+    padded = [torch.cat([x, torch.zeros_like(x)], dim=3)]
+    set_routers(model, collect_errors(model, padded))
+    ratio_at = ratio_at_price(model, padded)
+    with pytest.raises(UserError, match='ratio=0.9 cannot be met: the backb'):
+        find_price(ratio_at, 0.9)
+    assert find_price(ratio_at, 0.4)[1] == pytest.approx(0.4, abs=0.02)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from mmdge.calibration import (
     BlockErrors,
     collect_errors,
+    correlation,
     fit_power_law,
     routed_blocks,
     set_routers,
@@ -117,3 +118,31 @@ def test_predictions_meet_the_errors_that_were_seen():
         torch.testing.assert_close(
             (router.scale * x).mean(0).float(), entry.errors.mean(0)
         )
+
+
+@pytest.mark.parametrize('num', [0, 1, 7])
+def test_of_few_regions_no_exponent_is_read(num):
+    variance = torch.arange(1.0, num + 1)
+    scale, exponent = fit_power_law(variance, 3 * variance**2)
+    mean = variance.square().sum() / variance.sum().clamp(min=1)
+    assert exponent == 1 and scale == pytest.approx(3 * mean.item())
+    assert correlation(variance, variance) is None
+    model = pvt()
+    errors = variance[:, None] * torch.tensor([0.0, 1, 2])
+    seen = [BlockErrors(variance, errors, 1e3)] * len(model.routers)
+    set_routers(model, seen)
+    for router in model.routers:
+        assert router.weight.isfinite() and router.scale.isfinite().all()
+
+
+def test_a_steep_law_overflows_nowhere():
+    variance = torch.linspace(1, 1.01, 20)
+    scale, exponent = fit_power_law(variance, variance**900)
+    assert exponent == 4 and 0 < scale < 1e6
+
+
+def test_correlation_is_that_of_the_logarithms():
+    variance = torch.rand(100) + 0.1
+    assert correlation(variance, 5 * variance**3) == pytest.approx(1)
+    assert correlation(variance, 1 / variance) == pytest.approx(-1)
+    assert abs(correlation(variance, torch.rand(100))) < 0.5

@@ -21,7 +21,7 @@ from .grains import (
     unpool,
     update_errors,
 )
-from .routers import GumbelRouter, Router, build_router
+from .routers import FinestRouter, GumbelRouter, Router, build_router
 from .share_routers import (
     QuantileRouter,
     RandomRouter,
@@ -33,6 +33,7 @@ from .share_routers import (
 __all__ = [
     'DGEBlock',
     'ErrorRouter',
+    'FinestRouter',
     'GumbelRouter',
     'OracleRouter',
     'Packing',

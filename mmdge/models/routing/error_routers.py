@@ -21,6 +21,8 @@ from mmdge.registry import MODELS
 from .grains import region_variance
 from .routers import Decision, Router
 
+LEAST = 1e-8  # of variances and errors, where their logarithm is taken
+
 
 @MODELS.register_module()
 class ErrorRouter(Router):
@@ -79,13 +81,17 @@ class ErrorRouter(Router):
             Tensor: Mean squared difference to the finest candidate's update,
             as of :func:`update_errors`, ``(B, Rh, Rw, K)``.
         """
-        variance = region_variance(x.detach(), self.region).clamp(min=1e-8)
+        variance = region_variance(x.detach(), self.region).clamp(min=LEAST)
         return self.scale * variance[..., None] ** self.exponent
 
     def weigh(self, errors: Tensor, content: Tensor) -> Tensor:
-        """Logits for errors; for padding, which has none, the cheapest."""
-        errors = errors.where(content[..., None], 0.0)
-        return -self.weight * errors - self.progress * self.cost
+        """Logits for errors; padding, which has none, is coarsest."""
+        logits = -self.weight * errors - self.progress * self.cost
+        if self.progress == 0:
+            return logits  # before the warm-up all is finest
+        coarsest = torch.full_like(self.cost, -torch.inf)
+        coarsest[-1] = 0  # at any price
+        return logits.where(content[..., None], coarsest)
 
     def logits(self, x: Tensor, content: Tensor) -> Tensor:
         """See :class:`Router`."""

@@ -167,6 +167,23 @@ def linear(layer: nn.Linear, x: Tensor) -> Tensor:
     return F.linear(x, layer.weight.to(x.dtype), layer.bias.to(x.dtype))
 
 
+class FinestRouter(Router):
+    """No choice: every region at the finest granularity, at any price."""
+
+    def forward(
+        self,
+        x: Tensor,
+        content: Tensor | None = None,
+        errors: Callable[[], Tensor] | None = None,
+    ) -> Decision | None:
+        """See :class:`Router`."""
+        if self.granularities[0] == 1:
+            return None
+        grid = patch_grid(x.shape[1:3], self.region)
+        choice = torch.zeros(len(x), *grid, dtype=torch.long, device=x.device)
+        return Decision(choice, None)
+
+
 @MODELS.register_module()
 class GumbelRouter(Router):
     """The paper's router: region mean, linear layer, Gumbel noise.
@@ -258,8 +275,7 @@ def build_router(
     if routing == 'finest' or len(granularities) == 1:
         if granularities[0] == 1:
             return None
-        finest = [1.0] + [0.0] * (len(granularities) - 1)
-        routing = dict(type='UniformRouter', share=finest)
+        return FinestRouter(embed_dims, granularities)
     config = ROUTINGS.get(routing) if isinstance(routing, str) else routing
     if not isinstance(config, dict) or 'type' not in config:
         allowed = ', '.join(repr(k) for k in ['finest', *ROUTINGS])
