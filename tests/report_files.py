@@ -57,6 +57,17 @@ def write_training(work_dir, values=(0.25, 0.5), stamp=STAMP):
     return run
 
 
+def write_test(work_dir, config=''):
+    """A test that evaluated twice; returns its lines."""
+    run = work_dir / STAMP
+    (run / 'vis_data').mkdir(parents=True)
+    (run / 'vis_data' / 'config.py').write_text(config)
+    lines = [line('test', '[5/5]', metrics(v, 0.5)) for v in (0.1, 0.2)]
+    (run / f'{STAMP}.log').write_text('\n'.join(lines))
+    (run / f'{STAMP}.json').write_text(json.dumps(metrics(0.2, 0.5)))
+    return lines
+
+
 def write_sweep(folder, config='configs/mine.py'):
     """Two routers at two prices each, timed."""
     folder.mkdir(parents=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from mmdge.utils import UserError
 
 from .reading import Reader
-from .records import Collection
+from .records import Collection, StudyRow
 from .results import read_rows, read_sweep
 from .runs import STAMP, read_run
 
@@ -33,15 +33,16 @@ def collect(folders: Sequence[str | os.PathLike]) -> Collection:
     # A folder may be given twice, or lie in another.
     for path in sorted({path for root in roots for path in below(root)}):
         if STAMP.fullmatch(path.name):
-            if (path.parent / 'sweep.json').exists():
-                continue  # the sweep's own tests
             run = read_run(path, reader)
-            found.runs += [run] if run else []
+            swept = (path.parent / 'sweep.json').exists()
+            if run and not (swept and run.kind == 'test'):  # the sweep's own
+                found.runs.append(run)
         elif path.name == 'sweep.json':
             sweep = read_sweep(path, reader)
             found.sweeps += [sweep] if sweep else []
         elif path.suffix == '.jsonl':
             found.rows += read_rows(path, reader)
+    found.rows = without_copies(found.rows)
     if not (found.runs or found.sweeps or found.rows):
         useless = ''.join(f'; {problem}' for problem in found.problems)
         raise UserError(
@@ -54,6 +55,12 @@ def collect(folders: Sequence[str | os.PathLike]) -> Collection:
         if repeated[run.name] > 1:  # the work dir was used again
             run.name = f'{run.name}, {run.date}'
     return found
+
+
+def without_copies(rows: list[StudyRow]) -> list[StudyRow]:
+    """Each row once, though files may hold the same."""
+    first = {row._replace(path='', evaluation=None): row for row in rows[::-1]}
+    return list(first.values())[::-1]
 
 
 def above(root: Path) -> Path:

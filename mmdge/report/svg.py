@@ -72,7 +72,8 @@ def draw(
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf'\g<1>{key}-', svg)
     svg = re.sub(
         r'<svg [^>]*?(viewBox="[^"]*")[^>]*>',
-        rf'<svg \1 role="img" aria-label="{escape(label)}">',
+        # No template, in which the label's backslashes would count.
+        lambda m: f'<svg {m[1]} role="img" aria-label="{escape(label)}">',
         svg,
         count=1,
     ).replace('xlink:href', 'href')

@@ -13,6 +13,7 @@ from tests.report_files import (
     study_row,
     write_rows,
     write_sweep,
+    write_test,
     write_training,
 )
 
@@ -51,11 +52,7 @@ def test_either_the_log_or_the_json_is_enough(training, lost):
 
 
 def test_a_test_belongs_to_the_last_line(tmp_path):
-    folder = tmp_path / 'test' / STAMP
-    folder.mkdir(parents=True)
-    lines = [line('test', '[5/5]', metrics(v, 0.5)) for v in (0.1, 0.2)]
-    (folder / f'{STAMP}.log').write_text('\n'.join(lines))
-    (folder / f'{STAMP}.json').write_text(json.dumps(metrics(0.2, 0.5)))
+    lines = write_test(tmp_path / 'test')
     (run,) = collect([tmp_path / 'test']).runs
     (evaluation,) = run.evaluations
     assert run.kind == 'test'
@@ -74,9 +71,9 @@ def test_runs_of_one_work_dir_differ_by_their_date(training):
 
 def test_a_sweep_swallows_its_own_tests(tmp_path):
     write_sweep(tmp_path / 'sweep')
-    run = write_training(tmp_path / 'sweep')
-    (run / 'vis_data' / 'config.py').write_text(
-        "test_dataloader = dict(dataset=dict(data_root='data/test'))\n"
+    write_test(
+        tmp_path / 'sweep',
+        "test_dataloader = dict(dataset=dict(data_root='data/test'))\n",
     )
     found = collect([tmp_path / 'sweep'])
     (sweep,) = found.sweeps
@@ -86,6 +83,29 @@ def test_a_sweep_swallows_its_own_tests(tmp_path):
     assert [point.routing for point in sweep.points] == routings
     assert sweep.points[0].seconds == (0.01, 0.02, 0.04)
     assert sweep.points[1].evaluation.backbone('GFLOPs') == 0.75
+
+
+def test_a_sweep_beside_a_training_leaves_it(training):
+    """As if ``--out`` were the training's work dir."""
+    write_sweep(training / 'swept')
+    (training / 'swept/sweep.json').rename(training / 'train/sweep.json')
+    found = collect([training])
+    assert len(found.sweeps) == 1
+    assert [run.kind for run in found.runs] == ['training']
+
+
+def test_a_copy_of_a_row_is_no_other_seed(tmp_path):
+    rows = [study_row(0.5), study_row(0.25, seed=1)]
+    write_rows(tmp_path / 'a.jsonl', rows)
+    again = [*rows, study_row(0.5, budget=0.35), study_row(0.1)]
+    write_rows(tmp_path / 'b.jsonl', again)
+    found = [(r.seed, r.budget, r.value) for r in collect([tmp_path]).rows]
+    assert found == [
+        ('0', 0.5, 0.5),
+        ('1', 0.5, 0.25),
+        ('0', 0.35, 0.5),
+        ('0', 0.5, 0.1),
+    ]
 
 
 def test_rows_quote_the_log_or_themselves(tmp_path):

@@ -98,6 +98,14 @@ def test_each_checkpoint_of_a_study_has_its_line(training):
     assert not any('ms, box' in svg['aria-label'] for svg in page.all('svg'))
 
 
+def test_names_may_hold_anything(training):
+    odd = r'data\shapes <b> "1" \g<1> & $x$'
+    rows = [study_row(r, setting=odd, asked=r, ratio=r) for r in (0.2, 0.5)]
+    write_rows(training / 'rows.jsonl', rows)
+    page, _ = page_of(training)
+    assert any(odd in svg['aria-label'] for svg in page.all('svg'))
+
+
 def test_a_sweep_is_drawn_against_flops_and_time(everything):
     page, _ = page_of(everything)
     assert [svg['aria-label'] for svg in page.all('svg')] == [
