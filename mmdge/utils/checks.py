@@ -134,11 +134,15 @@ def open_checkpoint(path: str | os.PathLike) -> Mapping[str, Any]:
     return checkpoint
 
 
-def is_whole_model(path: str | os.PathLike) -> bool:
-    """Whether a checkpoint holds more than a backbone.
+def is_whole_model(path: str | os.PathLike, model: nn.Module) -> bool:
+    """Whether a checkpoint holds a model, and not its backbone alone.
+
+    A classifier's or a detector's of other classes has a backbone for the
+    model, too, and a neck or head that does not fit.
 
     Args:
         path: A local file, or an address to download it from.
+        model: Has its backbone as ``backbone``.
 
     Raises:
         UserError: As :func:`open_checkpoint`.
@@ -147,9 +151,18 @@ def is_whole_model(path: str | os.PathLike) -> bool:
         checkpoint = CheckpointLoader.load_checkpoint(path, 'cpu')
     else:
         checkpoint = open_checkpoint(path)
-    weights = checkpoint.get('state_dict', checkpoint)
-    # As PyTorch's parallel wrapper saves it, too.
-    return any(re.match(r'(module\.)?backbone\.', str(k)) for k in weights)
+    shapes = {
+        # As PyTorch's parallel wrapper saves it, too.
+        str(key).removeprefix('module.'): getattr(value, 'shape', None)
+        for key, value in checkpoint.get('state_dict', checkpoint).items()
+    }
+    if not any(key.startswith('backbone.') for key in shapes):
+        return False
+    return all(
+        shapes.get(name) == weight.shape
+        for name, weight in model.named_parameters()
+        if not name.startswith('backbone.')
+    )
 
 
 def check_output(path: str | os.PathLike, option: str) -> None:

@@ -302,11 +302,22 @@ def build_model(
         config.setdefault('data_preprocessor', cfg.data_preprocessor)
     if checkpoint is None:
         return MODELS.build(config).to(get_device()).eval()
-    whole = checks.is_whole_model(checkpoint)
     config.backbone.init_cfg = None
     model = MODELS.build(config)
-    part = model if whole else model.backbone
-    load_checkpoint(part, os.fspath(checkpoint), map_location='cpu')
+    part, prefix = model, r'^module\.'
+    if not checks.is_whole_model(checkpoint, model):
+        print_log(
+            f'from {checkpoint} the backbone alone is loaded; it does not '
+            'hold the rest of this model, which stays as it was built',
+            logger='current',
+        )
+        part, prefix = model.backbone, r'^(module\.)?(backbone\.)?'
+    load_checkpoint(
+        part,
+        os.fspath(checkpoint),
+        map_location='cpu',
+        revise_keys=[(prefix, '')],
+    )
     return model.to(get_device()).eval()
 
 

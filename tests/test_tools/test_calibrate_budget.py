@@ -56,6 +56,7 @@ def test_a_ratio_is_met(tool, tmp_path, shapes, dynamic, routing):
 
     written = Config.fromfile(out)
     assert written.model.backbone.price == pytest.approx(price, rel=1e-4)
+    assert written.custom_hooks[0].budget == 0.7  # what is expected of it
     ratio = ratio_of_a_test(tool, out, weights, tmp_path / 'test')
     # Of the same images, but random routing is another each time.
     within = 0.1 if routing == 'random' else 0.001
@@ -86,6 +87,8 @@ def test_several_ratios(tool, shapes, dynamic):
     (more, less) = rows(said)
     assert (more[0], less[0]) == (0.8, 0.6)
     assert more[1] > less[1] and more[2] < less[2]
+    options = re.findall(r'backbone.price=(\S+)   # ratio (\S+)', said)
+    assert options == [(f'{p:g}', f'{r:g}') for r, _, p in (more, less)]
 
 
 @pytest.mark.parametrize(

@@ -202,6 +202,44 @@ custom_hooks = [
     assert kinds == ['mmdge.CostHook', 'mmdge.GranularityVisHook']
 
 
+def test_one_checkpoint_for_many_budgets(tool, tmp_path, shapes, random_model):
+    _, weights = random_model(STATIC['mmseg'], SMALL)
+    options = data_options('mmseg', shapes)
+    said, commands = make(
+        tool, STATIC['mmseg'], weights, tmp_path / 'out', options,
+        few=['--split', 'val', '--also', 0.5, 0.7],
+    )  # fmt: skip
+    config, checkpoint = commands['tools/test.py']
+    draw = Config.fromfile(config).custom_hooks[-1]
+    assert draw.type == 'mmdge.RandomPriceHook'
+    none, more, less = draw.prices
+    assert less < none == 0 < more
+    for price, ratio in ((none, 0.6), (more, 0.5), (less, 0.7)):
+        work_dir = tmp_path / f'{ratio}'
+        tool('tools/test.py', config, checkpoint, '--work-dir', work_dir,
+             *once(work_dir), f'model.backbone.price={price}')  # fmt: skip
+        spent = metrics(work_dir, 'test')['backbone/FLOPs_ratio']
+        assert spent == pytest.approx(ratio, abs=0.02)
+
+
+def test_a_classifiers_backbone(tool, tmp_path, shapes, random_model):
+    """It has no head for a segmentor, which is left to be trained."""
+    model, weights = random_model(STATIC['mmpretrain'], SMALL)
+    options = data_options('mmseg', shapes)
+    said, commands = make(
+        tool, STATIC['mmseg'], weights, tmp_path / 'out', options
+    )
+    assert 'the backbone alone is loaded' in said
+    assert list(commands) == ['tools/train.py']
+    init = Config.fromfile(commands['tools/train.py'][0]).model.backbone
+    made = read_checkpoint(init.init_cfg.checkpoint)['state_dict']
+    own = model.backbone.state_dict()
+    # Positions are those of larger images.
+    shared = [key for key in own.keys() & made.keys() if 'pos' not in key]
+    assert len(shared) > 50
+    assert all(made[key].equal(own[key]) for key in shared)
+
+
 class TestMistakes:
     @pytest.fixture
     def fail(self, tool, tmp_path, shapes, random_model):
@@ -230,6 +268,14 @@ class TestMistakes:
         message = fail('--ratio', 0.01, '--out', tmp_path / 'out')
         assert 'ratio=0.01 cannot be met: the backbone spends 0.' in message
 
+    def test_one_ratio_of_many_out_of_reach(self, fail, tmp_path):
+        out = tmp_path / 'out'
+        message = fail('--ratio', 0.6, '--also', 0.01, '--out', out)
+        assert 'ratio=0.01 cannot be met: the backbone spends 0.' in message
+        # What took long is there.
+        made = {path.suffix for path in out.glob('*_dynamic-0.6.*')}
+        assert made == {'.py', '.pth'}
+
     def test_nothing_to_route(self, fail, tmp_path):
         options = ['model.backbone.granularities=[1]']
         message = fail('--out', tmp_path / 'out', options=options)
@@ -245,9 +291,14 @@ class TestMistakes:
             'model.backbone.type=mmdet.PyramidVisionTransformer',
         ]
         message = fail('--out', tmp_path / 'out', options=options)
-        assert 'no dynamic backbone but mmdet.PyramidVisionTr' in message
-        assert "dict(type='mmdge.DGEPVT'" in message
+        assert 'model.backbone is mmdet.PyramidVisionTr' in message
+        assert "by one that takes its weights, e.g. dict(type='mm" in message
         assert not (tmp_path / 'out').exists()
+
+    def test_no_backbone_of_its_own(self, fail, tmp_path):
+        options = ['model._delete_=True', 'model.type=mmdet.SoftTeacher']
+        message = fail('--out', tmp_path / 'out', options=options)
+        assert 'no dynamic backbone (model.backbone is None)' in message
 
     def test_no_data(self, fail, tmp_path):
         root = 'train_dataloader.dataset.data_root'

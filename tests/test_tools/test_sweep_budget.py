@@ -1,11 +1,15 @@
 """Sweeps: one checkpoint, several budgets, table, JSON and picture."""
 
+import argparse
 import json
 import re
 
+import numpy as np
 import pytest
+import torch
 from matplotlib.image import imread
 
+from mmdge.report import collect
 from tests.tool_runs import NO_WORKERS, SHAPES, data_options, functions_of
 
 TOOL = 'tools/analysis_tools/sweep_budget.py'
@@ -65,6 +69,40 @@ def test_prices_of_all_hosts(sweep, host):
     assert first['seconds'] is None and found['seconds_dense'] is None
     metrics = dict(mmdet='coco/bbox_mAP', mmseg='mIoU')
     assert found['metric'] == metrics.get(host, 'accuracy/top1')
+
+
+def test_without_a_hook_for_the_cost(sweep):
+    _, found = sweep(
+        'mmseg', '--price', 0, '--repeats', 0, options=['custom_hooks=[]']
+    )
+    (point,) = found['points']
+    assert 0 < point['metrics']['backbone/FLOPs_ratio'] < 1
+
+
+def test_only_single_numbers_are_kept():
+    tool = functions_of(TOOL)
+    metrics = {
+        'mIoU': np.float32(5),
+        'epoch': 3,
+        'accuracy/top1': torch.tensor(0.5),
+        'classwise': [0.1, 0.2],
+        'confusion': torch.ones(2, 2),
+        'name': 'x',
+        'none': None,
+    }
+    kept = {'mIoU': 5.0, 'epoch': 3.0, 'accuracy/top1': 0.5}
+    assert tool.scalars(metrics) == kept
+
+
+def test_what_is_interrupted_leaves_its_points(tmp_path):
+    """And a report shows them."""
+    tool = functions_of(TOOL)
+    point = dict(price=0.0, ratio_asked=0.5, ratio_calibrated=0.5, log=None)
+    point |= dict(metrics={'mIoU': 5.0}, routing='error', seconds=None)
+    args = argparse.Namespace(config='a.py', checkpoint='a.pth')
+    tool.write(args, tmp_path, 'mIoU', [point], None)
+    (swept,) = collect([tmp_path]).sweeps
+    assert [p.evaluation.metrics['mIoU'] for p in swept.points] == [5.0]
 
 
 def test_the_accuracy_is_the_metric_that_counts():

@@ -4,6 +4,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.runner import CheckpointLoader
+from torch import nn
 
 from mmdge.utils import UserError, checks
 from tests import hostile
@@ -93,25 +94,40 @@ def test_missing_checkpoint_and_addresses(tmp_path):
     checks.check_checkpoint('torchvision://resnet50')
 
 
+MODEL = nn.ModuleDict(
+    dict(
+        backbone=nn.Linear(2, 2, bias=False), neck=nn.Linear(2, 3, bias=False)
+    )
+)
+
+
 @pytest.mark.parametrize('prefix', ['', 'module.'])
 @pytest.mark.parametrize('inside', [True, False])
 def test_a_backbone_is_no_whole_model(tmp_path, prefix, inside):
-    def is_whole(*names):
-        state = {prefix + name: torch.zeros(1) for name in names}
+    def is_whole(**shapes):
+        state = {
+            prefix + name.replace('_', '.'): torch.zeros(shape)
+            for name, shape in shapes.items()
+        }
         state = {'state_dict': state} if inside else state
-        return checks.is_whole_model(save(tmp_path / 'a.pth', state))
+        return checks.is_whole_model(save(tmp_path / 'a.pth', state), MODEL)
 
-    assert is_whole('backbone.a', 'neck.b')
-    assert not is_whole('a', 'blocks.0.backbone.b')
+    assert is_whole(backbone_weight=(2, 2), neck_weight=(3, 2))
+    assert is_whole(backbone_other=(2, 2), neck_weight=(3, 2), other=2)
+    assert not is_whole(weight=(2, 2), blocks_0_backbone_b=1)
+    # Of another kind of model, or for other classes.
+    assert not is_whole(backbone_weight=(2, 2), head_fc=2)
+    assert not is_whole(backbone_weight=(2, 2), neck_weight=(4, 2))
 
 
 def test_an_address_may_hold_a_whole_model():
     @CheckpointLoader.register_scheme(prefixes='here://')
     def load(filename, map_location):
-        return {'state_dict': {f'{filename[7:]}.a': torch.zeros(1)}}
+        names = (f'{filename[7:]}.a', 'neck.weight')
+        return {'state_dict': dict.fromkeys(names, torch.zeros(3, 2))}
 
-    assert checks.is_whole_model('here://backbone')
-    assert not checks.is_whole_model('here://block')
+    assert checks.is_whole_model('here://backbone', MODEL)
+    assert not checks.is_whole_model('here://block', MODEL)
 
 
 def test_where_nothing_can_be_written(tmp_path, monkeypatch):

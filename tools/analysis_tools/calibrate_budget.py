@@ -18,7 +18,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from mmdge.calibration import find_price, load_images, ratio_at_price
+from mmdge.calibration import (
+    find_price,
+    load_images,
+    ratio_at_price,
+    warn_if_far,
+)
 from mmdge.engine.hooks import find_dynamic_backbone
 from mmdge.utils import checks, launch
 from mmdge.utils.arguments import add_calibration_options, ratio
@@ -62,12 +67,18 @@ def main() -> None:
     prices, ratio_at = [], ratio_at_price(backbone, images)
     for asked in args.ratio:
         price, spent = find_price(ratio_at, asked)
+        warn_if_far(asked, spent)
         table.add_row(f'{asked:g}', f'{spent:.4f}', f'{price:.6g}')
         prices.append(price)
     Console(width=100).print(table)
-    print(f'--cfg-options model.backbone.price={prices[-1]:.6g}')
+    for asked, price in zip(args.ratio, prices, strict=True):
+        option = f'--cfg-options model.backbone.price={price:.6g}'
+        print(f'{option}   # ratio {asked:g}')
     if args.out:
         cfg.model.backbone.price = prices[-1]
+        for hook in cfg.get('custom_hooks') or []:
+            if checks.type_name(hook) == 'CostHook':
+                hook.budget = args.ratio[-1]
         Path(args.out).write_text(cfg.pretty_text)
         print(f'wrote {args.out}')
 

@@ -28,12 +28,14 @@ from torch import nn
 from mmdge.calibration import (
     BlockErrors,
     collect_errors,
+    correlation,
     find_price,
     load_images,
     ratio_at_price,
     routed_blocks,
     set_price,
     set_routers,
+    warn_if_far,
 )
 from mmdge.engine.hooks import find_dynamic_backbone
 from mmdge.models.backbones import DynamicBackbone, dynamic_class
@@ -83,12 +85,14 @@ def parse_args() -> argparse.Namespace:
 
 def route_by_error(cfg: Config) -> None:
     """Change the backbone's routing, and what belongs to it."""
-    backbone = cfg.model.backbone
+    backbone = cfg.model.get('backbone', {})
     if dynamic_class(backbone) is None:
         raise UserError(
-            f'{cfg.filename} has no dynamic backbone but {backbone.type}; '
-            "replace it, e.g. by dict(type='mmdge.DGEPVT', arch='small'), "
-            'which takes the same weights'
+            f'{cfg.filename} has no dynamic backbone (model.backbone is '
+            f'{backbone.get("type")}); a PVT (v1), a DeiT or a ViT can be '
+            'replaced by one that takes its weights, e.g. '
+            "dict(type='mmdge.DGEPVT', arch='small'), see docs/budgets.md; "
+            'others have no dynamic form'
         )
     backbone.pop('price', None)
     routing = backbone.get('routing')
@@ -106,35 +110,37 @@ def calibrate(
     images: list[torch.Tensor],
     num_fit: int,
     ratio: float,
-) -> tuple[list[BlockErrors], float]:
+) -> list[BlockErrors]:
     """Set all routers so that ``ratio`` is spent.
 
     Returns:
-        tuple: What was seen of the blocks, and the ratio on the images.
+        list[BlockErrors]: What was seen of the blocks.
     """
     print(f'fitting errors to {min(num_fit, len(images))} images')
     seen = collect_errors(backbone, images[:num_fit])
     set_routers(backbone, seen)
     print(f'looking for the price on {len(images)} images')
-    price, spent = find_price(ratio_at_price(backbone, images), ratio)
+    price, _ = find_price(ratio_at_price(backbone, images), ratio)
     price = max(price, _ALMOST_FREE)
-    for router in backbone.routers:
-        router.weight /= 1 + price  # from here on the price is 1, and 0 on top
+    for block in routed_blocks(backbone):
+        # From here on the price is 1, and 0 on top.
+        block.router.weight /= 1 + price
     set_price(backbone, 0.0)
-    return seen, spent
+    return seen
 
 
 @torch.no_grad()
-def query_shares(
+def spending(
     backbone: DynamicBackbone, images: list[torch.Tensor]
-) -> dict[str, float]:
-    """Queries per token of each block, by name."""
-    shares = defaultdict(list)
+) -> tuple[float, dict[str, float]]:
+    """Dynamic over dense FLOPs, and queries per token of each block."""
+    ratios, shares = [], defaultdict(list)
     for image in images:
         backbone(image)
+        ratios.append(backbone.cost.ratio.mean().item())
         for block in backbone.cost.maps:
             shares[block.name].append(block.query_share.mean().item())
-    return {name: mean(values) for name, values in shares.items()}
+    return mean(ratios), {name: mean(seen) for name, seen in shares.items()}
 
 
 def report(
@@ -149,11 +155,10 @@ def report(
     for column in columns:
         table.add_column(column, justify='right')
     for block, entry in zip(routed_blocks(backbone), seen, strict=True):
-        logs = torch.stack([entry.variance, entry.errors[:, -1]])
-        logs = logs.clamp(min=1e-8).log()
+        known = correlation(entry.variance, entry.errors[:, -1])
         table.add_row(
             block.name,
-            f'{torch.corrcoef(logs)[0, 1].item():.3f}',
+            'too few regions' if known is None else f'{known:.3f}',
             f'{block.router.exponent[-1].item():.2f}',
             f'{shares[block.name]:.3f}',
         )
@@ -237,22 +242,28 @@ def main() -> None:
     args = parse_args()
     cfg = launch.load_config(args.config, args.cfg_options)
     checks.check_datasets(cfg, [args.split])
-    whole = checks.is_whole_model(args.checkpoint)
     route_by_error(cfg)
     model = launch.build_model(cfg, args.checkpoint)
+    whole = checks.is_whole_model(args.checkpoint, model)
     backbone = find_dynamic_backbone(model, 'make_dynamic.py')
     stem = Path(args.config).stem
     folder = args.out or Path(f'work_dirs/{stem}_dynamic-{args.ratio:g}')
     checks.make_folder(folder, '--out')
     images = load_images(cfg, model, args.num_images, args.split)
-    seen, spent = calibrate(backbone, images, args.num_fit, args.ratio)
-    report(backbone, seen, query_shares(backbone, images), spent)
+    seen = calibrate(backbone, images, args.num_fit, args.ratio)
+    spent, shares = spending(backbone, images)
+    report(backbone, seen, shares, spent)
+    warn_if_far(args.ratio, spent)
+    # Before other ratios are tried, which may be out of reach.
+    path = write(cfg, model, whole, args.ratio, [], folder)
     prices, ratio_at = [], ratio_at_price(backbone, images)
     for other in args.also:
         price, spent = find_price(ratio_at, other)
         print(f'ratio {spent:.3f} at a price of {price:.4g}')
+        warn_if_far(other, spent)
         prices.append(round(price, 6))
-    path = write(cfg, model, whole, args.ratio, prices, folder)
+    if prices:
+        path = write(cfg, model, whole, args.ratio, prices, folder)
     print(f'wrote {path} and {path.with_suffix(".pth")}\nnext:')
     if whole:
         print(f'  python tools/test.py {path} {path.with_suffix(".pth")}')

@@ -18,6 +18,7 @@ import argparse
 import json
 import math
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from mmdge.calibration import (
     ratio_at_price,
     runs_at_prices,
     set_price,
+    warn_if_far,
 )
 from mmdge.engine.hooks import find_dynamic_backbone
 from mmdge.evaluation import BackboneFLOPs, RatioByContent
@@ -90,6 +92,10 @@ def build_runner(cfg: Config, checkpoint: str) -> Runner:
         for hook in cfg.get('custom_hooks') or []
         if not checks.type_name(hook).endswith('EMAHook')
     ]
+    if not any(checks.type_name(h) == 'CostHook' for h in cfg.custom_hooks):
+        # It brings the cost of each image to the metrics.
+        cost = dict(type='mmdge.CostHook', budget=1.0, loss_weight=0.0)
+        cfg.custom_hooks.append(cost)
     runner = launch.build_runner(cfg)
     runner.load_or_resume()
     metrics = runner.test_evaluator.metrics
@@ -97,6 +103,16 @@ def build_runner(cfg: Config, checkpoint: str) -> Runner:
         if not any(isinstance(metric, kind) for metric in metrics):
             metrics.append(kind())
     return runner
+
+
+def scalars(metrics: dict[str, Any]) -> dict[str, float]:
+    """The single numbers; NumPy's types, some of them, JSON does not know."""
+    found = {}
+    for key, value in metrics.items():
+        # Not of a list by class, or a confusion matrix.
+        with suppress(TypeError, ValueError, RuntimeError):
+            found[key] = float(value)
+    return found
 
 
 def last_evaluation(runner: Runner) -> str | None:
@@ -195,6 +211,24 @@ def draw(
     figure.savefig(path, dpi=150)
 
 
+def write(
+    args: argparse.Namespace,
+    folder: Path,
+    metric: str,
+    points: list[dict[str, Any]],
+    dense: dict[str, float] | None,
+) -> None:
+    """Write the points as JSON."""
+    written = dict(
+        config=str(args.config),
+        checkpoint=str(args.checkpoint),
+        metric=metric,
+        points=points,
+        seconds_dense=dense,
+    )
+    (folder / 'sweep.json').write_text(json.dumps(written, indent=2))
+
+
 def main() -> None:
     args = parse_args()
     cfg = launch.load_config(args.config, args.cfg_options)
@@ -211,42 +245,38 @@ def main() -> None:
     if args.ratio or args.repeats:
         images = load_images(cfg, model, args.num_images, args.split)
 
-    points = [
-        dict(price=price, ratio_asked=None, ratio_calibrated=None)
-        for price in args.price
-    ]
+    wanted = [(price, None, None) for price in args.price]
     ratio_at = ratio_at_price(backbone, images) if args.ratio else None
     for asked in args.ratio:
         price, spent = find_price(ratio_at, asked)
-        points.append(
-            dict(price=price, ratio_asked=asked, ratio_calibrated=spent)
-        )
-    prices = [point['price'] for point in points]
-    for point in points:
-        set_price(backbone, point['price'])
-        # Of NumPy's types, some of them, which JSON does not know.
-        metrics = runner.test()
-        point['metrics'] = {key: float(metrics[key]) for key in metrics}
-        point['log'] = last_evaluation(runner)
+        warn_if_far(asked, spent)
+        wanted.append((price, asked, spent))
+    points = []
+    for price, asked, spent in wanted:
+        set_price(backbone, price)
+        metrics = scalars(runner.test())
         model.eval()
+        points.append(
+            dict(
+                price=price,
+                ratio_asked=asked,
+                ratio_calibrated=spent,
+                metrics=metrics,
+                log=last_evaluation(runner),
+                routing=cfg.model.backbone.get('routing', 'learned'),
+                seconds=None,
+            )
+        )
+        metric = accuracy_of(points)
+        # What may be interrupted later is written now.
+        write(args, folder, metric, points, None)
     timed = images[: args.num_timed]
+    prices = [price for price, _, _ in wanted]
     times = time_backbone(backbone, prices, timed, args.repeats)
     *seconds, dense = [taken and taken._asdict() for taken in times]
     for point, taken in zip(points, seconds, strict=True):
         point['seconds'] = taken
-
-    metric = accuracy_of(points)
-    routing = cfg.model.backbone.get('routing', 'learned')
-    for point in points:
-        point['routing'] = routing
-    written = dict(
-        config=str(args.config),
-        checkpoint=str(args.checkpoint),
-        metric=metric,
-        points=points,
-        seconds_dense=dense,
-    )
-    (folder / 'sweep.json').write_text(json.dumps(written, indent=2))
+    write(args, folder, metric, points, dense)
     draw(points, metric, dense, folder / 'sweep.png')
     Console(width=120).print(summarise(points, metric))
     if dense:

@@ -225,10 +225,13 @@ class CostHook(Hook):
         if abs(ratio - self.budget) > 0.1:
             runner.logger.warning(
                 f'CostHook: the backbone spends {ratio:.2f} of its dense '
-                f'FLOPs, the budget is {self.budget}. A router that learns '
-                "how much to spend (the paper's) is led there by "
-                'loss_weight=1.0; for one with shares, set the share that '
-                'mmdge.share_for_budget gives.'
+                f'FLOPs, the budget is {self.budget}. '
+                'tools/analysis_tools/calibrate_budget.py finds the price at '
+                'which this checkpoint spends it. In training, a router that '
+                "learns how much to spend (the paper's) is led there by "
+                'loss_weight=1.0, one with shares by the share that '
+                'mmdge.share_for_budget gives, and one by error by what '
+                'make_dynamic.py finds.'
             )
 
     def _warn_of_collapse(
