@@ -242,6 +242,9 @@ class TestPage:
         assert check(f'It has 7{source}.', *lines)[0] == f'It has 80{source}.'
         ratio = good.replace('minus', 'over').replace('-5.0', '0.94')
         assert check(ratio, *lines) == (ratio, [])
+        seeds = [row(), row(seed=1, value=0.4), row(seed=2, value=0.2)]
+        some = f'9.0{source.replace("box", "box:0,1")}'
+        assert check(some, *seeds)[0] == f'60.0{some[3:]}'
         for bad in ('It has 80.0 points.', 'It has .8 points.'):
             (said,) = check(bad, row())[1]
             assert 'has no source' in said

@@ -4,8 +4,8 @@ A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``. A figure
 in the prose is followed by where it comes from, e.g. ``89.2<!-- shapes-box
 untrained error 0.5 0.5 -->``: setting, phase, arm, budget, ratio asked, and
 which metric if it isn't the accuracy, averaged over the seeds; ``-`` is none,
-``A minus B`` the difference of two, ``A over B`` their ratio. Tables and
-figures are written anew.
+``A minus B`` the difference of two, ``A over B`` their ratio; after
+``shapes-box:0,1`` only these seeds count. Tables and figures are written anew.
 With ``--check`` nothing is written, and what differs from the rows, or has no
 source, is an error.
 
@@ -81,9 +81,13 @@ def look_up(source: str, rows: Rows) -> float:
 
 def _find(source: str, rows: Rows) -> tuple[list[Row], list[str]]:
     """Rows, and of what in them the figure is, if not the accuracy."""
-    setting, phase, arm, *rest = source.split()
+    where, phase, arm, *rest = source.split()
+    setting, _, seeds = where.partition(':')
     numbers = [None if r == '-' else float(r) for r in rest[:2]]
-    return rows.of(setting, phase, arm, *numbers), rest[2:]
+    found = rows.of(setting, phase, arm, *numbers)
+    if seeds:
+        found = [row for row in found if str(row['seed']) in seeds.split(',')]
+    return found, rest[2:]
 
 
 def main() -> None:
