@@ -4,6 +4,7 @@ import fcntl
 import json
 import re
 import sys
+from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -296,18 +297,31 @@ def test_times_of_a_checkpoint(study, shapes, tmp_path):
     assert '| dense twin | 1.000 |' in table
 
 
-def test_half_a_training_is_no_start(study, tmp_path):
+@pytest.mark.parametrize(
+    ('phase', 'dense'),
+    [('finetuned', 'static'), ('scratch', 'scratch-dense-1')],
+)
+def test_half_a_training_is_no_start(
+    study, tmp_path, monkeypatch, phase, dense
+):
     plan = study['plan']
     setting = plan.SETTINGS['shapes-box']
     chain = study['run'].Chain(setting, 0, tmp_path, 1, [])
     cfg = setting.load()
-    arm = plan.Arm('error', 'scratch')
-    chain.write(cfg, 'scratch-dense-1')
-    mark = chain.folder / 'scratch-dense-1/last_checkpoint'
+    if phase == 'scratch':
+        plan.schedule(cfg, plan.Arm('dense', 'scratch'), None)
+    chain.write(cfg, dense)
+    mark = chain.folder / dense / 'last_checkpoint'
     mark.parent.mkdir()
     mark.write_text(f'epoch_{cfg.train_cfg.max_epochs - 1}.pth')
-    with pytest.raises(UserError, match='starts from scratch-dense'):
-        chain.run(arm)
+    trained = []
+    monkeypatch.setattr(chain, 'train', trained.append)
+    name, _ = chain.start(phase)
+    (config,) = trained
+    assert (config.stem, name) == (dense, dense)
+    mark.write_text(f'epoch_{cfg.train_cfg.max_epochs}.pth')
+    assert chain.start(phase) == (dense, Path(mark.read_text()))
+    assert len(trained) == 1
 
 
 @pytest.mark.slow

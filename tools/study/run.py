@@ -130,14 +130,21 @@ class Chain:
         last = f'epoch_{cfg.train_cfg.max_epochs}.pth'
         return weights if weights.name == last else None
 
-    def static(self) -> Path:
-        """Weights of the static model, trained once."""
-        self.seconds = None
-        if weights := self.finished('static'):
-            return weights
-        cfg = self.setting.load()
-        cfg.train_cfg.val_begin = cfg.train_cfg.max_epochs + 1
-        return self.train(self.write(cfg, 'static'))
+    def start(self, phase: str) -> tuple[str, Path]:
+        """Name and weights of the dense model that arms start from.
+
+        It is trained once, on this machine if its row came from another.
+        """
+        self.seconds, cfg = None, self.setting.load()
+        if phase == 'scratch':
+            name, dense = 'scratch-dense-1', Arm('dense', phase, budget=None)
+            route(cfg, self.setting, dense)
+            schedule(cfg, dense, None)
+        else:
+            name = 'static'
+            cfg.train_cfg.val_begin = cfg.train_cfg.max_epochs + 1
+        weights = self.finished(name)
+        return name, weights or self.train(self.write(cfg, name))
 
     def dynamic(self, arm: Arm) -> tuple[Path, Path]:
         """The model it starts from, routed by error, without training."""
@@ -146,12 +153,8 @@ class Chain:
         if also:
             folder += '-many'
         if arm.phase == 'scratch':
-            config, folder = 'scratch-dense-1', f'scratch-{folder}'
-            weights = self.finished(config)
-            if not weights:
-                raise UserError('it starts from scratch-dense, run that first')
-        else:
-            config, weights = 'static', self.static()
+            folder = f'scratch-{folder}'
+        config, weights = self.start(arm.phase)
         stem = self.folder / folder / f'{config}_dynamic-{arm.budget:g}'
         path = stem.with_name(f'{stem.name}.py')
         if not path.exists():
@@ -172,7 +175,7 @@ class Chain:
             path, weights = self.dynamic(arm)
             cfg = Config.fromfile(path)
         elif arm.phase != 'scratch':
-            weights = self.static()
+            _, weights = self.start(arm.phase)
         route(cfg, self.setting, arm)
         schedule(cfg, arm, weights)
         config = self.write(cfg, name)
