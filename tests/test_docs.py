@@ -130,11 +130,17 @@ def test_the_detector_of_the_first_experiment_tells_its_cost(
     tmp_path, monkeypatch
 ):
     pytest.importorskip('mmdet')
-    imwrite(np.full((64, 96, 3), 90, np.uint8), str(tmp_path / 'image.png'))
     (source,) = code('docs/first_experiment.md')
-    config = ROOT / 'configs/shapes/retinanet_dge-pvt_fpn_shapes.py'
-    namespace = dict(CONFIG=str(config), CHECKPOINT=None)
+    config, checkpoint, image = re.findall(r"'(\w+/\S+)'", source)
+    for path, there in (
+        (config, ROOT / config),
+        (checkpoint, None),
+        (image, tmp_path / 'image.jpg'),
+    ):
+        source = source.replace(repr(path), repr(there and str(there)))
+    imwrite(np.full((64, 96, 3), 90, np.uint8), str(tmp_path / 'image.jpg'))
     monkeypatch.chdir(tmp_path)
+    namespace = {}
     exec(source, namespace)
     cost = namespace['result'].backbone_cost
     assert 0 < cost['dynamic'] < cost['dense']
