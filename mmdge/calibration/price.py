@@ -19,7 +19,7 @@ from .errors import check_routed
 
 _FURTHEST = 2.0**12
 _BATCH = 8
-_FAR = 0.02
+_FAR = 0.02  # of a ratio, from what was asked
 
 
 def set_price(backbone: DynamicBackbone, price: float) -> None:

@@ -14,7 +14,7 @@ from mmdge.calibration import (
     set_price,
     set_routers,
 )
-from mmdge.models.routing import region_variance
+from mmdge.models.routing import FinestRouter, region_variance
 from mmdge.utils import UserError
 
 from .backbones import deit, pvt
@@ -92,7 +92,8 @@ def test_all_that_routes_is_seen(build, kwargs):
     batches = [x[:1] for x in images(*sizes)]
     seen = collect_errors(model, batches)
     blocks = routed_blocks(model)
-    assert len(seen) == len(blocks)
+    routers = [r for r in model.routers if not isinstance(r, FinestRouter)]
+    assert len(seen) == len(blocks) == len(routers)
     for entry, block in zip(seen, blocks, strict=True):
         num = len(entry.variance)
         assert entry.errors.shape == (num, len(block.granularities))

@@ -42,7 +42,8 @@ def parse_args() -> argparse.Namespace:
     add_calibration_options(parser)
     parser.add_argument(
         '--out',
-        help='write the config with the price of the (single) ratio here',
+        help='write the config here, with the price of the (single) ratio, '
+        'which becomes the budget of CostHook',
     )
     args = parser.parse_args()
     if args.out and len(args.ratio) > 1:

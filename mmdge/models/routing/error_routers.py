@@ -56,6 +56,10 @@ class ErrorRouter(Router):
         self.register_buffer('sides', self.sides, persistent=True)
         for name, value in self._uncalibrated().items():
             self.register_buffer(name, value)
+        # Logits of padding, at any price.
+        coarsest = torch.full_like(self.cost, -torch.inf)
+        coarsest[-1] = 0
+        self.register_buffer('coarsest', coarsest, persistent=False)
 
     def _uncalibrated(self) -> dict[str, Tensor]:
         sides = torch.tensor(self.granularities, dtype=torch.float32)
@@ -89,9 +93,7 @@ class ErrorRouter(Router):
         logits = -self.weight * errors - self.progress * self.cost
         if self.progress == 0:
             return logits  # before the warm-up all is finest
-        coarsest = torch.full_like(self.cost, -torch.inf)
-        coarsest[-1] = 0  # at any price
-        return logits.where(content[..., None], coarsest)
+        return logits.where(content[..., None], self.coarsest)
 
     def logits(self, x: Tensor, content: Tensor) -> Tensor:
         """See :class:`Router`."""
