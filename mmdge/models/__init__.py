@@ -2,14 +2,14 @@
 
 from .backbones import DGEPVT, DGEDeiT
 from .budget import share_for_budget
-from .cost import Cost, GranularityMap
+from .cost import ComputeMap, Cost
 from .necks import SimpleFPN
 
 __all__ = [
     'DGEPVT',
+    'ComputeMap',
     'Cost',
     'DGEDeiT',
-    'GranularityMap',
     'SimpleFPN',
     'share_for_budget',
 ]

@@ -11,7 +11,7 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
-from mmdge.models.backbones import DynamicBackbone
+from mmdge.models.architectures import Backbone
 from mmdge.models.cost import Cost
 from mmdge.registry import HOOKS
 from mmdge.utils import UserError, is_number
@@ -27,7 +27,7 @@ def unwrap(model: nn.Module) -> nn.Module:
     return model
 
 
-def find_dynamic_backbone(model: nn.Module, who: str) -> DynamicBackbone:
+def find_dynamic_backbone(model: nn.Module, who: str) -> Backbone:
     """Return the one dynamic backbone of a model.
 
     Args:
@@ -38,7 +38,7 @@ def find_dynamic_backbone(model: nn.Module, who: str) -> DynamicBackbone:
         UserError: If there is none, or more than one.
     """
     model = unwrap(model)
-    found = [m for m in model.modules() if isinstance(m, DynamicBackbone)]
+    found = [m for m in model.modules() if isinstance(m, Backbone)]
     if len(found) != 1:
         backbone = type(getattr(model, 'backbone', model)).__name__
         raise UserError(

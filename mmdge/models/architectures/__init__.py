@@ -1,0 +1,7 @@
+"""Static backbones in the hosts' terms, whose blocks a method may route."""
+
+from .base import Backbone, backbone_class
+from .pvt import PVT
+from .vit import ViT
+
+__all__ = ['PVT', 'Backbone', 'ViT', 'backbone_class']

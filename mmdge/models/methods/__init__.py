@@ -1,0 +1,6 @@
+"""Methods: candidates, score, amount, and what happens to the rows."""
+
+from .base import Method
+from .granularity import Granularity
+
+__all__ = ['Granularity', 'Method']
