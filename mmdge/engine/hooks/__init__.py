@@ -1,6 +1,10 @@
 """Hooks: they know a backbone's Cost and its routers' schedule, no more."""
 
-from .cost_hook import CostHook, find_dynamic_backbone
+from .cost_hook import (
+    CostHook,
+    find_dynamic_backbone,
+    find_dynamic_backbones,
+)
 from .granularity_vis_hook import GranularityVisHook
 from .random_price_hook import RandomPriceHook
 from .routing_warmup_hook import RoutingWarmupHook
@@ -13,4 +17,5 @@ __all__ = [
     'RoutingWarmupHook',
     'SafeCheckpointHook',
     'find_dynamic_backbone',
+    'find_dynamic_backbones',
 ]

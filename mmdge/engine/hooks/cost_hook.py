@@ -53,6 +53,22 @@ def find_dynamic_backbones(model: nn.Module, who: str) -> list[Backbone]:
     return found
 
 
+def find_dynamic_backbone(model: nn.Module, who: str) -> Backbone:
+    """Return the one dynamic backbone of a model; see the plural.
+
+    Raises:
+        UserError: If there is none, or more than one.
+    """
+    found = find_dynamic_backbones(model, who)
+    if len(found) > 1:
+        raise UserError(
+            f'{who} is for one dynamic backbone, but found {len(found)} in '
+            f'{type(unwrap(model)).__name__}; run it on the config and the '
+            'weights of one of them.'
+        )
+    return found[0]
+
+
 @HOOKS.register_module()
 class CostHook(Hook):
     """Add the budget loss to the losses, and its cost to each sample.

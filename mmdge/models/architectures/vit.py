@@ -221,11 +221,14 @@ class ViT(Backbone):
         """
         num_layers = len(self.blocks) + 2
         name = param_name.removeprefix(prefix)
-        if not param_name.startswith(prefix) or name.startswith('norm.'):
+        part, _, rest = name.partition('.')
+        if not param_name.startswith(prefix):
             return num_layers - 1, num_layers
-        if name.startswith('blocks.'):
-            return int(name.split('.')[1]) + 1, num_layers
-        return 0, num_layers
+        if part == 'blocks':
+            return int(rest.partition('.')[0]) + 1, num_layers
+        if part in ('patch_embed', 'pos_embed', 'cls_token', 'dist_token'):
+            return 0, num_layers
+        return num_layers - 1, num_layers
 
     def pos_embeds(self) -> dict[str, tuple[tuple[int, int], str]]:
         """See :class:`Backbone`."""
