@@ -5,6 +5,7 @@ from .cost_hook import (
     find_dynamic_backbone,
     find_dynamic_backbones,
 )
+from .distill_hook import DistillHook
 from .granularity_vis_hook import GranularityVisHook
 from .random_price_hook import RandomPriceHook
 from .routing_warmup_hook import RoutingWarmupHook
@@ -12,6 +13,7 @@ from .safe_checkpoint_hook import SafeCheckpointHook
 
 __all__ = [
     'CostHook',
+    'DistillHook',
     'GranularityVisHook',
     'RandomPriceHook',
     'RoutingWarmupHook',

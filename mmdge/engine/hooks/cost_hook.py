@@ -120,7 +120,13 @@ class CostHook(Hook):
         self._views: list[tuple[list[BaseDataElement], Cost]] | None = None
 
     def before_run(self, runner: Any) -> None:
-        """Attach to the model; it is the same with and without DDP."""
+        """Attach to the model; it is the same with and without DDP.
+
+        Of several, a config's after that of its base, the last one counts.
+        """
+        hooks = [h for h in runner.hooks if isinstance(h, CostHook)]
+        if self is not hooks[-1]:
+            return
         self.attach(runner.model)
         # Those of a training's validation; a test has its own.
         for name in ('_val_loop', '_test_loop'):
