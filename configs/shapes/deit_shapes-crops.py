@@ -6,7 +6,7 @@ _base_ = [
     '../_base_/cls_runtime.py',
 ]
 
-max_epochs = 12
+max_epochs = 8
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 # One label per image teaches less than a map of them: slower.
 optim_wrapper = dict(optimizer=dict(lr=5e-4))

@@ -5,7 +5,7 @@ model = dict(
     backbone=dict(
         type='mmdge.DynamicViT',
         keep_ratio=0.7,
-        pruning_loc=(2, 4, 6),
+        pruning_loc=(2, 3, 4),
         routing='learned',
     )
 )
@@ -19,7 +19,7 @@ default_hooks = dict(
         ],
     ),
 )
-max_epochs = 6
+max_epochs = 4
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 # The predictors are new, the rest is trained already.
 optim_wrapper = dict(

@@ -9,10 +9,10 @@ model = dict(
     backbone=dict(
         type='mmdge.DGEDeiT',
         arch=dict(
-            embed_dims=96,
-            num_layers=8,
+            embed_dims=64,
+            num_layers=6,
             num_heads=4,
-            feedforward_channels=384,
+            feedforward_channels=256,
         ),
         patch_size=8,
         routing='finest',
@@ -23,7 +23,7 @@ model = dict(
     head=dict(
         type='LinearClsHead',
         num_classes=4,
-        in_channels=96,
+        in_channels=64,
         loss=dict(type='CrossEntropyLoss'),
     ),
 )
