@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from mmdge.models import DGEPVT, DGEDeiT
-from mmdge.models.layouts import (
-    LAYOUTS,
+from mmdge.models.architectures import LAYOUTS
+from mmdge.models.weights import (
     from_ours,
     recognise,
     to_ours,
@@ -43,7 +43,7 @@ def test_there_and_back(layout):
     ours = weights(layout.family, 'learned' if dynamic else 'finest')
     theirs, dropped = from_ours(ours, layout)
     assert not dropped
-    assert recognise(theirs) is layout
+    assert recognise(theirs, LAYOUTS) is layout
     again = to_ours(theirs, layout)
     splits = [key for key in theirs if key.endswith('.dge.splits')]
     assert bool(splits) == (layout.name == 'vtpack')
@@ -107,4 +107,4 @@ def test_unwrap_names_the_rest():
     ],
 )
 def test_others_are_not_recognised(names):
-    assert recognise(names) is None
+    assert recognise(names, LAYOUTS) is None

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from numbers import Integral
 
-import torch
 import torch.nn.functional as F
-from mmengine.dist import is_main_process
-from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from mmengine.model.weight_init import PretrainedInit
 from torch import Tensor, nn
@@ -16,9 +13,9 @@ from torch import Tensor, nn
 from mmdge.registry import find_class
 from mmdge.utils import checks
 
-from ..checkpoint import Wanted, fit
 from ..cost import Cost
 from ..routing import Router
+from ..weights import Layout, load
 
 
 class DynamicBackbone(BaseModule):
@@ -27,11 +24,11 @@ class DynamicBackbone(BaseModule):
     Attributes:
         cost (Cost | None): What the last forward computed; the one thing a
             backbone remembers between calls.
-        family (str): Whose checkpoints it loads, ``'PVT'`` or ``'DeiT'``.
+        layouts (tuple[Layout, ...]): Whose checkpoints it loads.
     """
 
     cost: Cost | None = None
-    family: str = ''
+    layouts: tuple[Layout, ...] = ()
     arch_zoo: dict[str, dict] = {}
     in_channels: int = 3
 
@@ -59,12 +56,23 @@ class DynamicBackbone(BaseModule):
             )
 
     @staticmethod
-    def _check_img_size(pretrain_img_size: int, least: int) -> None:
-        if not isinstance(pretrain_img_size, int) or pretrain_img_size < least:
+    def _check_img_size(
+        pretrain_img_size: int | Sequence[int], least: int
+    ) -> tuple[int, int]:
+        """Bring an image's side, or height and width, to the latter."""
+        size = pretrain_img_size
+        size = (size, size) if isinstance(size, int) else size
+        if (
+            not isinstance(size, (list, tuple))
+            or len(size) != 2
+            or not all(isinstance(s, int) and s >= least for s in size)
+        ):
             raise ValueError(
-                'pretrain_img_size, the side of the images, must be an '
-                f'integer of at least {least}, but got {pretrain_img_size!r}.'
+                'pretrain_img_size, the side of the images or (height, '
+                f'width), must be an integer of at least {least}, or two, '
+                f'but got {pretrain_img_size!r}.'
             )
+        return tuple(size)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Map ``(B, 3, H, W)`` to ``(B, C_i, H_i, W_i)``; set ``cost``."""
@@ -148,87 +156,27 @@ class DynamicBackbone(BaseModule):
         for router in self.routers:
             router.reset_parameters()
 
-    def wanted(self) -> Wanted:
-        """What a checkpoint must hold."""
-        raise NotImplementedError
+    @property
+    def unbuilt(self) -> tuple[str, ...]:
+        """How the entries begin of what comes after the last output."""
+        return ()
 
-    def _wanted(
-        self,
-        unbuilt: Sequence[str],
-        pos_sizes: dict[str, tuple[int, int]],
-        pos_mode: str,
-    ) -> Wanted:
-        """Fill in what all backbones have in common."""
-        routers = {
-            path: router
-            for path, router in self.named_modules()
-            if isinstance(router, Router)
-        }
-        return Wanted(
-            name=type(self).__name__,
-            family=self.family,
-            arch=_sizes(self.arch),
-            arch_zoo={
-                name: _sizes(self._check_arch(name)) for name in self.arch_zoo
-            },
-            state=self.state_dict(),
-            unbuilt=tuple(unbuilt),
-            pos_sizes=pos_sizes,
-            pos_mode=pos_mode,
-            routers={path: r.granularities for path, r in routers.items()},
-            remembered=frozenset(
-                f'{path}.{name}'
-                for path, router in routers.items()
-                for name, _ in router.named_buffers()
-            ),
-        )
+    def pos_embeds(self) -> dict[str, tuple[tuple[int, int], str]]:
+        """Grid and interpolation of each position embedding."""
+        return {}
+
+    def routers_by_name(self) -> dict[str, Router]:
+        """The routers of all blocks that route."""
+        modules = self.named_modules()
+        return {path: m for path, m in modules if isinstance(m, Router)}
 
     def _load_from_state_dict(
         self, state_dict: dict, prefix: str, *args
     ) -> None:
-        """Load what :func:`fit` makes of the entries below ``prefix``.
-
-        Whatever loads this backbone, alone or as a part of a model, MMEngine
-        or PyTorch, comes through here.
-
-        Raises:
-            UserError: If they don't fit.
-        """
-        if self.family:
-            given = [key for key in state_dict if key.startswith(prefix)]
-            weights, report = fit(
-                {key[len(prefix) :]: state_dict[key] for key in given},
-                self.wanted(),
-            )
-            weights.update(self._start_anew(report.initial))
-            for key in given:
-                del state_dict[key]
-            state_dict.update({prefix + k: v for k, v in weights.items()})
-            if is_main_process():
-                print_log(
-                    f'{type(self).__name__} from the {report}', 'current'
-                )
+        """Load what :func:`fit` makes of the entries below ``prefix``."""
+        if self.layouts:
+            load(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-    def _start_anew(self, names: Sequence[str]) -> dict[str, Tensor]:
-        """Initialise the routers of these entries; return the entries.
-
-        Alike in all processes, which nothing brings together after loading.
-        """
-        devices = {p.device for p in self.parameters() if p.is_cuda}
-        with torch.random.fork_rng(devices):
-            # Not torch.manual_seed, which reaches devices of others too.
-            torch.default_generator.manual_seed(0)
-            for device in devices:
-                with torch.cuda.device(device):
-                    torch.cuda.manual_seed(0)
-            for path, router in self.named_modules():
-                if isinstance(router, Router) and any(
-                    name.startswith(f'{path}.') for name in names
-                ):
-                    router.reset_parameters()
-        state = self.state_dict()
-        return {name: state[name] for name in names}
 
     def _init_parameters(self) -> None:
         """Initialise as the official PVT and DeiT do."""
@@ -265,15 +213,6 @@ def dynamic_class(config: Mapping) -> type[DynamicBackbone] | None:
     kind = find_class(config['type']) if 'type' in config else None
     dynamic = isinstance(kind, type) and issubclass(kind, DynamicBackbone)
     return kind if dynamic else None
-
-
-def _sizes(arch: dict) -> dict:
-    """The sizes of an architecture that its weights show."""
-    return {
-        key: tuple(value) if isinstance(value, (list, tuple)) else value
-        for key, value in arch.items()
-        if key in ('num_layers', 'embed_dims')
-    }
 
 
 def check_granularities(

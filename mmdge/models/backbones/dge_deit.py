@@ -5,6 +5,7 @@ Sources: DGE (Song et al., NeurIPS 2021), DeiT (Touvron et al., ICML 2021).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from mmdge.registry import MODELS
 
-from ..checkpoint import Wanted
+from ..architectures import VIT_LAYOUTS
 from ..cost import Cost
 from ..layers import PatchEmbed, resize_pos_embed
 from ..routing import DGEBlock, content_regions, patch_grid
@@ -68,8 +69,9 @@ class DGEDeiT(DynamicBackbone):
             are distributed. Defaults to -1, like 0 none.
         with_cp (bool): Recompute blocks in the backward pass to save memory.
             Defaults to False.
-        pretrain_img_size (int): Side of the images for which the position
-            embedding is laid out. Defaults to 224.
+        pretrain_img_size (int | Sequence[int]): Side, or height and width, of
+            the images for which the position embedding is laid out.
+            Defaults to 224.
         in_channels (int): Channels of the image. Defaults to 3.
         init_cfg (dict, optional): E.g. ``dict(type='Pretrained',
             checkpoint=...)``. Defaults to None: truncated normal weights.
@@ -81,7 +83,7 @@ class DGEDeiT(DynamicBackbone):
         (torch.Size([1, 192, 16, 20]), torch.Size([1]))
     """
 
-    family = 'DeiT'
+    layouts = VIT_LAYOUTS
     arch_zoo = {
         'tiny': dict(embed_dims=192, num_heads=3, feedforward_channels=768),
         'small': dict(embed_dims=384, num_heads=6, feedforward_channels=1536),
@@ -104,7 +106,7 @@ class DGEDeiT(DynamicBackbone):
         drop_path_rate: float = 0.1,
         frozen_stages: int = -1,
         with_cp: bool = False,
-        pretrain_img_size: int = 224,
+        pretrain_img_size: int | Sequence[int] = 224,
         in_channels: int = 3,
         init_cfg: dict | None = None,
     ) -> None:
@@ -122,7 +124,7 @@ class DGEDeiT(DynamicBackbone):
                 'patch_size must be an integer of at least 1, but got '
                 f'{patch_size!r}.'
             )
-        self._check_img_size(pretrain_img_size, patch_size)
+        height, width = self._check_img_size(pretrain_img_size, patch_size)
         (self.granularities,) = check_granularities(granularities, 1)
         self.arch = arch
         self.patch_size = patch_size
@@ -134,14 +136,15 @@ class DGEDeiT(DynamicBackbone):
         self.patch_embed = PatchEmbed(
             in_channels, dims, patch_size, norm=False, complete=True
         )
-        side = pretrain_img_size // patch_size
-        self.pos_size = (side, side)
+        self.pos_size = (height // patch_size, width // patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dims))
         if distilled:
             self.dist_token = nn.Parameter(torch.zeros(1, 1, dims))
         self.num_extra_tokens = 2 if distilled else 1
         self.pos_embed = nn.Parameter(
-            torch.zeros(1, self.num_extra_tokens + side**2, dims)
+            torch.zeros(
+                1, self.num_extra_tokens + math.prod(self.pos_size), dims
+            )
         )
         # A block that no output depends on would be trained by nothing.
         num_blocks = self.out_indices[-1] + 1
@@ -183,14 +186,15 @@ class DGEDeiT(DynamicBackbone):
             )
         return arch
 
-    def wanted(self) -> Wanted:
+    @property
+    def unbuilt(self) -> tuple[str, ...]:
         """See :class:`DynamicBackbone`."""
         later = range(len(self.blocks), self.arch['num_layers'])
-        return self._wanted(
-            unbuilt=[f'blocks.{i}.' for i in later],
-            pos_sizes={'pos_embed': self.pos_size},
-            pos_mode='bicubic',
-        )
+        return tuple(f'blocks.{i}.' for i in later)
+
+    def pos_embeds(self) -> dict[str, tuple[tuple[int, int], str]]:
+        """See :class:`DynamicBackbone`."""
+        return {'pos_embed': (self.pos_size, 'bicubic')}
 
     def get_layer_depth(
         self, param_name: str, prefix: str = ''

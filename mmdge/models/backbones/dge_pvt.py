@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmdge.registry import MODELS
 
-from ..checkpoint import Wanted
+from ..architectures import PVT_LAYOUTS
 from ..cost import Cost
 from ..layers import PatchEmbed, resize_pos_embed
 from ..routing import DGEBlock, content_regions, patch_grid
@@ -78,8 +78,9 @@ class DGEPVT(DynamicBackbone):
             Defaults to -1, like 0 none.
         with_cp (bool): Recompute blocks in the backward pass to save memory.
             Defaults to False.
-        pretrain_img_size (int): Side of the images for which the position
-            embeddings are laid out. Defaults to 224.
+        pretrain_img_size (int | Sequence[int]): Side, or height and width, of
+            the images for which the position embeddings are laid out.
+            Defaults to 224.
         in_channels (int): Channels of the image. Defaults to 3.
         init_cfg (dict, optional): E.g. ``dict(type='Pretrained',
             checkpoint=...)``. Defaults to None: truncated normal weights.
@@ -91,7 +92,7 @@ class DGEPVT(DynamicBackbone):
         ((1, 64, 56, 56), torch.Size([1]))
     """
 
-    family = 'PVT'
+    layouts = PVT_LAYOUTS
     arch_zoo = {
         'tiny': dict(num_layers=(2, 2, 2, 2)),
         'small': dict(num_layers=(3, 4, 6, 3)),
@@ -119,7 +120,7 @@ class DGEPVT(DynamicBackbone):
         drop_path_rate: float = 0.1,
         frozen_stages: int = -1,
         with_cp: bool = False,
-        pretrain_img_size: int = 224,
+        pretrain_img_size: int | Sequence[int] = 224,
         in_channels: int = 3,
         init_cfg: dict | None = None,
     ) -> None:
@@ -134,7 +135,9 @@ class DGEPVT(DynamicBackbone):
                 f'frozen_stages={frozen_stages!r} must be an integer of at '
                 f'most {num_stages}.'
             )
-        self._check_img_size(pretrain_img_size, math.prod(self.patch_sizes))
+        height, width = self._check_img_size(
+            pretrain_img_size, math.prod(self.patch_sizes)
+        )
         self.granularities = check_granularities(granularities, num_stages)
         if not isinstance(routing, (list, tuple)):
             routing = [routing] * num_stages
@@ -159,13 +162,13 @@ class DGEPVT(DynamicBackbone):
         channels, stride = in_channels, 1
         for i, dims in enumerate(arch['embed_dims'][: self.num_stages]):
             stride *= self.patch_sizes[i]
-            side = pretrain_img_size // stride
+            size = (height // stride, width // stride)
             self.strides.append(stride)
             self.region_sizes.append(stride * self.granularities[i][-1])
-            self.pos_sizes.append((side, side))
+            self.pos_sizes.append(size)
             embed = PatchEmbed(channels, dims, self.patch_sizes[i])
             extra = int(with_cls_token and i == num_stages - 1)
-            pos = nn.Parameter(torch.zeros(1, extra + side * side, dims))
+            pos = nn.Parameter(torch.zeros(1, extra + math.prod(size), dims))
             blocks = nn.ModuleList(
                 DGEBlock(
                     dims,
@@ -209,18 +212,19 @@ class DGEPVT(DynamicBackbone):
             )
         return arch
 
-    def wanted(self) -> Wanted:
+    @property
+    def unbuilt(self) -> tuple[str, ...]:
         """See :class:`DynamicBackbone`."""
         later = range(self.num_stages + 1, len(self.patch_sizes) + 1)
         parts = ('patch_embed', 'pos_embed', 'block')
-        return self._wanted(
-            unbuilt=[f'{part}{i}' for i in later for part in parts],
-            pos_sizes={
-                f'pos_embed{i}': size
-                for i, size in enumerate(self.pos_sizes, start=1)
-            },
-            pos_mode='bilinear',
-        )
+        return tuple(f'{part}{i}' for i in later for part in parts)
+
+    def pos_embeds(self) -> dict[str, tuple[tuple[int, int], str]]:
+        """See :class:`DynamicBackbone`."""
+        return {
+            f'pos_embed{i}': (size, 'bilinear')
+            for i, size in enumerate(self.pos_sizes, start=1)
+        }
 
     def frozen_modules(self) -> list[nn.Module]:
         """See :class:`DynamicBackbone`."""

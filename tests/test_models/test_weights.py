@@ -12,7 +12,8 @@ from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 
 from mmdge.models import DGEPVT, DGEDeiT
-from mmdge.models.layouts import LAYOUTS, from_ours
+from mmdge.models.architectures import LAYOUTS
+from mmdge.models.weights import from_ours
 from mmdge.utils import UserError
 from tests import hostile
 
