@@ -24,6 +24,8 @@ from mmdge.utils import UserError
 
 from .layers import resize_pos_embed
 
+State = dict[str, Tensor]
+
 HEAD = r'(head\w*|pre_logits|fc_norm|attn_pool)\..*'
 ROUTER = r'(.*)\.router\..*'
 TOKENS = ('cls_token', 'dist_token')  # in the order of their positions
@@ -108,7 +110,7 @@ def _rename(key: str, rows: Iterable[Sequence[str]]) -> tuple[str, str]:
     return key, how
 
 
-def to_ours(state: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
+def to_ours(state: State, layout: Layout) -> State:
     """Translate names and shapes to ours; what has no row stays as it is."""
     ours = {}
     for key, value in state.items():
@@ -125,9 +127,7 @@ def to_ours(state: Mapping[str, Tensor], layout: Layout) -> dict[str, Tensor]:
     return ours
 
 
-def from_ours(
-    state: Mapping[str, Tensor], layout: Layout
-) -> tuple[dict[str, Tensor], list[str]]:
+def from_ours(state: State, layout: Layout) -> tuple[State, list[str]]:
     """Translate our names and shapes to a layout's; inverse of ``to_ours``.
 
     Returns:
@@ -178,23 +178,20 @@ def load(backbone: nn.Module, state_dict: dict, prefix: str) -> None:
     print_log(f'{type(backbone).__name__} from the {said}', 'current')
 
 
-def fit(
-    state_dict: Mapping[str, Any], backbone: nn.Module
-) -> tuple[dict[str, Tensor], str]:
+def fit(state_dict: State, backbone: nn.Module) -> tuple[State, str]:
     """Bring a checkpoint of any layout to the entries of one backbone.
 
     Routers that it lacks start anew. Parts that no backbone has are left to
     PyTorch, which raises if it is strict, and to MMEngine, which warns.
 
     Args:
-        state_dict (Mapping): What a file holds, see :func:`unwrap`.
-        backbone (nn.Module): It has ``layouts``, ``arch``, ``arch_zoo``,
-            ``in_channels``; ``pos_embeds()``, the grid and interpolation of
-            each; ``routers_by_name()``; and ``unbuilt``, how the entries
-            begin that follow its last output.
+        state_dict (dict): What a file holds, see :func:`unwrap`.
+        backbone (nn.Module): See :class:`DynamicBackbone` for what it tells:
+            ``layouts``, ``arch``, ``arch_zoo``, ``in_channels``, ``unbuilt``,
+            ``pos_embeds()``, ``routers_by_name()``.
 
     Returns:
-        tuple[dict, str]: The backbone's entries; and what became of the
+        tuple[dict, str]: The backbone's entries, and what became of the
         checkpoint's, in one line.
 
     Raises:
@@ -204,13 +201,13 @@ def fit(
     weights, rest = unwrap(state_dict)
     layout = _find_layout(weights, backbone)
     tensors = {k: v for k, v in weights.items() if isinstance(v, Tensor)}
+    strange = [key for key in weights if key not in tensors]
     ours, own = to_ours(tensors, layout), backbone.state_dict()
     tokens, remedy = _tokens(ours), _other_arch(ours, backbone)
     dropped = _drop(ours, own, backbone)
     loaded = len(ours.keys() & own.keys())
     initial, zeros = _complete(ours, own, backbone.routers_by_name())
-    unknown = [key for key in weights if key not in tensors]
-    stem, problem = _compare(ours, own, backbone, unknown, remedy)
+    stem, problem = _compare(ours, own, backbone, strange, remedy)
     if problem:
         raise UserError(
             f'the checkpoint ({layout} layout) does not fit the backbone '
@@ -218,12 +215,9 @@ def fit(
         )
     for key in stem:
         ours[key] = own[key]
-        print_log(
-            f'{key} stays as it is, and is to be trained: the checkpoint has '
-            f'not in_channels={backbone.in_channels}',
-            'current',
-            WARNING,
-        )
+        message = 'stays as it is, and is to be trained: the checkpoint is not'
+        message = f'{key} {message} of in_channels={backbone.in_channels}'
+        print_log(message, 'current', WARNING)
     resized = _resize(ours, own, backbone.pos_embeds(), *tokens)
     said = [f'{loaded - len(stem)} entries loaded']
     said += [f'resized: {", ".join(resized)}'] if resized else []
@@ -268,7 +262,7 @@ def _find_layout(weights: Mapping[str, Any], backbone: nn.Module) -> Layout:
     )
 
 
-def _other_arch(ours: Mapping[str, Tensor], backbone: nn.Module) -> str:
+def _other_arch(ours: State, backbone: nn.Module) -> str:
     """How to get the sizes of the weights, if they aren't the backbone's."""
     blocks = {
         found.groups(): ours[key].numel()
@@ -277,31 +271,21 @@ def _other_arch(ours: Mapping[str, Tensor], backbone: nn.Module) -> str:
     }
     depths = Counter(stage for stage, _ in blocks)
     widths = {stage: width for (stage, _), width in blocks.items()}
-    sizes = dict(
-        num_layers=tuple(depths.values()), embed_dims=tuple(widths.values())
-    )
+    sizes = dict(num_layers=[*depths.values()], embed_dims=[*widths.values()])
 
     def fits(arch: Mapping[str, Any]) -> bool:
         arch = {**getattr(backbone, 'arch_defaults', {}), **arch}
-        return all(
-            # Stages that the weights don't have don't count.
-            _tuple(arch[key])[: len(size)] == size
-            for key, size in sizes.items()
-        )
+        here = {k: torch.tensor(arch[k]).flatten().tolist() for k in sizes}
+        # Stages that the weights don't have don't count.
+        return all(here[k][: len(size)] == size for k, size in sizes.items())
 
     if fits(backbone.arch):
         return ''
-    listed = ', '.join(
-        f'{key}={size if len(size) > 1 else size[0]}'
-        for key, size in sizes.items()
-    )
+    told = {k: tuple(v) if len(v) > 1 else v[0] for k, v in sizes.items()}
+    told = ', '.join(f'{key}={size}' for key, size in told.items())
     known = [repr(n) for n, arch in backbone.arch_zoo.items() if fits(arch)]
-    arch = known[0] if known else f'dict({listed}, ...)'
-    return f'its sizes are {listed}: set arch={arch}'
-
-
-def _tuple(value: int | Sequence[int]) -> tuple[int, ...]:
-    return tuple(value) if isinstance(value, Sequence) else (value,)
+    arch = known[0] if known else f'dict({told}, ...)'
+    return f'its sizes are {told}: set arch={arch}'
 
 
 def _owner(key: str, routers: Iterable[str]) -> str | None:
@@ -309,7 +293,7 @@ def _owner(key: str, routers: Iterable[str]) -> str | None:
 
 
 def _drop(
-    ours: dict[str, Any], own: Mapping[str, Tensor], backbone: nn.Module
+    ours: State, own: State, backbone: nn.Module
 ) -> dict[str, list[str]]:
     """Take out what the backbone has no use for; return it by reason."""
     routers = backbone.routers_by_name()
@@ -319,20 +303,22 @@ def _drop(
     for key in list(ours):
         reasons = [r for p, r in UNUSED.items() if re.fullmatch(p, key)]
         router = re.fullmatch(ROUTER, key)
-        if key.startswith(tuple(backbone.unbuilt)):
+        if key.startswith(backbone.unbuilt):
             reasons = ['after the last output']
         elif router and any(k.startswith(f'{router[1]}.') for k in own):
             reasons = ["another routing's"]
-        if reasons and (key not in own or _owner(key, routers) in foreign):
-            dropped.setdefault(reasons[0], []).append(key)
+        if _owner(key, routers) in foreign:
+            reasons = ["another routing's"]
+        elif key in own:
+            reasons = []
+        for reason in reasons:
+            dropped.setdefault(reason, []).append(key)
             del ours[key]
     return dropped
 
 
 def _complete(
-    ours: dict[str, Tensor],
-    own: Mapping[str, Tensor],
-    routers: Mapping[str, nn.Module],
+    ours: State, own: State, routers: Mapping[str, nn.Module]
 ) -> tuple[list[str], list[str]]:
     """Add routers and biases that weights lack; return their names."""
     fresh = {}
@@ -346,54 +332,53 @@ def _complete(
             fresh |= router.state_dict(prefix=f'{path}.')
     modules = {key.rpartition('.')[0] for key in ours}
     kinds = {re.sub(r'\d+', '*', key) for key in ours}
-    initial = [
-        key
-        for key in fresh
-        # Of a module's entries all are there or none, but older ones' sides.
-        if key not in ours
-        and (key.rpartition('.')[0] not in modules or key.endswith('.sides'))
-    ]
-    zeros = [
-        key
-        for key in own
-        if key not in ours
-        and key not in fresh
-        and key.endswith('.bias')
-        and key.removesuffix('bias') + 'weight' in ours
-        and re.sub(r'\d+', '*', key) not in kinds  # no block has it
-    ]
-    ours.update({key: fresh[key] for key in initial})
-    ours.update({key: torch.zeros_like(own[key]) for key in zeros})
+    initial, zeros = [], []
+    for key in [key for key in own if key not in ours]:
+        module, _, name = key.rpartition('.')
+        if key in fresh:
+            # A module's entries are all there or none, but older ones' sides.
+            if module not in modules or name == 'sides':
+                ours[key] = fresh[key]
+                initial.append(key)
+        elif (
+            name == 'bias'
+            and f'{module}.weight' in ours
+            and re.sub(r'\d+', '*', key) not in kinds  # no block has it
+        ):
+            ours[key] = torch.zeros_like(own[key])
+            zeros.append(key)
     return initial, zeros
 
 
 def _compare(
-    ours: Mapping[str, Tensor],
-    own: Mapping[str, Tensor],
+    ours: State,
+    own: State,
     backbone: nn.Module,
-    strange: Sequence[str],
+    strange: list[str],
     remedy: str,
 ) -> tuple[list[str], str]:
-    """Entries that are for other channels; what else doesn't fit."""
-    buffers = set()  # whether they fit is the router's own affair
-    for path, router in backbone.routers_by_name().items():
-        buffers |= {f'{path}.{name}' for name, _ in router.named_buffers()}
-        theirs = tuple(ours.get(f'{path}.sides', router.sides).tolist())
-        if theirs != (here := tuple(router.sides.tolist())):
+    """Entries that are for other channels; and what else doesn't fit."""
+    learned = {name for name, _ in backbone.named_parameters()}
+    routers = backbone.routers_by_name()
+    for key in [k for k in own if k.endswith('.sides') and k in ours]:
+        theirs, here = (tuple(s[key].flatten().tolist()) for s in (ours, own))
+        if theirs != here:
             return [], (
                 f'has routers that choose among the granularities {theirs} '
-                f'({path}.sides), but those here among {here}; set '
+                f'({key}), but those here among {here}; set '
                 f'granularities={theirs}, or another routing'
             )
     missing = [f'{k} {tuple(own[k].shape)}' for k in own if k not in ours]
     parts = {key.partition('.')[0] for key in own}
-    unknown, other, stem = list(strange), [], []
+    unknown, other, stem = [*strange], [], []
     for key, value in ours.items():
         part, inside, _ = key.partition('.')
         if key not in own:
             if not inside or part in parts or re.fullmatch(NEEDED, key):
                 unknown.append(key)
-        elif value.shape != own[key].shape and key not in buffers:
+        elif value.shape != own[key].shape:
+            if key not in learned and _owner(key, routers):
+                continue  # whether a buffer fits is the router's own affair
             theirs, here = tuple(value.shape), tuple(own[key].shape)
             # Positions are resized, and images may have other channels.
             alike = theirs[:1] + theirs[2:] == here[:1] + here[2:]
@@ -428,8 +413,8 @@ def _compare(
 
 
 def _resize(
-    ours: dict[str, Tensor],
-    own: Mapping[str, Tensor],
+    ours: State,
+    own: State,
     pos_embeds: Mapping[str, tuple[tuple[int, int], str]],
     tokens: Sequence[str],
     last: str,
@@ -441,30 +426,25 @@ def _resize(
     """
     said = []
     for key, (size, mode) in pos_embeds.items():
-        rows = len(tokens) if key == last else 0
-        # Some drop PVT's cls token and leave its position.
-        for extra in (0, 1) if key == last and not rows else (rows,):
-            num = ours[key].shape[1] - extra
-            side = math.isqrt(max(num, 0))
-            square = (side, side) if side and side**2 == num else None
-            source = tuple(size) if num == math.prod(size) else square
-            if source:
-                break
-        else:
+        pos, size = ours[key], tuple(size)
+        extra = len(tokens) if key == last else 0
+        kept = own[key].shape[1] - math.prod(size)
+        num = pos.shape[1] - extra
+        square = (math.isqrt(max(num, 0)),) * 2
+        source = size if num == math.prod(size) else square
+        if num < 1 or math.prod(source) != num:
             raise UserError(
-                f'the checkpoint has {key} {tuple(ours[key].shape)} in place '
-                f'of {tuple(own[key].shape)}, and its {num} positions are no '
-                'square; set pretrain_img_size=(height, width) to that of its '
-                'training'
+                f'the checkpoint has {key} {tuple(pos.shape)} in place of '
+                f'{tuple(own[key].shape)}, and {num} positions are no square; '
+                'set pretrain_img_size=(height, width) to that of its training'
             )
         names = ['x'.join(map(str, grid)) for grid in (source, size)]
-        if source != tuple(size):
+        if source != size:
             said.append(f'{key} from {" to ".join(names)}')
-        elif square and square != source:
+        elif math.prod(square) == num and square != size:
             said.append(f'{key} not, taken to be {names[1]} and no square')
-        kept = own[key].shape[1] - math.prod(size)
-        if source != tuple(size) or extra != kept:
-            extras, grid = ours[key].tensor_split([extra], 1)
+        if source != size or extra != kept:
+            extras, grid = pos.tensor_split([extra], 1)
             # float: bicubic has no half precision everywhere
             grid = resize_pos_embed(grid.float(), source, size, mode)
             ours[key] = torch.cat([extras[:, :kept].float(), grid], 1)
