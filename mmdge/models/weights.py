@@ -10,7 +10,7 @@ import copy
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from inspect import signature
 from logging import WARNING
 from typing import Any, NamedTuple
@@ -92,7 +92,7 @@ def unwrap(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
 
 def recognise(
-    names: Iterable[str], layouts: Iterable[Layout]
+    names: Collection[str], layouts: Iterable[Layout]
 ) -> Layout | None:
     """The first layout whose mark is among the names of entries."""
     for layout in layouts:
@@ -137,7 +137,7 @@ def from_ours(state: State, layout: Layout) -> tuple[State, list[str]]:
     dropped = [key for key in state if re.fullmatch(layout.no_place, key)]
     tokens, last = _tokens(state)
     kept = [i for i, token in enumerate(tokens) if token not in dropped]
-    if len(kept) < len(tokens):  # their positions go with them
+    if last and len(kept) < len(tokens):  # their positions go with them
         kept += range(len(tokens), state[last].shape[1])
         state = {**state, last: state[last][:, kept]}
     rows = [(ours, theirs, *how) for theirs, ours, *how in layout.rows[::-1]]
@@ -204,22 +204,32 @@ def fit(state_dict: State, backbone: nn.Module) -> tuple[State, str]:
     strange = [key for key in weights if key not in tensors]
     ours, own = to_ours(tensors, layout), backbone.state_dict()
     tokens, remedy = _tokens(ours), _other_arch(ours, backbone)
-    dropped = _drop(ours, own, backbone)
-    loaded = len(ours.keys() & own.keys())
+    dropped, unknown, other, stem = _sort(ours, own, backbone)
+    loaded = len(ours.keys() & own.keys()) - len(stem)
     initial, zeros = _complete(ours, own, backbone.routers_by_name())
-    stem, problem = _compare(ours, own, backbone, strange, remedy)
-    if problem:
+    missing = [f'{k} {tuple(own[k].shape)}' for k in own if k not in ours]
+    problems = [
+        f'{verb} {len(names)} {what} ({_some(names, 20)})'
+        for verb, names, what in (
+            ('lacks', missing, 'of its entries'),
+            ('holds', strange + unknown, 'unknown'),
+            ('has', other, 'of other shapes'),
+        )
+        if names
+    ]
+    if problems:
         raise UserError(
             f'the checkpoint ({layout} layout) does not fit the backbone '
-            f'{type(backbone).__name__}: it {problem}'
+            f'{type(backbone).__name__}: it {" and ".join(problems)}; '
+            + (remedy or _remedy(missing, other, backbone))
         )
     for key in stem:
         ours[key] = own[key]
         message = 'stays as it is, and is to be trained: the checkpoint is not'
         message = f'{key} {message} of in_channels={backbone.in_channels}'
         print_log(message, 'current', WARNING)
-    resized = _resize(ours, own, backbone.pos_embeds(), *tokens)
-    said = [f'{loaded - len(stem)} entries loaded']
+    resized, grids = _resize(ours, own, backbone.pos_embeds(), *tokens)
+    said = [f'{loaded} entries loaded']
     said += [f'resized: {", ".join(resized)}'] if resized else []
     for what, names in {
         "left at their initial values, the routers'": initial,
@@ -229,6 +239,7 @@ def fit(state_dict: State, backbone: nn.Module) -> tuple[State, str]:
         **{f'dropped, {reason}': names for reason, names in dropped.items()},
     }.items():
         said += [f'{len(names)} {what}: {_some(names, 3)}'] if names else []
+    said += [f'its positions were taken for {", ".join(grids)}']
     return ours, f'{layout} layout: {"; ".join(said)}'
 
 
@@ -292,29 +303,61 @@ def _owner(key: str, routers: Iterable[str]) -> str | None:
     return next((r for r in routers if key.startswith(f'{r}.')), None)
 
 
-def _drop(
+def _sort(
     ours: State, own: State, backbone: nn.Module
-) -> dict[str, list[str]]:
-    """Take out what the backbone has no use for; return it by reason."""
-    routers = backbone.routers_by_name()
+) -> tuple[dict[str, list[str]], list[str], list[str], list[str]]:
+    """Take out what is of no use here.
+
+    Returns:
+        tuple: Names of what was taken out, by reason; of what is unknown; of
+        what has another shape; and of what is for other input channels.
+    """
+    routers, grids = backbone.routers_by_name(), backbone.pos_embeds()
+    learned = {name for name, _ in backbone.named_parameters()}
+    parts = {key.partition('.')[0] for key in own}
     # A router of which one entry is another's is another's as a whole.
     foreign = {_owner(k, routers) for k in ours.keys() - own.keys()} - {None}
-    dropped = {}
-    for key in list(ours):
-        reasons = [r for p, r in UNUSED.items() if re.fullmatch(p, key)]
+    dropped, unknown, other, stem = {}, [], [], []
+    for key, value in list(ours.items()):
+        owner, part = _owner(key, routers), key.partition('.')[0]
+        if key in own and owner not in foreign:
+            if key.endswith('.sides'):
+                _check_sides(key, value, own[key])
+            theirs, here = tuple(value.shape), tuple(own[key].shape)
+            # Whether a buffer fits is the router's own affair.
+            fits = theirs == here or (owner and key not in learned)
+            alike = theirs[:1] + theirs[2:] == here[:1] + here[2:]
+            if fits or (alike and key in grids):
+                continue  # positions are resized later
+            if alike and len(here) == 4 and here[1] == backbone.in_channels:
+                stem.append(key)
+            else:
+                other.append(f'{key} {theirs} in place of {here}')
+            continue
+        reasons = [why for p, why in UNUSED.items() if re.fullmatch(p, key)]
         router = re.fullmatch(ROUTER, key)
+        if owner or (
+            router and any(k.startswith(f'{router[1]}.') for k in own)
+        ):
+            reasons = ["another routing's"]
         if key.startswith(backbone.unbuilt):
             reasons = ['after the last output']
-        elif router and any(k.startswith(f'{router[1]}.') for k in own):
-            reasons = ["another routing's"]
-        if _owner(key, routers) in foreign:
-            reasons = ["another routing's"]
-        elif key in own:
-            reasons = []
-        for reason in reasons:
-            dropped.setdefault(reason, []).append(key)
+        if reasons:
+            dropped.setdefault(reasons[0], []).append(key)
             del ours[key]
-    return dropped
+        elif part in parts or part == key or re.fullmatch(NEEDED, key):
+            unknown.append(key)
+    return dropped, unknown, other, stem
+
+
+def _check_sides(key: str, theirs: Tensor, here: Tensor) -> None:
+    theirs, here = (tuple(t.flatten().tolist()) for t in (theirs, here))
+    if theirs != here:
+        raise UserError(
+            'the routers of the checkpoint choose among the granularities '
+            f'{theirs} ({key}), but those of the backbone among {here}; set '
+            f'granularities={theirs}, or another routing'
+        )
 
 
 def _complete(
@@ -350,66 +393,18 @@ def _complete(
     return initial, zeros
 
 
-def _compare(
-    ours: State,
-    own: State,
-    backbone: nn.Module,
-    strange: list[str],
-    remedy: str,
-) -> tuple[list[str], str]:
-    """Entries that are for other channels; and what else doesn't fit."""
-    learned = {name for name, _ in backbone.named_parameters()}
-    routers = backbone.routers_by_name()
-    for key in [k for k in own if k.endswith('.sides') and k in ours]:
-        theirs, here = (tuple(s[key].flatten().tolist()) for s in (ours, own))
-        if theirs != here:
-            return [], (
-                f'has routers that choose among the granularities {theirs} '
-                f'({key}), but those here among {here}; set '
-                f'granularities={theirs}, or another routing'
-            )
-    missing = [f'{k} {tuple(own[k].shape)}' for k in own if k not in ours]
-    parts = {key.partition('.')[0] for key in own}
-    unknown, other, stem = [*strange], [], []
-    for key, value in ours.items():
-        part, inside, _ = key.partition('.')
-        if key not in own:
-            if not inside or part in parts or re.fullmatch(NEEDED, key):
-                unknown.append(key)
-        elif value.shape != own[key].shape:
-            if key not in learned and _owner(key, routers):
-                continue  # whether a buffer fits is the router's own affair
-            theirs, here = tuple(value.shape), tuple(own[key].shape)
-            # Positions are resized, and images may have other channels.
-            alike = theirs[:1] + theirs[2:] == here[:1] + here[2:]
-            if alike and len(here) == 4 and here[1] == backbone.in_channels:
-                stem.append(key)
-            elif not alike or key not in backbone.pos_embeds():
-                other.append(f'{key} {theirs} in place of {here}')
-    problems = [
-        f'{verb} {len(names)} {what} ({_some(names, 20)})'
-        for verb, names, what in (
-            ('lacks', missing, 'of its entries'),
-            ('holds', unknown, 'unknown'),
-            ('has', other, 'of other shapes'),
-        )
-        if names
-    ]
-    remedies = [remedy] if remedy else []
+def _remedy(missing: list[str], other: list[str], backbone: nn.Module) -> str:
+    arguments = signature(type(backbone)).parameters
     for entry, switch in SWITCHES.items():
         lacks = any(re.match(rf'{entry}\b', key) for key in missing)
-        if lacks and switch in signature(type(backbone)).parameters:
-            remedies.append(f'set {switch}=False')
+        if lacks and switch in arguments:
+            return f'set {switch}=False'
     if any(re.match(ROUTER, key) for key in other):
-        remedies.append(
-            'set the granularities of its training, or another routing'
-        )
-    remedies.append(
+        return 'set the granularities of its training, or another routing'
+    return (
         'use weights of this architecture, or change the arguments of the '
         'backbone'
     )
-    problem = f'{" and ".join(problems)}; {remedies[0]}' if problems else ''
-    return stem, problem
 
 
 def _resize(
@@ -418,13 +413,14 @@ def _resize(
     pos_embeds: Mapping[str, tuple[tuple[int, int], str]],
     tokens: Sequence[str],
     last: str,
-) -> list[str]:
+) -> tuple[list[str], list[str]]:
     """Bring position embeddings to the backbone's extra tokens and grid.
 
     No file tells its grid. As many positions as ``pretrain_img_size`` gives
-    are taken to have its grid; others must be a square.
+    are taken to have its grid; others must be a square. Returns what was
+    resized, and the grids that were read.
     """
-    said = []
+    resized, grids = [], []
     for key, (size, mode) in pos_embeds.items():
         pos, size = ours[key], tuple(size)
         extra = len(tokens) if key == last else 0
@@ -438,14 +434,12 @@ def _resize(
                 f'{tuple(own[key].shape)}, and {num} positions are no square; '
                 'set pretrain_img_size=(height, width) to that of its training'
             )
-        names = ['x'.join(map(str, grid)) for grid in (source, size)]
+        grids.append('x'.join(map(str, source)))
         if source != size:
-            said.append(f'{key} from {" to ".join(names)}')
-        elif math.prod(square) == num and square != size:
-            said.append(f'{key} not, taken to be {names[1]} and no square')
+            resized.append(f'{key} from {grids[-1]} to {size[0]}x{size[1]}')
         if source != size or extra != kept:
             extras, grid = pos.tensor_split([extra], 1)
             # float: bicubic has no half precision everywhere
             grid = resize_pos_embed(grid.float(), source, size, mode)
             ours[key] = torch.cat([extras[:, :kept].float(), grid], 1)
-    return said
+    return resized, grids
