@@ -50,7 +50,7 @@ class Layout(NamedTuple):
         name (str): Whose names.
         mark (str): Pattern of an entry by which the layout is known.
         rows (tuple): Parts of their names and what they are in ours, to be
-            replaced in this order; a third member says how the values differ:
+            replaced in this order, backwards the other way; a third member says how the values differ:
             our q and kv are one (``'qkv'``), our linear layer is a 1 x 1
             convolution (``'conv'``), or our sides of patches are numbers of
             patches along a region (``'splits'``).
@@ -223,12 +223,12 @@ def fit(state_dict: State, backbone: nn.Module) -> tuple[State, str]:
             f'{type(backbone).__name__}: it {" and ".join(problems)}; '
             + (remedy or _remedy(missing, other, backbone))
         )
+    resized, grids = _resize(ours, own, backbone.pos_embeds(), *tokens)
     for key in stem:
         ours[key] = own[key]
         message = 'stays as it is, and is to be trained: the checkpoint is not'
         message = f'{key} {message} of in_channels={backbone.in_channels}'
         print_log(message, 'current', WARNING)
-    resized, grids = _resize(ours, own, backbone.pos_embeds(), *tokens)
     said = [f'{loaded} entries loaded']
     said += [f'resized: {", ".join(resized)}'] if resized else []
     for what, names in {
@@ -239,7 +239,8 @@ def fit(state_dict: State, backbone: nn.Module) -> tuple[State, str]:
         **{f'dropped, {reason}': names for reason, names in dropped.items()},
     }.items():
         said += [f'{len(names)} {what}: {_some(names, 3)}'] if names else []
-    said += [f'its positions were taken for {", ".join(grids)}']
+    if grids:
+        said.append(f'its positions were taken for {", ".join(grids)}')
     return ours, f'{layout} layout: {"; ".join(said)}'
 
 

@@ -142,6 +142,8 @@ class TestHosts:
         arch = dict(PVT, embed_dims=(16, 32, 80, 128))
         model = pretrained(pvt, path, prefix=prefix, arch=arch)
         outputs_agree(model, mmdets)
+        theirs, _ = from_ours(model.state_dict(), layout_of('mmdet', 'PVT'))
+        same(theirs, mmdets.state_dict())
         dynamic = pretrained(pvt, path, 'variance', prefix=prefix, arch=arch)
         dynamic.eval()(torch.rand(1, 3, 64, 64))
         assert dynamic.cost.ratio < 0.9
@@ -857,6 +859,11 @@ class TestMMSeg:
             deit, file({'state_dict': state}), final_norm=final_norm
         )
         outputs_agree(model, host)
+        if patch_bias:  # and the other way, to each name
+            theirs, _ = from_ours(
+                model.state_dict(), layout_of('mmseg', 'DeiT')
+            )
+            host.load_state_dict(theirs)
         zeros = (0 if patch_bias else 1) + (0 if qkv_bias else 9)
         assert (f'{zeros} set to 0, biases' in log.text) == (zeros > 0)
         assert 'mmseg DeiT layout' in log.text

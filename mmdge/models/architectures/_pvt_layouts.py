@@ -30,7 +30,7 @@ PVT_LAYOUTS = (
                 for s in range(1, 5)
                 for row in (
                     (f'layers.{s - 1}.0.projection.', f'patch_embed{s}.proj.'),
-                    (f'layers.{s - 1}.0.', f'patch_embed{s}.'),
+                    (f'layers.{s - 1}.0.norm.', f'patch_embed{s}.norm.'),
                     (f'layers.{s - 1}.1.0.pos_embed', f'pos_embed{s}'),
                     *(
                         (f'layers.{s - 1}.1.{j + 1}.', f'block{s}.{j}.')
