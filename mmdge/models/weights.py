@@ -50,10 +50,10 @@ class Layout(NamedTuple):
         name (str): Whose names.
         mark (str): Pattern of an entry by which the layout is known.
         rows (tuple): Parts of their names and what they are in ours, to be
-            replaced in this order, backwards the other way; a third member says how the values differ:
-            our q and kv are one (``'qkv'``), our linear layer is a 1 x 1
-            convolution (``'conv'``), or our sides of patches are numbers of
-            patches along a region (``'splits'``).
+            replaced in this order, or backwards the other way. A third member
+            says how the values differ: our q and kv are one (``'qkv'``), our
+            linear layer is a 1 x 1 convolution (``'conv'``), or our sides of
+            patches are numbers of patches along a region (``'splits'``).
         no_place (str): Pattern of our entries that it has no place for.
         container (str, optional): Key under which its files hold the
             weights. Defaults to None: they hold nothing else.
