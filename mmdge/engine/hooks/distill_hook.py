@@ -217,8 +217,8 @@ def target_loss(
         raise UserError(
             f'DistillHook: {module!r} returned tensors of the shapes '
             f'{[tuple(o.shape) for o in ours]}, and in the teacher '
-            f'{[tuple(t.shape) for t in theirs]}; name a module that runs once '
-            'for an image, in training as well as in mode="tensor"'
+            f'{[tuple(t.shape) for t in theirs]}; name a module that runs '
+            'once for an image, in training as well as in mode="tensor"'
         )
     losses = []
     for our, their in zip(ours, theirs, strict=True):

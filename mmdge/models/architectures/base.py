@@ -36,7 +36,6 @@ class Backbone(BaseModule):
     cost: Cost | None = None
     layouts: tuple[Layout, ...] = ()
     unbuilt: tuple[str, ...] = ()
-    family: str = ''
     arch_zoo: dict[str, dict] = {}
     in_channels: int = 3
     with_cp: bool = False

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..cost import Cost
 from ..layers import PatchEmbed, TransformerBlock, resize_pos_embed
-from ..weights import HEAD, ROUTER, Layout, Row, qkv
+from ..weights import HEAD, ROUTER, Layout
 from .base import (
     Backbone,
     check_frozen_stages,
@@ -59,7 +59,6 @@ class PVT(Backbone):
             checkpoint=...)``. Defaults to None: truncated normal weights.
     """
 
-    family = 'PVT'
     arch_zoo = {
         'tiny': dict(num_layers=(2, 2, 2, 2)),
         'small': dict(num_layers=(3, 4, 6, 3)),
@@ -266,45 +265,43 @@ class PVT(Backbone):
 
 
 # The names that PVT's weights have in other code bases.
-_OURS = 'block{s}.{j}'
-_MMDET = 'layers.{s-1}.1.{j+1}'  # {j} 0 of theirs is the position embedding
-
 # The first whose mark is found counts.
 PVT.layouts = (
     Layout(
-        'PVT',
-        'vtpack',  # the official DGE code
-        r'block\d\.\d+\.dge\..*',
-        (
-            Row(
-                _OURS + '.dge.splits', (_OURS + '.router.sides',), splits=True
-            ),
-            Row(_OURS + '.dge.router.{p}', (_OURS + '.router.{p}',)),
+        *('PVT', 'vtpack', r'block\d\.\d+\.dge\..*'),  # the official DGE code
+        rows=(
+            ('.dge.router.', '.router.'),
+            ('.dge.splits', '.router.sides', 'splits'),
         ),
-        r'.*\.router\.(?!gate\.|sides$).*',
-        'model',
+        no_place=r'.*\.router\.(?!gate\.|sides$).*',
+        container='model',
     ),
     Layout(
-        'PVT', 'mmdge', r'block\d\.\d+\.router\..*', (), HEAD, 'state_dict'
+        *('PVT', 'mmdge', r'block\d\.\d+\.router\..*', (), HEAD, 'state_dict')
     ),
     Layout(
-        'PVT',
-        'mmdet',
-        r'layers\.\d\.1\.0\.pos_embed',
-        (
-            Row('layers.{s-1}.1.0.pos_embed', ('pos_embed{s}',)),
-            Row('layers.{s-1}.0.projection.{p}', ('patch_embed{s}.proj.{p}',)),
-            Row('layers.{s-1}.0.norm.{p}', ('patch_embed{s}.norm.{p}',)),
-            qkv(_MMDET + '.attn.attn.in_proj_{p}', _OURS),
-            Row(
-                _MMDET + '.attn.attn.out_proj.{p}', (_OURS + '.attn.proj.{p}',)
+        *('PVT', 'mmdet', r'layers\.\d\.1\.0\.pos_embed'),
+        rows=(
+            ('.attn.attn.in_proj_', '.attn.q.', 'qkv'),
+            ('.attn.attn.out_proj.', '.attn.proj.'),
+            ('.ffn.layers.0.', '.mlp.fc1.', 'conv'),
+            ('.ffn.layers.3.', '.mlp.fc2.', 'conv'),
+            *(
+                row
+                for s in range(1, 5)
+                for row in (
+                    (f'layers.{s - 1}.0.projection.', f'patch_embed{s}.proj.'),
+                    (f'layers.{s - 1}.0.norm.', f'patch_embed{s}.norm.'),
+                    (f'layers.{s - 1}.1.0.pos_embed', f'pos_embed{s}'),
+                    *(
+                        (f'layers.{s - 1}.1.{j + 1}.', f'block{s}.{j}.')
+                        for j in range(99)  # blocks of a stage
+                    ),
+                )
             ),
-            Row(_MMDET + '.ffn.layers.0.{p}', (_OURS + '.mlp.fc1.{p}',), True),
-            Row(_MMDET + '.ffn.layers.3.{p}', (_OURS + '.mlp.fc2.{p}',), True),
-            Row(_MMDET + '.{p}', (_OURS + '.{p}',)),
         ),
-        rf'cls_token|norm\..*|{HEAD}|{ROUTER}',
-        'state_dict',
+        no_place=rf'cls_token|norm\..*|{HEAD}|{ROUTER}',
+        container='state_dict',
     ),
     # A static PVT of ours has the same names.
     Layout('PVT', 'official', r'block\d\.\d+\.attn\..*', (), ROUTER),

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..cost import Cost
 from ..layers import PatchEmbed, TransformerBlock, resize_pos_embed
-from ..weights import HEAD, ROUTER, Layout, Row, qkv
+from ..weights import HEAD, ROUTER, Layout
 from .base import (
     Backbone,
     check_frozen_stages,
@@ -60,7 +60,6 @@ class ViT(Backbone):
             checkpoint=...)``. Defaults to None: truncated normal weights.
     """
 
-    family = 'DeiT'
     arch_zoo = {
         'tiny': dict(embed_dims=192, num_heads=3, feedforward_channels=768),
         'small': dict(embed_dims=384, num_heads=6, feedforward_channels=1536),
@@ -242,69 +241,51 @@ class ViT(Backbone):
 
 
 # The names that ViT's weights have in other code bases.
-_OURS = 'blocks.{i}'
-
-
-def _openmmlab(*attention: Row) -> tuple[Row, ...]:
-    return (
-        *attention,
-        Row('patch_embed.projection.{p}', ('patch_embed.proj.{p}',)),
-        Row('layers.{i}.ln1.{p}', (_OURS + '.norm1.{p}',)),
-        Row('layers.{i}.ln2.{p}', (_OURS + '.norm2.{p}',)),
-        Row('layers.{i}.ffn.layers.0.0.{p}', (_OURS + '.mlp.fc1.{p}',)),
-        Row('layers.{i}.ffn.layers.1.{p}', (_OURS + '.mlp.fc2.{p}',)),
-        Row('layers.{i}.{p}', (_OURS + '.{p}',)),
-        Row('ln1.{p}', ('norm.{p}',)),
-        Row('ln2.{p}', ('fc_norm.{p}',)),  # of the averaged map
-    )
-
+_OPENMMLAB = (
+    ('patch_embed.projection.', 'patch_embed.proj.'),
+    ('.ln1.', '.norm1.'),
+    ('.ln2.', '.norm2.'),
+    ('.ffn.layers.0.0.', '.mlp.fc1.'),
+    ('.ffn.layers.1.', '.mlp.fc2.'),
+    ('layers.', 'blocks.'),
+    ('ln1.', 'norm.'),
+    ('ln2.', 'fc_norm.'),  # of the mean token
+)
 
 # The first whose mark is found counts.
 ViT.layouts = (
     Layout(
-        'DeiT',
-        'vtpack',  # the official DGE code
-        r'blocks\.\d+\.dge\..*',
-        (
-            Row(
-                _OURS + '.dge.splits', (_OURS + '.router.sides',), splits=True
-            ),
-            Row(_OURS + '.dge.router.{p}', (_OURS + '.router.{p}',)),
+        *('DeiT', 'vtpack', r'blocks\.\d+\.dge\..*'),  # the official DGE code
+        rows=(
+            ('.dge.router.', '.router.'),
+            ('.dge.splits', '.router.sides', 'splits'),
         ),
-        r'.*\.router\.(?!gate\.|sides$).*',
-        'model',
+        no_place=r'.*\.router\.(?!gate\.|sides$).*',
+        container='model',
     ),
     Layout(
-        'DeiT',
-        'mmpretrain',
-        r'layers\.\d+\.attn\.qkv\..*',
-        _openmmlab(qkv('layers.{i}.attn.qkv.{p}', _OURS)),
-        rf'{HEAD}|{ROUTER}',
-        'state_dict',
+        *('DeiT', 'mmpretrain', r'layers\.\d+\.attn\.qkv\..*'),
+        rows=(('.attn.qkv.', '.attn.q.', 'qkv'), *_OPENMMLAB),
+        no_place=rf'{HEAD}|{ROUTER}',
+        container='state_dict',
     ),
     Layout(
-        'DeiT',
-        'mmseg',
-        r'layers\.\d+\.attn\.attn\.in_proj_.*',
-        _openmmlab(
-            qkv('layers.{i}.attn.attn.in_proj_{p}', _OURS),
-            Row(
-                'layers.{i}.attn.attn.out_proj.{p}',
-                (_OURS + '.attn.proj.{p}',),
-            ),
+        *('DeiT', 'mmseg', r'layers\.\d+\.attn\.attn\.in_proj_.*'),
+        rows=(
+            ('.attn.attn.in_proj_', '.attn.q.', 'qkv'),
+            ('.attn.attn.out_proj.', '.attn.proj.'),
+            *_OPENMMLAB,
         ),
-        rf'dist_token|{HEAD}|{ROUTER}',
-        'state_dict',
+        no_place=rf'dist_token|{HEAD}|{ROUTER}',
+        container='state_dict',
+    ),
+    Layout(  # timm's and MAE's, too
+        *('DeiT', 'official', r'blocks\.\d+\.attn\.qkv\..*'),
+        rows=(('.attn.qkv.', '.attn.q.', 'qkv'),),
+        no_place=ROUTER,
+        container='model',
     ),
     Layout(
-        'DeiT',
-        'official',  # and timm's, MAE's
-        r'blocks\.\d+\.attn\.qkv\..*',
-        (qkv(_OURS + '.attn.qkv.{p}', _OURS),),
-        ROUTER,
-        'model',
-    ),
-    Layout(
-        'DeiT', 'mmdge', r'blocks\.\d+\.attn\.q\..*', (), HEAD, 'state_dict'
+        *('DeiT', 'mmdge', r'blocks\.\d+\.attn\.q\..*', (), HEAD, 'state_dict')
     ),
 )
