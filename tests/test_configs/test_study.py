@@ -25,7 +25,7 @@ def data(path, request, tmp_path):
     return root
 
 
-@pytest.mark.parametrize('path', shipped('study'), ids=lambda p: p.stem)
+@pytest.mark.parametrize('path', shipped(folder='study'), ids=lambda p: p.stem)
 def test_config(path, request, tmp_path):
     root = data(path, request, tmp_path)
     cfg, train, val = run(path, root, tmp_path / 'run')
