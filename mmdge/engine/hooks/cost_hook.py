@@ -125,7 +125,7 @@ class CostHook(Hook):
         Of several, a config's after that of its base, the last one counts.
         """
         hooks = [h for h in runner.hooks if isinstance(h, CostHook)]
-        if self is not hooks[-1]:
+        if hooks and self is not hooks[-1]:
             return
         self.attach(runner.model)
         # Those of a training's validation; a test has its own.

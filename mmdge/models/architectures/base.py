@@ -217,16 +217,19 @@ def image_size(
         ValueError: If it is no integer, or pair of them, of at least
             ``least``.
     """
-    sides = pretrain_img_size
-    sides = [sides] * 2 if isinstance(sides, int) else list(sides)
-    if len(sides) != 2 or not all(
-        isinstance(side, int) and side >= least for side in sides
+    size = pretrain_img_size
+    size = (size, size) if isinstance(size, int) else size
+    if (
+        not isinstance(size, (list, tuple))
+        or len(size) != 2
+        or not all(isinstance(side, int) and side >= least for side in size)
     ):
         raise ValueError(
             'pretrain_img_size, the side of the images or (height, width), '
-            f'must be at least {least}, but got {pretrain_img_size!r}.'
+            f'must be an integer of at least {least}, or two, but got '
+            f'{pretrain_img_size!r}.'
         )
-    return sides[0], sides[1]
+    return tuple(size)
 
 
 def check_out_type(out_type: str) -> None:
