@@ -5,7 +5,6 @@ from .hooks import (
     GranularityVisHook,
     RandomPriceHook,
     RoutingWarmupHook,
-    SafeCheckpointHook,
 )
 
 __all__ = [
@@ -13,5 +12,4 @@ __all__ = [
     'GranularityVisHook',
     'RandomPriceHook',
     'RoutingWarmupHook',
-    'SafeCheckpointHook',
 ]

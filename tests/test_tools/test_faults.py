@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from mmdge.utils.safe_load import read_checkpoint
+from mmdge.safe_training import read_checkpoint
 from tests.forked import forked
 from tests.tool_runs import (
     ON_CPU,

@@ -4,13 +4,11 @@ from .cost_hook import CostHook, find_dynamic_backbone
 from .granularity_vis_hook import GranularityVisHook
 from .random_price_hook import RandomPriceHook
 from .routing_warmup_hook import RoutingWarmupHook
-from .safe_checkpoint_hook import SafeCheckpointHook
 
 __all__ = [
     'CostHook',
     'GranularityVisHook',
     'RandomPriceHook',
     'RoutingWarmupHook',
-    'SafeCheckpointHook',
     'find_dynamic_backbone',
 ]

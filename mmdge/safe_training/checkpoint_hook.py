@@ -11,10 +11,11 @@ from mmengine.fileio import BaseStorageBackend
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import EpochBasedTrainLoop
 
-from mmdge.engine.atomic_backend import take_folder
-from mmdge.engine.random_states import get_random_states, set_random_states
+from mmdge.errors import UserError
 from mmdge.registry import HOOKS
-from mmdge.utils import UserError
+
+from .atomic_backend import take_folder
+from .random_states import get_random_states, set_random_states
 
 
 @HOOKS.register_module()
@@ -23,7 +24,7 @@ class SafeCheckpointHook(CheckpointHook):
 
     What it adds:
 
-    - A file is whole or not there (:class:`~mmdge.engine.atomic_backend.
+    - A file is whole or not there (:class:`~mmdge.safe_training.
       AtomicBackend`), and the oldest, or the best before, is removed after
       the next was written, not before; so there is always one to go on from.
       Nothing is removed outside of the folder that this training writes to,
@@ -42,9 +43,6 @@ class SafeCheckpointHook(CheckpointHook):
             is a store's address.
         out_dir (str | None): Default: None, the work dir.
         **kwargs: Those of :class:`mmengine.hooks.CheckpointHook`.
-
-    Raises:
-        ValueError: If ``max_keep_ckpts`` is no integer.
     """
 
     def __init__(
@@ -55,11 +53,6 @@ class SafeCheckpointHook(CheckpointHook):
         out_dir: str | None = None,
         **kwargs: Any,
     ) -> None:
-        if not isinstance(max_keep_ckpts, int):
-            raise ValueError(
-                'max_keep_ckpts must be an integer, but got '
-                f'{max_keep_ckpts!r}'
-            )
         remote = '://' in str(out_dir) or kwargs.get('file_client_args')
         if backend_args is None and not remote:
             backend_args = dict(backend='mmdge.atomic')
