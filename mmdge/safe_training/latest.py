@@ -51,8 +51,7 @@ def find_latest_checkpoint(cfg: Config) -> str | None:
     later = [
         path
         for path in there
-        if not named
-        or step is not None
+        if step is not None
         and there[path] > step
         and _time(path) > _time(mark)
     ]
