@@ -123,13 +123,9 @@ def is_whole_model(path: str | os.PathLike, model: nn.Module) -> bool:
         checkpoint = CheckpointLoader.load_checkpoint(path, 'cpu')
     else:
         checkpoint = open_checkpoint(path)
-    shapes = {
-        # As PyTorch's parallel wrapper saves it, too.
-        key.removeprefix('module.'): shape
-        for key, shape in _shapes(
-            checkpoint.get('state_dict', checkpoint)
-        ).items()
-    }
+    shapes = _shapes(checkpoint.get('state_dict', checkpoint))
+    # As PyTorch's parallel wrapper saves it, too.
+    shapes = {key.removeprefix('module.'): shapes[key] for key in shapes}
     return any(key.startswith('backbone.') for key in shapes) and all(
         shapes.get(name) == tuple(weight.shape)
         for name, weight in model.named_parameters()
@@ -231,7 +227,7 @@ def check_datasets(cfg: Config, splits: Iterable[str]) -> None:
             root = node.get('data_root') or ''
             if _fetches_itself(node) or _is_remote(node):
                 continue
-            for path in _dataset_paths(node):
+            for path in _dataset_paths(node, root):
                 _check_data(split, path, root, f'{key}.data_root')
         evaluator = f'{split}_evaluator'
         for key, node in walk(cfg.get(evaluator), evaluator):
@@ -364,17 +360,14 @@ def _is_remote(node: Mapping) -> bool:
     return backend not in ('local', 'disk')
 
 
-def _dataset_paths(dataset: Mapping) -> Iterator[str]:
-    """Yield the paths a data set reads, joined as MMEngine joins them."""
-    root = dataset.get('data_root') or ''
-    if root:
-        yield root
+def _dataset_paths(dataset: Mapping, root: str) -> list[str]:
+    """The paths that a data set reads, joined as MMEngine joins them."""
     prefix = dataset.get('data_prefix') or {}
     prefixes = prefix.values() if isinstance(prefix, Mapping) else [prefix]
     files = dataset.get('ann_file') or []
-    for path in [*([files] if isinstance(files, str) else files), *prefixes]:
-        if isinstance(path, str) and path:
-            yield os.path.join(root, path)
+    files = [files] if isinstance(files, str) else files
+    names = [n for n in (*files, *prefixes) if isinstance(n, str) and n]
+    return [root] * bool(root) + [os.path.join(root, name) for name in names]
 
 
 def _check_data(split: str, path: str, root: str, key: str) -> None:
