@@ -10,7 +10,6 @@ from .scenes import (
     draw_scene,
 )
 from .shapes import write_shapes
-from .workers import seed_worker
 
 __all__ = [
     'CLASSES',
@@ -20,6 +19,5 @@ __all__ = [
     'Scene',
     'draw_scene',
     'image_loader',
-    'seed_worker',
     'write_shapes',
 ]

@@ -26,13 +26,12 @@ from mmengine.runner import Runner, load_checkpoint
 from torch import nn
 
 from mmdge._requirements import HOSTS, missing_message
+from mmdge.errors import UserError
 from mmdge.evaluation import with_metrics
+from mmdge.safe_training import use_safe_loading
 
 from . import checks
-from .checks import walk
-from .errors import UserError
-from .mistakes import in_one_line
-from .safe_load import use_safe_loading
+from .checks import type_name, walk
 
 # Rank, world size and local rank, as each launcher names them.
 _LAUNCHER_ENV = {
@@ -295,7 +294,7 @@ def do_without_amp(cfg: Config) -> None:
         cfg: The config of the run; its ``optim_wrapper.type`` is changed.
     """
     wrapper = cfg.get('optim_wrapper') or {}
-    if wrapper.get('type') == 'AmpOptimWrapper' and get_device() == 'cpu':
+    if type_name(wrapper) == 'AmpOptimWrapper' and get_device() == 'cpu':
         for key in ('loss_scale', 'dtype', 'use_fsdp'):
             wrapper.pop(key, None)
         wrapper['type'] = 'OptimWrapper'
@@ -380,11 +379,10 @@ def run_tool(main: Callable[[], None]) -> int:
     logging.raiseExceptions = False
     try:
         main()
-    except Exception as err:
-        said = in_one_line(err)
-        if said is None or os.environ.get('MMDGE_TRACEBACK'):
+    except UserError as err:
+        if os.environ.get('MMDGE_TRACEBACK'):
             raise
-        print(f'error: {said}', file=sys.stderr, flush=True)
+        print(f'error: {err}', file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
         print(
@@ -436,7 +434,8 @@ def _replace_sync_bn(cfg: Config) -> None:
     found = [
         node
         for _, node in walk(cfg.get('model'))
-        if node.get('type') in ('SyncBN', 'MMSyncBN')
+        # The last is what the classes of both are called.
+        if type_name(node) in ('SyncBN', 'MMSyncBN', 'SyncBatchNorm')
     ]
     for node in found:
         node['type'] = 'BN'

@@ -10,7 +10,7 @@ from mmengine.config import Config
 
 from mmdge.models.architectures import LAYOUTS
 from mmdge.models.weights import from_ours
-from mmdge.utils.safe_load import read_checkpoint
+from mmdge.safe_training import read_checkpoint
 from tests.tool_runs import NO_WORKERS, ROOT, SHAPES, data_options, metrics
 
 TOOL = 'tools/analysis_tools/make_dynamic.py'

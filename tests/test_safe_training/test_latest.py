@@ -9,8 +9,8 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from mmdge.safe_training import find_latest_checkpoint
 from mmdge.utils import UserError
-from mmdge.utils.latest import find_latest_checkpoint
 
 
 @pytest.fixture(autouse=True)

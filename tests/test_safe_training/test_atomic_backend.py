@@ -5,7 +5,7 @@ import signal
 import pytest
 from mmengine.fileio import get_file_backend
 
-from mmdge.engine.atomic_backend import take_folder
+from mmdge.safe_training.atomic_backend import take_folder
 from mmdge.utils import UserError
 
 BACKEND = get_file_backend(backend_args=dict(backend='mmdge.atomic'))

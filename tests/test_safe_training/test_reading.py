@@ -11,8 +11,8 @@ import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.runner.checkpoint import _load_checkpoint
 
+from mmdge.safe_training import read_checkpoint, use_safe_loading
 from mmdge.utils import UserError
-from mmdge.utils.safe_load import read_checkpoint, use_safe_loading
 from tests import hostile
 
 CODE = (hostile.code, hostile.old_code, hostile.code_by_getattr)

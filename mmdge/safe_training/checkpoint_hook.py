@@ -11,10 +11,11 @@ from mmengine.fileio import BaseStorageBackend
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import EpochBasedTrainLoop
 
-from mmdge.engine.atomic_backend import take_folder
-from mmdge.engine.random_states import get_random_states, set_random_states
+from mmdge.errors import UserError
 from mmdge.registry import HOOKS
-from mmdge.utils import UserError
+
+from .atomic_backend import take_folder
+from .random_states import get_random_states, set_random_states
 
 
 @HOOKS.register_module()
@@ -23,7 +24,7 @@ class SafeCheckpointHook(CheckpointHook):
 
     What it adds:
 
-    - A file is whole or not there (:class:`~mmdge.engine.atomic_backend.
+    - A file is whole or not there (:class:`~mmdge.safe_training.
       AtomicBackend`), and the oldest, or the best before, is removed after
       the next was written, not before; so there is always one to go on from.
       Nothing is removed outside of the folder that this training writes to,
@@ -42,9 +43,6 @@ class SafeCheckpointHook(CheckpointHook):
             is a store's address.
         out_dir (str | None): Default: None, the work dir.
         **kwargs: Those of :class:`mmengine.hooks.CheckpointHook`.
-
-    Raises:
-        ValueError: If ``max_keep_ckpts`` is no integer.
     """
 
     def __init__(
@@ -55,11 +53,6 @@ class SafeCheckpointHook(CheckpointHook):
         out_dir: str | None = None,
         **kwargs: Any,
     ) -> None:
-        if not isinstance(max_keep_ckpts, int):
-            raise ValueError(
-                'max_keep_ckpts must be an integer, but got '
-                f'{max_keep_ckpts!r}'
-            )
         remote = '://' in str(out_dir) or kwargs.get('file_client_args')
         if backend_args is None and not remote:
             backend_args = dict(backend='mmdge.atomic')
@@ -89,16 +82,32 @@ class SafeCheckpointHook(CheckpointHook):
         self._files = self.file_backend
         if get_rank() == 0 and '://' not in self.out_dir:
             take_folder(self.out_dir)
-        _check_same_step(runner)
+        steps = all_gather_object((runner.epoch, runner.iter))
+        if len(set(steps)) > 1:
+            raise UserError(
+                'the processes resume from different (epoch, iteration): '
+                f'{steps}. All of them must see the same work_dir'
+            )
         by_iter = not isinstance(runner.train_loop, EpochBasedTrainLoop)
         if by_iter:
-            _give_loader_its_own_numbers(runner)
+            # Its loader is opened once, and again after resuming, for which
+            # PyTorch draws a number: not from those of the training.
+            generator = torch.Generator()
+            generator.manual_seed(runner.seed + get_rank())
+            runner.train_dataloader.generator = generator
         if runner.iter == 0:
             return  # weights were loaded at most
         self._go_on_here(runner)
-        states = self._states_of_this_process(runner)
-        if states:
-            set_random_states(states)
+        states = self._loaded.get('random_states') or []
+        same = len(states) == get_world_size()
+        if same:
+            set_random_states(states[get_rank()])
+        else:
+            runner.logger.warning(
+                f'The checkpoint has random states for {len(states)} '
+                f'processes and there are {get_world_size()}: random numbers '
+                'begin anew.'
+            )
         evaluated = self._loaded.get('evaluated')
         if not evaluated and _evaluation_is_due(runner, self.by_epoch):
             runner.logger.info(
@@ -106,8 +115,8 @@ class SafeCheckpointHook(CheckpointHook):
                 'may have been cut off.'
             )
             runner.val_loop.run()
-        if by_iter and states:
-            _set_after_skipping(runner, states)
+        if by_iter and same:
+            _set_after_skipping(runner, states[get_rank()])
 
     def _go_on_here(self, runner: Any) -> None:
         """Look for what was saved before in the folder of this training.
@@ -125,16 +134,6 @@ class SafeCheckpointHook(CheckpointHook):
         self.best_ckpt_path = here(getattr(self, 'best_ckpt_path', None))
         best = getattr(self, 'best_ckpt_path_dict', {})
         self.best_ckpt_path_dict = {key: here(best[key]) for key in best}
-
-    def _states_of_this_process(self, runner: Any) -> dict | None:
-        saved = self._loaded.get('random_states') or []
-        if len(saved) == get_world_size():
-            return saved[get_rank()]
-        runner.logger.warning(
-            f'The checkpoint has random states for {len(saved)} processes '
-            f'and there are {get_world_size()}: random numbers begin anew.'
-        )
-        return None
 
     def before_val(self, runner: Any) -> None:
         """Remember the random states of the training."""
@@ -164,9 +163,8 @@ class SafeCheckpointHook(CheckpointHook):
         self._states = None
         if 0 < self._kept < len(self.keep_ckpt_ids):
             name = self.filename_tmpl.format(self.keep_ckpt_ids.popleft())
-            self._outdated.append(
-                self.file_backend.join_path(self.out_dir, name)
-            )
+            path = self.file_backend.join_path(self.out_dir, name)
+            self._outdated.append(path)
         self._remove_outdated()
 
     def _save_best_checkpoint(self, runner: Any, metrics: dict) -> None:
@@ -182,18 +180,12 @@ class SafeCheckpointHook(CheckpointHook):
 
     def _remove_outdated(self) -> None:
         """Remove what was replaced, unless by a file of the same name."""
-        kept = {
-            self.last_ckpt,
-            getattr(self, 'best_ckpt_path', None),
-            *getattr(self, 'best_ckpt_path_dict', {}).values(),
-        }
+        best = getattr(self, 'best_ckpt_path_dict', {}).values()
+        single = getattr(self, 'best_ckpt_path', None)
         while self._outdated:
             path = self._outdated.pop()
-            if (
-                get_rank() == 0
-                and path not in kept
-                and self._files.isfile(path)
-            ):
+            replaced = path not in (self.last_ckpt, single, *best)
+            if get_rank() == 0 and replaced and self._files.isfile(path):
                 self._files.remove(path)
 
 
@@ -201,33 +193,11 @@ class _RemovesLater:
     """A file backend that only notes what is to be removed."""
 
     def __init__(self, backend: BaseStorageBackend, noted: list[str]) -> None:
-        self._backend, self._noted = backend, noted
+        self._backend = backend
+        self.remove = noted.append
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)
-
-    def remove(self, path: str) -> None:
-        self._noted.append(path)
-
-
-def _check_same_step(runner: Any) -> None:
-    steps = all_gather_object((runner.epoch, runner.iter))
-    if len(set(steps)) > 1:
-        raise UserError(
-            'the processes resume from different (epoch, iteration): '
-            f'{steps}. All of them must see the same work_dir'
-        )
-
-
-def _give_loader_its_own_numbers(runner: Any) -> None:
-    """Keep what a loop by iteration draws from those of the training.
-
-    Its loader is opened once, and again after resuming, for which PyTorch
-    draws a number.
-    """
-    generator = torch.Generator()
-    generator.manual_seed(runner.seed + get_rank())
-    runner.train_dataloader.generator = generator
 
 
 def _set_after_skipping(runner: Any, states: dict[str, Any]) -> None:

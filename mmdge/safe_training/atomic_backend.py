@@ -16,8 +16,7 @@ except ImportError:  # on Windows
 
 from mmengine.fileio import LocalBackend, register_backend
 
-from mmdge.utils import UserError
-from mmdge.utils.mistakes import advice
+from mmdge.errors import UserError
 
 # What is being written, or was when the process was killed.
 SUFFIX = '.part'
@@ -62,7 +61,8 @@ class AtomicBackend(LocalBackend):
                 part.unlink(missing_ok=True)
             raise UserError(
                 f'cannot write {path}: {err.strerror}; what was written '
-                f'before is whole. {advice(err)}'
+                'before is whole. Make room, or make it writable, and start '
+                'again; a training goes on with --resume'
             ) from err
 
 

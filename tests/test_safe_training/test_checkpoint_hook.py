@@ -14,9 +14,12 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmdge import SafeCheckpointHook
-from mmdge.engine import atomic_backend
+from mmdge.safe_training import (
+    atomic_backend,
+    read_checkpoint,
+    use_safe_loading,
+)
 from mmdge.utils import UserError
-from mmdge.utils.safe_load import read_checkpoint, use_safe_loading
 
 
 class Model(BaseModel):
@@ -252,7 +255,7 @@ def test_the_last_evaluation_can_be_cut_off(train, tmp_path, monkeypatch):
 def test_processes_that_resume_apart_end(train, tmp_path, monkeypatch):
     train(1, val=False, interval=1)
     monkeypatch.setattr(
-        'mmdge.engine.hooks.safe_checkpoint_hook.all_gather_object',
+        'mmdge.safe_training.checkpoint_hook.all_gather_object',
         lambda own: [own, (0, 0)],
     )
     with pytest.raises(UserError, match='resume from different .*same work_'):

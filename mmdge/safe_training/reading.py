@@ -7,13 +7,15 @@ does not suffice, and has ``getattr`` among what it lets through, from which
 there is a way to every function; so the tools put this reader in its place.
 """
 
+from __future__ import annotations
+
 import argparse
 import logging
 import os
 import pickle
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,7 @@ import torch
 from mmengine.logging import HistoryBuffer, print_log
 from mmengine.runner import CheckpointLoader, checkpoint
 
-from .errors import UserError
+from mmdge.errors import UserError
 
 _STATISTICS = ('min', 'max', 'mean', 'current')
 
@@ -91,13 +93,54 @@ def read_checkpoint(
                 weights_only=True,
             )
     except Exception as err:  # whatever a broken pickle may raise
-        if _is_pickle(path):
-            _refuse_code(path, err)
+        with open(path, 'rb') as file:
+            # As PyTorch's files start; words may look like pickles.
+            if file.read(1) in (b'\x80', b'P'):
+                _refuse_code(path, err)
         raise UserError(
             f'cannot read the checkpoint {path} ({os.path.getsize(path)} '
             'bytes): it is cut off or no PyTorch checkpoint; copy or '
             f'download it again ({_reason(err)})'
         ) from err
+
+
+def open_checkpoint(path: str | os.PathLike) -> Mapping[str, Any]:
+    """Read a local file that holds weights; run no code of its.
+
+    Args:
+        path: The file, which is mapped where its format allows: tensors are
+            read when they are used.
+
+    Returns:
+        What it holds: tensors, or a dict of tensors, among the values.
+
+    Raises:
+        UserError: If the file is missing, cut off, or something else, or if
+            reading it would run code.
+    """
+    loaded = read_checkpoint(path, mmap=True)
+    entries = loaded if isinstance(loaded, Mapping) else {}
+    weights = entries.get('state_dict', entries)
+    weights = weights if isinstance(weights, Mapping) else {}
+    inner = [v for v in weights.values() if isinstance(v, Mapping)]
+    if not any(
+        isinstance(name, str) and isinstance(value, torch.Tensor)
+        for group in (weights, *inner)
+        for name, value in group.items()
+    ):
+        raise UserError(
+            f'the file {path} holds no weights but {describe(loaded)}; name '
+            'a checkpoint of this model'
+        )
+    return loaded
+
+
+def describe(loaded: Any) -> str:
+    """Name what a file holds, in the place of weights."""
+    if not isinstance(loaded, Mapping):
+        return f'one object of type {type(loaded).__name__}'
+    keys = ', '.join(map(str, list(loaded)[:5]))
+    return f'a dict with the keys: {keys}' if keys else 'an empty dict'
 
 
 def use_safe_loading() -> None:
@@ -112,16 +155,16 @@ def use_safe_loading() -> None:
             level=logging.WARNING,
         )
     register = CheckpointLoader.register_scheme
-    register('', load_from_local, force=True)
-    register(('http://', 'https://'), load_from_http, force=True)
+    register('', _load_from_local, force=True)
+    register(('http://', 'https://'), _load_from_http, force=True)
 
 
-def load_from_local(filename: str, map_location: Any) -> Any:
+def _load_from_local(filename: str, map_location: Any) -> Any:
     """Load a file for MMEngine."""
     return _without_config(read_checkpoint(filename, map_location))
 
 
-def load_from_http(filename: str, map_location: Any = None) -> Any:
+def _load_from_http(filename: str, map_location: Any = None) -> Any:
     """Download a file, unless it was before, and load it for MMEngine."""
     try:
         with torch.serialization.safe_globals(_harmless()):
@@ -145,12 +188,6 @@ def _without_config(loaded: Any) -> Any:
     if isinstance(loaded, dict) and isinstance(loaded.get('meta'), dict):
         loaded['meta'].pop('config', None)
     return loaded
-
-
-def _is_pickle(path: str) -> bool:
-    """Whether a file starts as PyTorch's do; words may look like pickles."""
-    with open(path, 'rb') as file:
-        return file.read(1) in (b'\x80', b'P')
 
 
 def _refuse_code(source: str, err: Exception) -> None:

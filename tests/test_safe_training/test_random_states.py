@@ -3,8 +3,11 @@ import random
 import numpy as np
 import torch
 
-from mmdge.engine.random_states import get_random_states, set_random_states
-from mmdge.utils.safe_load import read_checkpoint
+from mmdge.safe_training import (
+    get_random_states,
+    read_checkpoint,
+    set_random_states,
+)
 
 
 def draw():

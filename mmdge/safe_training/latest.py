@@ -1,5 +1,7 @@
 """The checkpoint from which an interrupted training goes on."""
 
+from __future__ import annotations
+
 import logging
 import re
 import zipfile
@@ -9,8 +11,9 @@ from string import Formatter
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from .checks import open_checkpoint
-from .errors import UserError
+from mmdge.errors import UserError
+
+from .reading import open_checkpoint
 
 
 def find_latest_checkpoint(cfg: Config) -> str | None:
@@ -48,8 +51,7 @@ def find_latest_checkpoint(cfg: Config) -> str | None:
     later = [
         path
         for path in there
-        if not named
-        or step is not None
+        if step is not None
         and there[path] > step
         and _time(path) > _time(mark)
     ]
@@ -77,10 +79,9 @@ def _at_steps(folder: Path, template: str) -> dict[Path, int]:
     pattern = ''
     for text, field, *_ in Formatter().parse(template):
         pattern += re.escape(text)
-        if field == 'epoch|iter':
-            pattern += '(?:epoch|iter)'
-        elif field is not None:
-            pattern += r'(\d+)'
+        if field is not None:
+            either = field == 'epoch|iter'
+            pattern += '(?:epoch|iter)' if either else r'(\d+)'
     steps = {
         # All of one name: that of the last.
         path: int(found[1]) if found.groups() else 0
@@ -99,10 +100,8 @@ def _read_to_its_end(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         broken = archive.testzip()
         # A flipped bit may make a tensor a folder, which has no checksum.
-        broken = broken or next(
-            (info.filename for info in archive.infolist() if info.is_dir()),
-            None,
-        )
-    if broken:
-        raise ValueError(f'{broken} inside has another checksum')
+        folders = [i.filename for i in archive.infolist() if i.is_dir()]
+    if broken or folders:
+        name = broken or folders[0]
+        raise ValueError(f'{name} inside has another checksum')
     open_checkpoint(path)
