@@ -18,7 +18,6 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Iterable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +67,32 @@ class Counts:
         self.parts = defaultdict(list)
         self.dense, self.stages, self.spread = [], [], []
 
+    def add(
+        self, whole: float, ran: float, neck: float, costs: list[list[Cost]]
+    ) -> None:
+        """Note an image: what was seen, and each backbone's forwards."""
+        if not costs:
+            raise UserError(
+                'get_flops.py needs a dynamic backbone, but a prediction runs '
+                "none; set e.g. model.backbone.type='mmdge.DGEPVT'"
+            )
+        forwards = Cost.add_up([cost for own in costs for cost in own])
+        check_formula(forwards.dynamic.sum().item(), ran)
+        self.parts['backbone'].append(ran)
+        self.parts['neck'].append(neck)
+        # The hosts call the head's methods, which the counter can't name.
+        self.parts['head'].append(whole - ran - neck)
+        self.dense.append(forwards.dense.sum().item())
+        self.spread.append(forwards.region_spread.mean().item())
+        stages = [
+            Cost.add_up(list(same))
+            for own in costs
+            for same in zip(*(cost.stages for cost in own), strict=True)
+        ]
+        self.stages.append(
+            [(s.dynamic.sum().item(), s.dense.sum().item()) for s in stages]
+        )
+
 
 @torch.no_grad()
 def count(model: nn.Module, loader: Iterable, num_images: int) -> Counts:
@@ -81,34 +106,40 @@ def count(model: nn.Module, loader: Iterable, num_images: int) -> Counts:
     """
     # The counter follows gradients even where there are none.
     model.requires_grad_(False)
-    names = {
+    names = [name for name, _ in model.named_modules()]
+    backbones = {
         name: module
         for name, module in model.named_modules()
         if isinstance(module, DynamicBackbone)
     }
-    necks = [n for n, _ in model.named_modules() if n.split('.')[-1] == 'neck']
-    counts, costs = Counts(), {name: [] for name in names}
-    with ExitStack() as stack:
-        for name, backbone in names.items():
-            handle = backbone.register_forward_hook(
-                lambda module, args, out, own=costs[name]: own.append(
-                    module.cost.detach()
-                )
+    necks = [name for name in names if name.split('.')[-1] == 'neck']
+    counts, costs = Counts(), {name: [] for name in backbones}
+    handles = [
+        backbone.register_forward_hook(
+            lambda module, args, out, own=costs[name]: own.append(
+                module.cost.detach()
             )
-            stack.callback(handle.remove)
-        for data in track_iter_progress((loader, num_images), file=sys.stderr):
-            with flop_counter() as counter:
-                predict(model, data)
-            ran = [own for own in costs.values() if own]
-            if not ran:
-                raise UserError(
-                    f'get_flops.py needs a dynamic backbone: a prediction of '
-                    f'{type(model).__name__} runs none; set e.g. '
-                    "model.backbone.type='mmdge.DGEPVT'"
-                )
-            note(counts, ran, seen_in(model, counter, names, necks))
-            for own in costs.values():
-                own.clear()
+        )
+        for name, backbone in backbones.items()
+    ]
+    for data in track_iter_progress((loader, num_images), file=sys.stderr):
+        with flop_counter() as counter:
+            predict(model, data)
+        seen = counter.get_flop_counts()
+        root = type(model).__name__
+        whole, ran, neck = (
+            sum(sum(seen.get(part, {}).values()) for part in parts) / 2
+            for parts in (
+                ['Global'],
+                [f'{root}.{name}' for name in backbones],
+                [f'{root}.{name}' for name in necks],
+            )
+        )
+        counts.add(whole, ran, neck, list(filter(None, costs.values())))
+        for own in costs.values():
+            own.clear()
+    for handle in handles:
+        handle.remove()
     return counts
 
 
@@ -120,41 +151,6 @@ def predict(model: nn.Module, data: Any) -> None:
         if 'invalid mode' not in str(err).lower():
             raise
         model(**model.data_preprocessor(data, False), mode='tensor')
-
-
-def seen_in(model, counter, *parts: Iterable[str]) -> list[float]:
-    """Multiply-adds that PyTorch's counter saw in parts, and in all."""
-    seen = counter.get_flop_counts()
-    root = type(model).__name__
-    keys = [[f'{root}.{name}' for name in names] for names in parts]
-    return [
-        sum(sum(seen.get(key, {}).values()) for key in part) / 2
-        for part in (*keys, ['Global'])
-    ]
-
-
-def note(counts: Counts, ran: list[list[Cost]], seen: list[float]) -> None:
-    """Note an image: the costs of each backbone, and what was seen."""
-    costs = [cost for own in ran for cost in own]
-    backbone, neck, whole = seen
-    check_formula(sum(cost.dynamic.sum().item() for cost in costs), backbone)
-    counts.parts['backbone'].append(backbone)
-    counts.parts['neck'].append(neck)
-    # The hosts call the head's methods, which the counter can't name.
-    counts.parts['head'].append(whole - backbone - neck)
-    counts.dense.append(sum(cost.dense.sum().item() for cost in costs))
-    counts.stages.append(
-        [
-            [
-                sum(getattr(part, kind).sum().item() for part in stage)
-                for kind in ('dynamic', 'dense')
-            ]
-            for own in ran
-            for stage in zip(*(cost.stages for cost in own), strict=True)
-        ]
-    )
-    spread = [cost.region_spread.mean().item() for cost in costs]
-    counts.spread.append(sum(spread) / len(spread))
 
 
 def check_formula(formula: float, counted: float) -> None:

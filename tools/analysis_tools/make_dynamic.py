@@ -197,15 +197,13 @@ def write(
     cfg.model.backbone.init_cfg = None if whole else init
     if whole:
         cfg.load_from = str(checkpoint)
-    launch.drop_hooks(cfg, lambda kind: kind in REPLACED)
-    launch.set_hook(
-        cfg,
-        'cost',
-        dict(type='mmdge.CostHook', budget=ratio, loss_weight=0.0),
+    hooks = dict(
+        cost=dict(type='mmdge.CostHook', budget=ratio, loss_weight=0.0)
     )
     if prices:
         draw = dict(type='mmdge.RandomPriceHook', prices=[0.0, *prices])
-        launch.set_hook(cfg, 'price', draw)
+        hooks['price'] = draw
+    launch.replace_hooks(cfg, *REPLACED, **hooks)
     imports = cfg.setdefault(
         'custom_imports', dict(imports=[], allow_failed_imports=False)
     )

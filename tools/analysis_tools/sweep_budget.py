@@ -86,12 +86,8 @@ def build_runner(cfg: Config, checkpoint: str) -> Runner:
     cfg.load_from, cfg.resume = checkpoint, False
     cfg.model.backbone.init_cfg = None
     # Averaged weights are the checkpoint's own already.
-    launch.drop_hooks(cfg, lambda kind: kind.endswith('EMAHook'))
-    kinds = map(checks.type_name, launch.hooks_of(cfg))
-    if 'CostHook' not in kinds:
-        # It brings the cost of each image to the metrics.
-        cost = dict(type='mmdge.CostHook', budget=1.0, loss_weight=0.0)
-        launch.set_hook(cfg, 'cost', cost)
+    cost = dict(type='mmdge.CostHook', budget=1.0, loss_weight=0.0)
+    launch.replace_hooks(cfg, '*EMAHook', 'CostHook', cost=cost)
     content = dict(type='mmdge.RatioByContent')
     cfg.test_evaluator = with_metrics(with_flops(cfg.test_evaluator), content)
     runner = launch.build_runner(cfg)
@@ -146,7 +142,7 @@ def accuracy_of(points: list[dict[str, Any]]) -> str:
     It is no part of an evaluation in which nothing was detected.
     """
     found = [key for point in points for key in point['metrics']]
-    known = [k for end in ACCURACY for k in found if f'/{k}'.endswith(f'/{end}')]
+    known = [k for m in ACCURACY for k in found if f'/{k}'.endswith(f'/{m}')]
     others = [key for key in found if not key.startswith('backbone/')]
     return (known + others + list(ACCURACY))[0]
 
