@@ -36,13 +36,11 @@ class DumpPredictions(DumpResults):
 
     def process(self, data_batch, predictions) -> None:
         """Keep each prediction but its logits."""
-        super().process(
-            data_batch,
-            [
-                {k: v for k, v in sample.items() if k != 'seg_logits'}
-                for sample in predictions
-            ],
-        )
+        kept = [
+            {k: v for k, v in sample.items() if k != 'seg_logits'}
+            for sample in predictions
+        ]
+        super().process(data_batch, kept)
 
 
 def parse_args() -> argparse.Namespace:

@@ -193,14 +193,10 @@ def init_cpu_distributed(cfg: Config) -> bool:
     MMEngine's ``init_dist`` calls ``torch.cuda.set_device`` whatever the
     backend, but leaves an open group alone. Without an accelerator this opens
     a gloo group and changes the config to fit: the model wrapper gets no
-    device ids, and SyncBN, which has no CPU kernel, becomes BN. On a GPU it
-    only checks what the launcher left, and that each process has its own.
-
-    Args:
-        cfg: The config of the run; ``cfg.launcher`` says who started it.
+    device ids, and SyncBN, which has no CPU kernel, becomes BN.
 
     Returns:
-        Whether a group was opened.
+        Whether a group was opened for ``cfg.launcher``.
 
     Raises:
         UserError: If the launcher's variables are missing, or a process has

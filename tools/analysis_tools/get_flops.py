@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -64,33 +65,23 @@ class Counts:
     """
 
     def __init__(self) -> None:
-        self.parts = defaultdict(list)
+        self.parts = dict(backbone=[], neck=[], head=[])
         self.dense, self.stages, self.spread = [], [], []
 
-    def add(
-        self, whole: float, ran: float, neck: float, costs: list[list[Cost]]
-    ) -> None:
-        """Note an image: what was seen, and each backbone's forwards."""
-        if not costs:
-            raise UserError(
-                'get_flops.py needs a dynamic backbone, but a prediction runs '
-                "none; set e.g. model.backbone.type='mmdge.DGEPVT'"
-            )
-        forwards = Cost.add_up([cost for own in costs for cost in own])
-        check_formula(forwards.dynamic.sum().item(), ran)
-        self.parts['backbone'].append(ran)
-        self.parts['neck'].append(neck)
+    def add(self, whole: float, ran: float, neck: float, cost: Cost) -> None:
+        """Note an image: what was seen, and what its backbone says."""
+        check_formula(cost.dynamic.sum().item(), ran)
         # The hosts call the head's methods, which the counter can't name.
-        self.parts['head'].append(whole - ran - neck)
-        self.dense.append(forwards.dense.sum().item())
-        self.spread.append(forwards.region_spread.mean().item())
-        stages = [
-            Cost.add_up(list(same))
-            for own in costs
-            for same in zip(*(cost.stages for cost in own), strict=True)
-        ]
+        seen = dict(backbone=ran, neck=neck, head=whole - ran - neck)
+        for name, flops in seen.items():
+            self.parts[name].append(flops)
+        self.dense.append(cost.dense.sum().item())
+        self.spread.append(cost.region_spread.mean().item())
         self.stages.append(
-            [(s.dynamic.sum().item(), s.dense.sum().item()) for s in stages]
+            [
+                (s.dynamic.sum().item(), s.dense.sum().item())
+                for s in cost.stages
+            ]
         )
 
 
@@ -106,38 +97,36 @@ def count(model: nn.Module, loader: Iterable, num_images: int) -> Counts:
     """
     # The counter follows gradients even where there are none.
     model.requires_grad_(False)
-    names = [name for name, _ in model.named_modules()]
-    backbones = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, DynamicBackbone)
-    }
-    necks = [name for name in names if name.split('.')[-1] == 'neck']
-    counts, costs = Counts(), {name: [] for name in backbones}
-    handles = [
-        backbone.register_forward_hook(
-            lambda module, args, out, own=costs[name]: own.append(
-                module.cost.detach()
+    counts, costs, root = Counts(), [], type(model).__name__
+    handles, backbones, necks = [], [], []
+    for name, module in model.named_modules():
+        if isinstance(module, DynamicBackbone):
+            backbones.append(f'{root}.{name}')
+            handles.append(
+                module.register_forward_hook(
+                    lambda module, *_: costs.append(module.cost.detach())
+                )
             )
-        )
-        for name, backbone in backbones.items()
-    ]
+        elif name.split('.')[-1] == 'neck':
+            necks.append(f'{root}.{name}')
     for data in track_iter_progress((loader, num_images), file=sys.stderr):
+        costs.clear()
         with flop_counter() as counter:
             predict(model, data)
-        seen = counter.get_flop_counts()
-        root = type(model).__name__
-        whole, ran, neck = (
-            sum(sum(seen.get(part, {}).values()) for part in parts) / 2
-            for parts in (
-                ['Global'],
-                [f'{root}.{name}' for name in backbones],
-                [f'{root}.{name}' for name in necks],
+        if not costs:
+            raise UserError(
+                'get_flops.py needs a dynamic backbone, but a prediction runs '
+                "none; set e.g. model.backbone.type='mmdge.DGEPVT'"
             )
-        )
-        counts.add(whole, ran, neck, list(filter(None, costs.values())))
-        for own in costs.values():
-            own.clear()
+        seen = counter.get_flop_counts()
+        flops = [
+            sum(sum(seen.get(part, {}).values()) for part in parts) / 2
+            for parts in (['Global'], backbones, necks)
+        ]
+        stages = zip_longest(*(cost.stages for cost in costs))
+        stages = [Cost.add_up(list(filter(None, same))) for same in stages]
+        cost = replace(Cost.add_up(costs), stages=tuple(stages))
+        counts.add(*flops, cost)
     for handle in handles:
         handle.remove()
     return counts

@@ -197,19 +197,15 @@ def write(
     cfg.model.backbone.init_cfg = None if whole else init
     if whole:
         cfg.load_from = str(checkpoint)
-    hooks = dict(
-        cost=dict(type='mmdge.CostHook', budget=ratio, loss_weight=0.0)
-    )
+    cost = dict(type='mmdge.CostHook', budget=ratio, loss_weight=0.0)
+    launch.replace_hooks(cfg, *REPLACED, cost=cost)
     if prices:
         draw = dict(type='mmdge.RandomPriceHook', prices=[0.0, *prices])
-        hooks['price'] = draw
-    launch.replace_hooks(cfg, *REPLACED, **hooks)
-    imports = cfg.setdefault(
-        'custom_imports', dict(imports=[], allow_failed_imports=False)
-    )
-    names = imports['imports']
+        launch.replace_hooks(cfg, price=draw)
+    imports = cfg.get('custom_imports') or dict(allow_failed_imports=False)
+    names = imports.get('imports') or []
     names = [names] if isinstance(names, str) else names
-    imports['imports'] = sorted({'mmdge', *names})
+    cfg.custom_imports = dict(imports, imports=sorted({'mmdge', *names}))
     for split in ('val', 'test'):
         cfg[f'{split}_evaluator'] = with_flops(cfg.get(f'{split}_evaluator'))
     # A runner writes the config it was given, options included, into its work

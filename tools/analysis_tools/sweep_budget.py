@@ -36,7 +36,7 @@ from mmdge.calibration import (
     warn_if_far,
 )
 from mmdge.engine.hooks import find_dynamic_backbone
-from mmdge.evaluation import with_flops, with_metrics
+from mmdge.evaluation import with_metrics
 from mmdge.models.backbones import DynamicBackbone
 from mmdge.utils import checks, launch, timing
 from mmdge.utils.arguments import add_calibration_options, positive, ratio
@@ -84,12 +84,14 @@ def parse_args() -> argparse.Namespace:
 def build_runner(cfg: Config, checkpoint: str) -> Runner:
     """Build a runner that tests with these weights, whatever the price."""
     cfg.load_from, cfg.resume = checkpoint, False
-    cfg.model.backbone.init_cfg = None
     # Averaged weights are the checkpoint's own already.
     cost = dict(type='mmdge.CostHook', budget=1.0, loss_weight=0.0)
     launch.replace_hooks(cfg, '*EMAHook', 'CostHook', cost=cost)
-    content = dict(type='mmdge.RatioByContent')
-    cfg.test_evaluator = with_metrics(with_flops(cfg.test_evaluator), content)
+    cfg.test_evaluator = with_metrics(
+        cfg.get('test_evaluator'),
+        dict(type='mmdge.BackboneFLOPs'),
+        dict(type='mmdge.RatioByContent'),
+    )
     runner = launch.build_runner(cfg)
     runner.load_or_resume()
     return runner
@@ -108,12 +110,10 @@ def scalars(metrics: dict[str, Any]) -> dict[str, float]:
 def last_evaluation(runner: Runner) -> str | None:
     """The log line with the metrics of the last evaluation."""
     log = Path(runner.log_dir, f'{runner.timestamp}.log')
-    lines = [
-        line
-        for line in log.read_text().splitlines()
-        if '(test)' in line and 'backbone/' in line
-    ]
-    return lines[-1] if lines else None
+    for line in reversed(log.read_text().splitlines()):
+        if '(test)' in line and 'backbone/' in line:
+            return line
+    return None
 
 
 def time_backbone(
@@ -125,7 +125,6 @@ def time_backbone(
     """Seconds per image at each price, then of the dense twin, in turns."""
     if not repeats:
         return [None] * (len(prices) + 1)
-
     runs = dict(enumerate(runs_at_prices(backbone, prices, images)))
     for warm_up in runs.values():
         warm_up()
