@@ -127,14 +127,11 @@ def report(rows: dict[str, dict]) -> None:
 
 def data_options(root: Path) -> list[str]:
     """Config entries that lead to the data set, wherever it is."""
-    annotations = root / 'annotations' / 'instances_val.json'
-    data = [
-        f'{split}_dataloader.dataset.data_root={root}/'
-        for split in ('train', 'val', 'test')
-    ]
-    return data + [
-        f'{split}_evaluator.0.ann_file={annotations}'
-        for split in ('val', 'test')
+    file = root / 'annotations' / 'instances_val.json'
+    loaders = [f'{split}_dataloader' for split in ('train', 'val', 'test')]
+    return [
+        *(f'{loader}.dataset.data_root={root}/' for loader in loaders),
+        *(f'{each}_evaluator.0.ann_file={file}' for each in ('val', 'test')),
     ]
 
 

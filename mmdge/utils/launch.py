@@ -140,7 +140,7 @@ def load_config(
     cfg.work_dir = os.fspath(
         work_dir or cfg.get('work_dir') or Path('work_dirs', path.stem)
     )
-    if host == 'mmpretrain':
+    if host_of(cfg) == 'mmpretrain':
         _fill_dataloaders(cfg)
     return cfg
 

@@ -191,19 +191,15 @@ def report(figures: dict) -> None:
         f'GFLOPs per image (1e9 multiply-adds), {figures["num_images"]} '
         'images, batch 1',
         ['part', *figures['model']],
-        [
-            [name, *(f'{value:.4g}' for value in row.values())]
-            for name, row in rows.items()
-        ],
+        [(name, *row.values()) for name, row in rows.items()],
     )
-    stages = [
-        (number, s['dynamic'], s['dense'], s['dynamic'] / s['dense'])
-        for number, s in enumerate(figures['stages'], 1)
-    ]
     print_table(
         'Backbone, mean per image',
         ('stage', 'GFLOPs', 'dense', 'ratio'),
-        [[f'{cell:.4g}' for cell in row] for row in stages],
+        [
+            (number, s['dynamic'], s['dense'], s['dynamic'] / s['dense'])
+            for number, s in enumerate(figures['stages'], 1)
+        ],
         f'Spread over regions: {figures["region_spread"]:.3f}',
         'Counted: convolutions, linear layers, attention products; not: '
         'norms, softmax, activations, pooling, gathers. The backbone was '

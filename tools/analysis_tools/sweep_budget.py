@@ -162,13 +162,8 @@ def summarise(points: list[dict[str, Any]], metric: str) -> None:
         if point['seconds']:
             low, middle, high = (1000 * s for s in point['seconds'].values())
             took = f'{middle:.1f} ({low:.1f}-{high:.1f})'
-        rows.append(
-            [
-                '-' if asked is None else f'{asked:g}',
-                *(f'{value:.4g}' for value in (point['price'], *values)),
-                took,
-            ]
-        )
+        asked = '-' if asked is None else f'{asked:g}'
+        rows.append([asked, point['price'], *values, took])
     print_table(
         'One checkpoint, many budgets',
         ('asked', 'price', *columns, 'ms (quartiles)'),
