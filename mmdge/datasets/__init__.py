@@ -1,6 +1,6 @@
 """Data sets drawn by mmdge, images of any; needs no host library."""
 
-from .loading import image_loader
+from .loading import image_loader, plain_datasets
 from .scenes import (
     CLASSES,
     PALETTE,
@@ -19,5 +19,6 @@ __all__ = [
     'Scene',
     'draw_scene',
     'image_loader',
+    'plain_datasets',
     'write_shapes',
 ]

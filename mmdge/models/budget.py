@@ -11,6 +11,7 @@ from mmdge.utils import UserError
 
 from .methods import Granularity
 from .routing import default_share
+from .routing.router import STATIC
 
 
 def share_for_budget(
@@ -65,7 +66,7 @@ def share_for_budget(
         uniform = dict(type='UniformRouter', share=share)
         routing = backbone.get('routing')
         if isinstance(routing, (list, tuple)):  # some stages may be static
-            routing = [r if r == 'finest' else uniform for r in routing]
+            routing = [r if r in STATIC else uniform for r in routing]
         else:
             routing = uniform
         config = dict(backbone, routing=routing, init_cfg=None)

@@ -7,7 +7,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmdge import DGEPVT
-from mmdge.models.backbones import dynamic_class
+from mmdge.models.architectures import backbone_class
 from mmdge.utils import checks, launch
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
@@ -80,7 +80,7 @@ def run(path, data_root, work_dir):
 def make_shallow(backbone):
     """Leave one block of each stage, which saves most of the time."""
     if isinstance(backbone.arch, str):
-        family = dynamic_class(backbone)
+        family = backbone_class(backbone)
         arch = family.arch_zoo[backbone.arch]
         pvt = issubclass(family, DGEPVT)
         backbone.arch = dict(arch, num_layers=(1, 1, 1, 1) if pvt else 1)
