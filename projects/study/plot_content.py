@@ -6,7 +6,7 @@ last panel is the ratio's histogram.
 
 Example::
 
-    python tools/analysis_tools/plot_content.py FILE.json --out PICTURE.png
+    python projects/study/plot_content.py FILE.json --out PICTURE.png
 """
 
 from __future__ import annotations

@@ -4,7 +4,10 @@ import shutil
 
 import pytest
 
-from .one_step import check, run, shipped
+from tests.test_configs.one_step import check, run
+from tests.tool_runs import ROOT
+
+CONFIGS = sorted((ROOT / 'projects/study/configs').glob('*.py'))
 
 
 def data(path, request, tmp_path):
@@ -25,7 +28,7 @@ def data(path, request, tmp_path):
     return root
 
 
-@pytest.mark.parametrize('path', shipped('study'), ids=lambda p: p.stem)
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
 def test_config(path, request, tmp_path):
     root = data(path, request, tmp_path)
     cfg, train, val = run(path, root, tmp_path / 'run')

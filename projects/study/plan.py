@@ -18,7 +18,8 @@ from mmengine.config import Config
 from mmdge.benchmark.rivals import smaller_backbone
 from mmdge.models import share_for_budget
 
-ROOT = Path(__file__).parents[2]
+STUDY = Path(__file__).parent
+ROOT = STUDY.parents[1]
 SEEDS = (0, 1, 2)
 BUDGET = 0.5
 FINETUNE_LR = 3e-4
@@ -34,7 +35,7 @@ class Setting:
 
     Attributes:
         name (str): For the tables.
-        config (str): Of the static model, in ``configs/study``.
+        config (str): Of the static model, in ``configs``.
         size (tuple[int, int]): Height and width of its images.
         without (tuple[str, ...]): Arms that are not run, as ``'phase-name'``.
     """
@@ -51,7 +52,7 @@ class Setting:
 
     def load(self) -> Config:
         """Read the config."""
-        return Config.fromfile(ROOT / 'configs/study' / f'{self.config}.py')
+        return Config.fromfile(STUDY / 'configs' / f'{self.config}.py')
 
 
 @dataclass(frozen=True)
@@ -160,9 +161,16 @@ def shares(setting: Setting, arm: Arm, backbone: dict) -> tuple[float, ...]:
     )
 
 
+def cost_hook(cfg: Config) -> dict:
+    """The entry of the hook that knows the budget."""
+    hooks = *cfg.default_hooks.values(), *cfg.get('custom_hooks', ())
+    (found,) = (h for h in hooks if h and h['type'] == 'mmdge.CostHook')
+    return found
+
+
 def route(cfg: Config, setting: Setting, arm: Arm) -> None:
     """Give the backbone the arm's routing; the budget goes to the hook."""
-    backbone, cost = cfg.model.backbone, cfg.custom_hooks[0]
+    backbone, cost = cfg.model.backbone, cost_hook(cfg)
     cost.budget = arm.budget or 1.0
     cost.loss_weight = 0.0
     if arm.name == 'learned':

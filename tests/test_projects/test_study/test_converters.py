@@ -10,8 +10,8 @@ from mmengine.config import Config
 
 from tests.tool_runs import ROOT
 
-CAMVID = 'tools/dataset_converters/camvid.py'
-BCCD = 'tools/dataset_converters/bccd.py'
+CAMVID = 'projects/study/camvid.py'
+BCCD = 'projects/study/bccd.py'
 
 
 def error(said):
@@ -179,7 +179,7 @@ def test_bccd(bccd, tmp_path, tool):
     assert coco['images'][0]['height'] == 32
     assert coco['annotations'][0]['bbox'] == [3, 4, 5, 6]
     cfg = Config.fromfile(
-        ROOT / 'configs/study/retinanet_pvt_fpn_bccd-320x240.py'
+        ROOT / 'projects/study/configs/retinanet_pvt_fpn_bccd-320x240.py'
     )
     classes = [category['name'] for category in coco['categories']]
     assert classes == list(cfg.metainfo.classes)
@@ -220,7 +220,7 @@ def test_bccd_mistakes(path, text, message, bccd, tmp_path, tool):
 @pytest.mark.parametrize('name', ['camvid', 'bccd'])
 def test_written_over_only_when_asked(name, tmp_path, tool, request):
     source = request.getfixturevalue(name)
-    script = f'tools/dataset_converters/{name}.py'
+    script = f'projects/study/{name}.py'
     command = script, source, '--root', tmp_path / 'out'
     tool(*command)
     assert 'is there already' in error(tool(*command, expect=2))

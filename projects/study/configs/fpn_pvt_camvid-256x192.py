@@ -1,5 +1,5 @@
-# Street scenes, 11 classes; docs/datasets.md tells where to get them.
-_base_ = '../shapes/fpn_pvt_shapes.py'
+# Street scenes, 11 classes; the study's README tells where to get them.
+_base_ = '../../../configs/shapes/fpn_pvt_shapes.py'
 
 scale = (256, 192)
 classes = (

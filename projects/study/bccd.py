@@ -1,9 +1,9 @@
-"""Lay BCCD out as COCO is, for configs/study.
+"""Lay BCCD out as COCO is, for projects/study.
 
 Nothing is downloaded; the source is a folder of the published repository::
 
     git clone https://github.com/Shenggan/BCCD_Dataset
-    python tools/dataset_converters/bccd.py BCCD_Dataset/BCCD
+    python projects/study/bccd.py BCCD_Dataset/BCCD
 
 Its trainval becomes the training set, its test the validation set.
 """

@@ -7,7 +7,7 @@ What is noted already isn't timed again.
 
 Example::
 
-    python tools/study/measure.py --threads 2
+    python projects/study/measure.py --threads 2
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from statistics import mean, median
 import torch
 from mmengine.config import Config
 from mmengine.utils import get_git_hash
-from plan import BUDGET, ROOT, SETTINGS
-from rows import Row, Rows
+from plan import BUDGET, SETTINGS
+from rows import ROWS, Row, Rows
 from torch import Tensor, nn
 
 from mmdge.calibration import load_images, runs_at_prices
@@ -125,7 +125,7 @@ def main() -> None:
     add('--num-images', type=positive, default=16, help='default: 16')
     add('--repeats', type=positive, default=15, help='rounds (default: 15)')
     add('--work-dir', type=Path, default=Path('work_dirs/study'))
-    add('--rows', type=Path, default=ROOT / 'docs/results.jsonl')
+    add('--rows', type=Path, default=ROWS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     rows = Rows(args.rows)

@@ -1,6 +1,6 @@
 # make_shapes.py --root data/shapes-192 --size 192 --num-train 1080
 #     --num-val 300 --num-objects 1 5
-_base_ = '../shapes/retinanet_pvt_fpn_shapes.py'
+_base_ = '../../../configs/shapes/retinanet_pvt_fpn_shapes.py'
 
 data_root = 'data/shapes-192/'
 model = dict(backbone=dict(pretrain_img_size=192))

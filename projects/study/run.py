@@ -3,7 +3,7 @@
 What is noted already isn't run again, so that it can be interrupted, and
 spread over many sittings and machines. Rows are JSON lines::
 
-    python tools/study/run.py --settings shapes-box --seeds 0 --jobs 2
+    python projects/study/run.py --settings shapes-box --seeds 0 --jobs 2
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from plan import (
     route,
     schedule,
 )
-from rows import Rows
+from rows import ROWS, Rows
 
 from mmdge.utils import UserError, launch
 from mmdge.utils.arguments import positive
@@ -54,7 +54,6 @@ KEPT = (
     'content/classes_corr',
 )
 DIGITS = 5
-_ROWS = ROOT / 'docs/results.jsonl'
 
 
 class Chain:
@@ -271,8 +270,8 @@ def parse_args() -> argparse.Namespace:
     add(
         '--rows',
         type=Path,
-        default=_ROWS,
-        help='file of rows to add to (default: docs/results.jsonl)',
+        default=ROWS,
+        help='file of rows to add to (default: that of the page)',
     )
     add(
         '--cfg-options',
@@ -282,7 +281,7 @@ def parse_args() -> argparse.Namespace:
         help='entries of every config, for a quick trial',
     )
     args = parser.parse_args()
-    if args.cfg_options and args.rows.resolve() == _ROWS.resolve():
+    if args.cfg_options and args.rows.resolve() == ROWS.resolve():
         parser.error("--cfg-options: a trial's rows need a file: --rows PATH")
     return args
 

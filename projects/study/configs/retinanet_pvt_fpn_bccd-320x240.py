@@ -1,5 +1,5 @@
-# Blood cells under the microscope; docs/datasets.md tells where to get them.
-_base_ = '../shapes/retinanet_pvt_fpn_shapes.py'
+# Blood cells under the microscope; the study's README tells where to get them.
+_base_ = '../../../configs/shapes/retinanet_pvt_fpn_shapes.py'
 
 data_root = 'data/bccd/'
 metainfo = dict(classes=('RBC', 'WBC', 'Platelets'))

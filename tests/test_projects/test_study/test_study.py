@@ -16,14 +16,16 @@ from mmdge.utils import UserError
 from tests.forked import forked
 from tests.tool_runs import ROOT, data_options
 
-STUDY = ROOT / 'tools/study'
+STUDY = ROOT / 'projects/study'
+# What looks like a result; code, comments and links may hold anything.
+FIGURE = re.compile(r'(?<![\w./-])-?\d*\.\d+(?![\w/])')
 
 
 @pytest.fixture
 def study(monkeypatch):
     """The study's modules, by name."""
     monkeypatch.syspath_prepend(STUDY)
-    names = ('plan', 'rows', 'tables', 'fill_results', 'measure', 'run')
+    names = ('plan', 'rows', 'render', 'measure', 'run')
     yield {name: __import__(name) for name in names}
     for name in names:
         del sys.modules[name]
@@ -61,7 +63,7 @@ class TestPlan:
             plan.route(cfg, setting, arm)
             backbone = MODELS.build(cfg.model.backbone).eval()
             assert isinstance(backbone, DynamicBackbone)
-            assert cfg.custom_hooks[0].budget == (arm.budget or 1.0)
+            assert plan.cost_hook(cfg).budget == (arm.budget or 1.0)
             static = arm.name in ('static', 'dense', 'smaller')
             assert (not backbone.routers) == static
             kind = arm.name.removesuffix('-mid')
@@ -169,103 +171,101 @@ class TestRows:
         both = study['rows'].Rows(rows.path)
         assert len(both.of('shapes-box', 'finetuned', 'error')) == 2
 
-    def test_accuracy_in_points(self, study):
-        points = study['rows'].points
-        assert points(row()) == 80
-        assert points(row(metric='mIoU', value=38.2)) == 38.2
-
 
 class TestPage:
     @pytest.fixture
-    def check(self, study, tmp_path):
-        """A function that fills a page, and says what has no source."""
+    def fill(self, study):
+        """A function that fills a page from rows."""
+        return lambda text, *rows: study['render'].Study(rows).fill(text)
 
-        def run(text, *lines):
-            rows = study['rows'].Rows(tmp_path / 'none.jsonl')
-            rows.path = tmp_path / 'rows.jsonl'
-            rows.add(lines)
-            filled = study['fill_results'].fill(text, rows)
-            return filled, study['fill_results'].unsourced(filled)
+    def test_accuracy_in_points(self, fill):
+        text = "{{ at('shapes-box', 'finetuned', 'error') }}"
+        assert fill(text, row()) == '80.0'
+        assert fill(text, row(metric='mIoU', value=38.2)) == '38.2'
 
-        return run
-
-    def test_tables_are_means_and_ranges_over_the_seeds(self, check):
-        text = '<!-- table: {} -->\n<!-- end -->\n'
+    def test_tables_are_means_and_ranges_over_the_seeds(self, fill):
         lines = [row(), row(seed=1, value=0.9)]
-        filled, _ = check(text.format('budgets'), *lines)
-        assert '85.0 (80.0-90.0)' in filled
-        again, _ = check(filled, *lines)
-        assert again == filled
+        assert '85.0 (80.0-90.0)' in fill('{{ budgets() }}', *lines)
         # Differences are those of the seeds that both have.
         dense = row(arm='dense', budget=None, asked=None, value=0.85, seed=1)
-        both, _ = check(text.format('finetuned'), *lines, dense)
-        assert '| +5.0 |' in both
+        table = fill(
+            "{{ compare('finetuned', 'dense, error') }}", *lines, dense
+        )
+        assert '| 85.0 (80.0-90.0) | +5.0 |' in table
 
-    def test_prose_and_tables_round_alike(self, check):
-        source = '<!-- shapes-box finetuned error 0.5 0.5 -->'
-        text = f'0.0{source}\n<!-- table: budgets -->\n<!-- end -->\n'
-        lines = [row(value=0.891), row(seed=1, value=0.898)]
-        filled, _ = check(text, *lines)
-        assert filled.startswith('89.5<') and '| 89.5 (89.1-89.8) |' in filled
+    def test_prose_and_tables_round_alike(self, fill):
+        text = "{{ at('shapes-box', 'finetuned', 'error') }}\n{{ budgets() }}"
+        filled = fill(text, row(value=0.891), row(seed=1, value=0.898))
+        assert filled.startswith('89.5\n')
+        assert '| 89.5 (89.1-89.8) |' in filled
 
-    def test_answers_are_against_the_best_control(self, check):
-        text = '<!-- table: verdicts -->\n<!-- end -->\n'
+    def test_answers_are_against_the_best_control(self, fill):
+        text = '{{ verdicts() }}'
         static = row(phase='untrained', arm='static', budget=None, asked=None)
         lines = [
             *(static, row(), row(arm='random', value=0.6)),
             row(arm='uniform-mid', value=0.75),
         ]
-        filled, _ = check(text, *lines)
+        filled = fill(text, *lines)
         assert '| error - best control, fine-tuned | +5.0, n=1 |' in filled
         assert '| error, fine-tuned - dense twin | - |' in filled
         # The best is looked for seed by seed.
         lines += [row(seed=1, arm='random', value=0.9)]
-        assert check(text, *lines)[0] == filled
+        assert fill(text, *lines) == filled
         lines += [row(seed=1, value=0.7)]
-        filled, _ = check(text, *lines)
-        assert '| -7.5 (-20.0 to +5.0), n=2 |' in filled
+        assert '| -7.5 (-20.0 to +5.0), n=2 |' in fill(text, *lines)
 
-    def test_a_figure_needs_a_source(self, check):
-        source = '<!-- shapes-box finetuned error 0.5 0.5 -->'
-        ratio = source.replace(' -->', ' backbone/FLOPs_ratio -->')
-        gain = source.replace(' -->', ' minus shapes-box finetuned error 0.7')
-        good = f'It has 80.0{source} at 0.50{ratio}; `x=0.7` is code.\n'
-        good += f'That is -5.0{gain} 0.5 --> more.'
-        lines = [row(), row(budget=0.7, value=0.85)]
-        assert check(good, *lines) == (good, [])
-        # What differs is written anew, as exactly as it was.
-        assert check(good.replace('80.0', '8.1'), *lines)[0] == good
-        none = good.replace('0.7', '0.5').replace('-5.0', '-0.0')
-        assert (
-            f'That is 0.0{gain.replace("0.7", "0.5")}'
-            in (check(none, *lines)[0])
+    def test_figures_of_the_prose(self, fill):
+        rows = [row(), row(budget=0.7, value=0.85)]
+        error = "at('shapes-box', 'finetuned', 'error'{})"
+        other = error.format(', budget=0.7')
+        error, ratio = (
+            error.format(''),
+            error.format(', key="backbone/FLOPs_ratio"'),
         )
-        assert check(f'It has 7{source}.', *lines)[0] == f'It has 80{source}.'
-        ratio = good.replace('minus', 'over').replace('-5.0', '0.94')
-        assert check(ratio, *lines) == (ratio, [])
+        for text, filled in (
+            (error, '80.0'),
+            (f'{error} - {other}', '-5.0'),
+            (f'{error} - {error}', '0.0'),
+            (f'({error} / {other}) | shown(2)', '0.94'),
+            (f'{ratio} | shown(2)', '0.50'),
+        ):
+            assert fill('{{ ' + text + ' }}', *rows) == filled
         seeds = [row(), row(seed=1, value=0.4), row(seed=2, value=0.2)]
-        some = f'9.0{source.replace("box", "box:0,1")}'
-        assert check(some, *seeds)[0] == f'60.0{some[3:]}'
-        for bad in ('It has 80.0 points.', 'It has .8 points.'):
-            (said,) = check(bad, row())[1]
-            assert 'has no source' in said
-        with pytest.raises(UserError, match='no row for'):
-            check(f'80{source.replace("box", "mask")}', row())
+        assert fill(f'{{{{ {error}.drop(2) }}}}', *seeds) == '60.0'
+        assert fill(f'{{{{ {error}[1] }}}}', *seeds) == '40.0'
+        with pytest.raises(UserError, match='has no row'):
+            fill(f'{{{{ {error.replace("box", "mask")} }}}}', row())
 
-    def test_a_page_that_differs_is_refused(self, tmp_path):
-        page, rows = tmp_path / 'page.md', tmp_path / 'rows.jsonl'
-        page.write_text('<!-- table: budgets -->\n<!-- end -->\n')
-        rows.write_text(json.dumps(row()) + '\n')
-        command = [STUDY / 'fill_results.py', '--page', page, '--rows', rows]
-        said = forked(*command, '--check', expect=2)
-        assert 'the figures are not those of the rows' in said
-        forked(*command)
-        for picture in ('page.png', 'page_time.png'):
+    def test_a_figure_needs_a_source(self):
+        """What the template says itself is no result."""
+        text = (STUDY / 'README.md.j2').read_text()
+        for pattern in (r'{%.*?%}', r'{{.*?}}', r'```.*?```', r'`[^`]*`'):
+            text = re.sub(pattern, '', text, flags=re.DOTALL)
+        assert FIGURE.findall(re.sub(r'\[[^]]*\]\([^)]*\)', '', text)) == []
+
+    def test_the_page_is_that_of_the_rows(self, study):
+        page = (STUDY / 'README.md').read_text()
+        rows = study['rows'].Rows(STUDY / 'rows.jsonl')
+        template = (STUDY / 'README.md.j2').read_text()
+        assert study['render'].Study(rows).fill(template) == page
+
+    def test_its_lines_are_short_and_its_links_lead_somewhere(self):
+        page = (STUDY / 'README.md').read_text()
+        for line in page.split('\n'):
+            assert len(line) <= 250 or line.startswith('|')
+        for link in re.findall(r'\]\((?!https?:)([^)#]+)', page):
+            assert (STUDY / link).exists(), link
+        places = r'(?:tools|configs|projects)/[\w./-]+\.(?:py|sh)'
+        for path in re.findall(rf'(?<![\w/]){places}', page):
+            assert (ROOT / path).exists(), path
+
+    def test_it_is_written_with_its_plots(self, tmp_path):
+        forked(STUDY / 'render.py', '--out', tmp_path)
+        page = (tmp_path / 'README.md').read_text()
+        assert page == (STUDY / 'README.md').read_text()
+        for picture in ('flops.png', 'time.png'):
             assert (tmp_path / picture).stat().st_size > 1000
-        forked(*command, '--check')
-
-    def test_the_page_is_that_of_the_rows(self):
-        forked(STUDY / 'fill_results.py', '--check')
 
 
 def test_times_of_a_checkpoint(study, shapes, tmp_path):
@@ -292,7 +292,7 @@ def test_times_of_a_checkpoint(study, shapes, tmp_path):
         metrics = entry['metrics']
         assert 0 < metrics['lower'] <= entry['value'] <= metrics['upper']
         assert metrics['MB'] > 0
-    table = study['tables'].TABLES['seconds'](rows)
+    table = study['render'].Study(rows).seconds()
     assert table.count('shapes-box') == 3
     assert '| dense twin | 1.000 |' in table
 

@@ -22,7 +22,7 @@ from tests.tool_runs import (
     run,
 )
 
-TOOL = 'tools/analysis_tools/plot_content.py'
+TOOL = 'projects/study/plot_content.py'
 
 
 @pytest.fixture
@@ -41,8 +41,9 @@ def written(tmp_path):
 @pytest.fixture
 def config(tmp_path):
     """The config of the page, anywhere; it writes content.json beside it."""
-    page = (ROOT / 'docs/flops.md').read_text()
-    (text,) = re.findall(r'```python\n(.*?RatioByContent.*?)```', page, re.S)
+    pages = '\n'.join(p.read_text() for p in (ROOT / 'docs').glob('*.md'))
+    blocks = re.findall(r'```python\n(.*?)```', pages, re.S)
+    (text,) = [block for block in blocks if 'RatioByContent' in block]
     text = text.replace("'configs/", f"'{ROOT}/configs/")
     text = text.replace('content.json', str(tmp_path / 'content.json'))
     path = tmp_path / 'content.py'

@@ -6,14 +6,14 @@ import fcntl
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
-from plan import BUDGET, SETTINGS, Arm
+from plan import BUDGET, Arm
 
 from mmdge.utils import UserError
 
 Row = dict[str, Any]
+ROWS = Path(__file__).with_name('rows.jsonl')
 # What a row is about; `asked` is the ratio that its price was found for.
 KEY = ('setting', 'seed', 'phase', 'arm', 'budget', 'asked')
 
@@ -23,6 +23,9 @@ class Rows:
 
     Args:
         path (Path): JSON lines; need not be there.
+
+    Raises:
+        UserError: If two rows of one figure and seed differ.
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,6 +36,9 @@ class Rows:
                 raise UserError(
                     f'{path} has two rows of {_key(row)} that differ; keep one'
                 )
+
+    def __iter__(self):
+        return iter(self._rows.values())
 
     def have(self, setting: str, seed: int, arm: Arm) -> bool:
         """Whether all rows of an arm are there."""
@@ -63,15 +69,10 @@ class Rows:
         """The rows of one figure, one per seed."""
         wanted = (phase, arm, budget, asked)
         return [
-            row
-            for key, row in sorted(self._rows.items(), key=_by_seed)
+            self._rows[key]
+            for key in sorted(self._rows, key=lambda key: key[1])
             if key[0] == setting and key[2:] == wanted
         ]
-
-    def settings(self, phase: str, arm: str) -> list[str]:
-        """The settings that have rows of an arm, in the plan's order."""
-        there = {key[0] for key in self._rows if key[2:4] == (phase, arm)}
-        return [name for name in SETTINGS if name in there]
 
 
 def _whole_lines(path: Path) -> list[str]:
@@ -82,29 +83,3 @@ def _whole_lines(path: Path) -> list[str]:
 
 def _key(row: Row) -> tuple:
     return tuple(row[name] for name in KEY)
-
-
-def _by_seed(item: tuple[tuple, Row]) -> int:
-    return item[0][1]
-
-
-def points(row: Row) -> float:
-    """Accuracy in points: AP and mIoU alike from 0 to 100."""
-    return row['value'] * (1 if row['metric'] == 'mIoU' else 100)
-
-
-def value(rows: Sequence[Row], key: str = 'accuracy') -> float:
-    """Mean over the seeds of one quantity."""
-    if key == 'accuracy':
-        return mean(map(points, rows))
-    if key == 'ms':  # of the rows that are times
-        return mean(row['value'] for row in rows)
-    return mean(row['metrics'][key] for row in rows)
-
-
-def shown(number: float, digits: int, sign: str = '') -> str:
-    """A figure, rounded alike wherever it is shown."""
-    # What a sum of decimals leaves is cut off, or 1.55 may be 1.5; and 0 has
-    # no sign.
-    exact = round(round(number, 6), digits) + 0.0
-    return f'{exact:{sign}.{digits}f}'
