@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -46,64 +47,66 @@ NAMES = {
 # What the arms of a phase are compared with.
 DENSE = dict(untrained='static', finetuned='dense', scratch='dense')
 GFLOPS, RATIO = 'backbone/GFLOPs', 'backbone/FLOPs_ratio'
+# Arms below are a phase, a name, and the ratios asked and trained for, if
+# these aren't a half.
 CHECKPOINTS = {
-    'untrained': ('untrained', 'error', BUDGET),
-    'trained at .5': ('finetuned', 'error', BUDGET),
-    'trained at .35, .5, .7': ('finetuned', 'error-many', BUDGET),
-    'trained at .35': ('finetuned', 'error', 0.35),
-    'trained at .7': ('finetuned', 'error', 0.7),
-    'uniform, no 4 x 4': ('finetuned', 'uniform-mid', None),
+    'untrained': 'untrained error {}',
+    'trained at .5': 'finetuned error {}',
+    'trained at .35, .5, .7': 'finetuned error-many {}',
+    'trained at .35': 'finetuned error {} 0.35',
+    'trained at .7': 'finetuned error {} 0.7',
+    'uniform, no 4 x 4': 'finetuned uniform-mid {} {}',
 }
-BEFORE, AFTER = ('untrained', 'error'), ('finetuned', 'error')
-# Of the same FLOPs, which know nothing of what is where.
+# The first is held against the best of the others.
 CONTROLS = ('random', 'uniform', 'random-mid', 'uniform-mid')
-# The first is held against each of the others.
 QUESTIONS = {
-    'error, untrained - static': (BEFORE, ('untrained', 'static')),
-    'error, fine-tuned - dense twin': (AFTER, ('finetuned', 'dense')),
-    'error - best control, untrained': (
-        BEFORE,
-        *(('untrained', arm) for arm in CONTROLS),
-    ),
-    'error - best control, fine-tuned': (
-        AFTER,
-        *(('finetuned', arm) for arm in CONTROLS),
-    ),
-    'error - variance, untrained': (BEFORE, ('untrained', 'variance')),
-    'error - variance, fine-tuned': (AFTER, ('finetuned', 'variance')),
-    "error - the paper's, fine-tuned": (AFTER, ('finetuned', 'learned')),
-    "error - the paper's at no price, fine-tuned": (
-        AFTER,
-        ('finetuned', 'learned', 0),
-    ),
-    'for many budgets - for .35, at .35': (
-        ('finetuned', 'error-many', 0.35),
-        (*AFTER, 0.35, 0.35),
-    ),
-    'for many budgets - for .7, at .7': (
-        ('finetuned', 'error-many', 0.7),
-        (*AFTER, 0.7, 0.7),
-    ),
+    'error, untrained - static': ['untrained error', 'untrained static'],
+    'error, fine-tuned - dense twin': ['finetuned error', 'finetuned dense'],
+    'error - best control, untrained': [
+        f'untrained {arm}' for arm in ('error', *CONTROLS)
+    ],
+    'error - best control, fine-tuned': [
+        f'finetuned {arm}' for arm in ('error', *CONTROLS)
+    ],
+    'error - variance, untrained': ['untrained error', 'untrained variance'],
+    'error - variance, fine-tuned': ['finetuned error', 'finetuned variance'],
+    "error - the paper's, fine-tuned": [
+        'finetuned error',
+        'finetuned learned',
+    ],
+    "error - the paper's at no price, fine-tuned": [
+        'finetuned error',
+        'finetuned learned 0',
+    ],
+    'for many budgets - for .35, at .35': [
+        'finetuned error-many 0.35',
+        'finetuned error 0.35 0.35',
+    ],
+    'for many budgets - for .7, at .7': [
+        'finetuned error-many 0.7',
+        'finetuned error 0.7 0.7',
+    ],
 }
-# Lines of the plots, and dots.
+# A line of a plot, or a dot.
 DRAWN = {
-    'error: without training': BEFORE,
-    'error: fine-tuned at .5': AFTER,
-    'error: fine-tuned for many budgets': ('finetuned', 'error-many'),
-    **{
-        NAMES[arm]: ('finetuned', arm)
-        for arm in ('dense', 'variance', 'learned', 'shuffled')
-    },
-    'uniform, no 4 x 4': ('finetuned', 'uniform-mid'),
-    'random, no 4 x 4': ('finetuned', 'random-mid'),
-    'smaller static model, from scratch': ('scratch', 'smaller'),
+    'error: without training': 'untrained error {}',
+    'error: fine-tuned at .5': 'finetuned error {}',
+    'error: fine-tuned for many budgets': 'finetuned error-many {}',
+    'dense twin': 'finetuned dense',
+    'variance, fixed shares': 'finetuned variance',
+    "the paper's": 'finetuned learned',
+    'error, shuffled in the image': 'finetuned shuffled',
+    'uniform, no 4 x 4': 'finetuned uniform-mid',
+    'random, no 4 x 4': 'finetuned random-mid',
+    'smaller static model, from scratch': 'scratch smaller',
 }
 TIMED = {
-    'error, fine-tuned': AFTER,
-    'dense twin': ('finetuned', 'dense'),
-    'dense, from scratch': ('scratch', 'dense'),
-    'smaller static model, from scratch': ('scratch', 'smaller'),
+    'error, fine-tuned': 'finetuned error {}',
+    'dense twin': 'finetuned dense',
+    'dense, from scratch': 'scratch dense',
+    'smaller static model, from scratch': 'scratch smaller',
 }
+KINDS = ('objects', 'area', 'edges', 'classes')
 
 
 class Study:
@@ -116,6 +119,8 @@ class Study:
     def __init__(self, rows: Iterable[Mapping]) -> None:
         table = pd.json_normalize(list(rows)).set_index('seed').sort_index()
         table.columns = table.columns.str.removeprefix('metrics.')
+        for key in (f'content/{kind}_corr' for kind in KINDS):
+            table[key] = table.get(key)
         # AP and mIoU alike, in points.
         in_points = table.metric.isin(['mIoU', 'ms'])
         table['accuracy'] = table.value.where(in_points, 100 * table.value)
@@ -123,131 +128,102 @@ class Study:
         keys = ['setting', 'phase', 'arm', 'budget', 'asked']
         self._empty, self._of = table.iloc[:0], dict(list(table.groupby(keys)))
 
-    def rows(
-        self,
-        setting: str,
-        phase: str,
-        arm: str,
-        asked: float | None = None,
-        budget: float | None = None,
-    ) -> pd.DataFrame:
+    def rows(self, setting: str, which: str) -> pd.DataFrame:
         """The rows of one figure, by seed; ``accuracy`` is in points.
 
-        Where ``asked`` and ``budget`` aren't told, they are a half if the arm
-        has any; 0 is none.
+        Args:
+            setting (str): Of the plan.
+            which (str): Phase, arm, and the ratios that it was asked and
+                trained for; by default a half if the arm has any, 0 is none.
         """
-        half = 0 if arm in ('static', 'dense') else BUDGET
-        if asked is None:
-            asked = 0 if arm == 'smaller' else half
-        key = setting, phase, arm, half if budget is None else budget, asked
-        return self._of.get(key, self._empty)
+        phase, arm, *ratios = which.split()
+        static = arm in ('static', 'dense')
+        default = [0 if static or arm == 'smaller' else BUDGET]
+        default += [0 if static else BUDGET]
+        asked, budget = [*map(float, ratios), *default[len(ratios) :]]
+        return self._of.get((setting, phase, arm, budget, asked), self._empty)
 
-    def at(
-        self, *where: str, key: str = 'accuracy', **which: float
-    ) -> pd.Series:
+    def at(self, setting: str, which: str, key: str = 'accuracy') -> pd.Series:
         """One quantity of them."""
-        return self.rows(*where, **which).get(key, pd.Series(dtype=float))
+        return self.rows(setting, which)[key]
 
-    def gain(self, setting: str, phase: str, *arm: str, **which: float):
+    def gain(self, setting: str, which: str) -> pd.Series:
         """Points above the dense model, of the seeds that both have."""
-        dense = self.at(setting, phase, DENSE[phase])
-        return (self.at(setting, phase, *arm, **which) - dense).dropna()
+        phase = which.split()[0]
+        dense = self.at(setting, f'{phase} {DENSE[phase]}')
+        return (self.at(setting, which) - dense).dropna()
 
     def compare(self, phase: str, arms: str) -> str:
         """Arms of every setting, each against the dense model."""
-
-        def columns(found: pd.DataFrame, *arm: str) -> dict[str, str]:
-            return {
+        return markdown(
+            {
+                'setting': setting,
+                'routing': name,
                 'accuracy': spread(found.accuracy),
-                'difference': spread(self.gain(*arm), '+'),
+                'difference': spread(self.gain(setting, which), '+'),
                 'GFLOPs': shown(found[GFLOPS], 3),
                 'p95': shown(found[f'{GFLOPS}_p95'], 3),
                 # A smaller model is its own dense twin.
-                **{
-                    name: '-' if 'smaller' in arm else shown(found[key], 3)
-                    for name, key in dict(
-                        ratio=RATIO, std=f'{RATIO}_std'
-                    ).items()
-                },
+                'ratio': '-' if small else shown(found[RATIO], 3),
+                'std': '-' if small else shown(found[f'{RATIO}_std'], 3),
+                'seeds': len(found),
             }
-
-        return self._side_by_side(phase, arms, columns)
+            for setting, which, name, found in self._there(phase, arms)
+            for small in [which.endswith('smaller')]
+        )
 
     def content(self, phase: str, arms: str) -> str:
         """Does the ratio follow what is in the image?"""
-
-        def columns(found: pd.DataFrame, *_: str) -> dict[str, str]:
-            known = {
-                kind: found.get(f'content/{kind}_corr', pd.Series())
-                for kind in ('objects', 'area', 'edges', 'classes')
-            }
-            return {
+        return markdown(
+            {
+                'setting': setting,
+                'routing': name,
                 'ratio': shown(found[RATIO], 3),
                 'std': shown(found[f'{RATIO}_std'], 3),
                 **{
-                    kind: shown(v, 2) if v.notna().any() else ''
-                    for kind, v in known.items()
+                    kind: shown(values, 2) if values.notna().all() else ''
+                    for kind in KINDS
+                    for values in [found[f'content/{kind}_corr']]
                 },
+                'seeds': len(found),
             }
+            for setting, _, name, found in self._there(phase, arms)
+        )
 
-        return self._side_by_side(phase, arms, columns)
-
-    def _side_by_side(self, phase: str, arms: str, columns) -> str:
-        body = []
-        for setting in SETTINGS:
-            for arm in arms.split(', '):
-                name, *asked = arm.split()
-                which = setting, phase, name, *map(float, asked)
-                if len(found := self.rows(*which)):
-                    about = NAMES.get(f'{phase} {arm}') or NAMES[arm]
-                    body.append(
-                        {
-                            'setting': setting,
-                            'routing': about,
-                            **columns(found, *which),
-                            'seeds': len(found),
-                        }
-                    )
-        return markdown(body)
+    def _there(self, phase: str, arms: str) -> Iterator[tuple]:
+        """What has rows: setting, arm, its name, and they."""
+        for setting, arm in product(SETTINGS, arms.split(', ')):
+            which = f'{phase} {arm}'
+            names = [NAMES.get(key) for key in (which, arm, arm.split()[0])]
+            if len(found := self.rows(setting, which)):
+                yield setting, which, next(filter(None, names)), found
 
     def verdicts(self) -> str:
         """The questions of the study, and the answer of each setting."""
         body = []
         for question, (own, *others) in QUESTIONS.items():
-            cells = {'difference in points': question}
+            body.append({'difference in points': question})
             for setting in SETTINGS:
-                found = self.rows(setting, *own).accuracy
                 gaps = [
-                    found - self.rows(setting, *o).accuracy for o in others
+                    self.at(setting, own) - self.at(setting, o) for o in others
                 ]
                 # Seed by seed, the best of them leaves the least.
                 least = pd.concat(gaps, axis=1).min(axis=1).dropna()
                 seeds = f', n={len(least)}' * bool(len(least))
-                cells[setting] = spread(least, '+') + seeds
-            body.append(cells)
+                body[-1][setting] = spread(least, '+') + seeds
         return markdown(body)
 
     def budgets(self) -> str:
         """One checkpoint at other budgets, and those trained for them."""
         body = []
-        for setting in SETTINGS:
-            for name, (*arm, budget) in CHECKPOINTS.items():
-                found = {
-                    f'{r:g}': self.at(
-                        setting, *arm, asked=r, budget=budget or r
-                    )
-                    for r in SWEEP
-                }
-                if seeds := [len(v) for v in found.values() if len(v)]:
-                    cells = {ratio: spread(v) for ratio, v in found.items()}
-                    body.append(
-                        {
-                            'setting': setting,
-                            'checkpoint': name,
-                            **cells,
-                            'seeds': min(seeds),
-                        }
-                    )
+        for setting, (name, arm) in product(SETTINGS, CHECKPOINTS.items()):
+            found = [self.at(setting, arm.format(r, r)) for r in SWEEP]
+            if seeds := [len(values) for values in found if len(values)]:
+                cells = zip(
+                    map('{:g}'.format, SWEEP), map(spread, found), strict=True
+                )
+                head = {'setting': setting, 'checkpoint': name}
+                body.append(head | dict(cells) | {'seeds': min(seeds)})
         return markdown(body)
 
     def calibration(self) -> str:
@@ -255,100 +231,71 @@ class Study:
         body = []
         for setting in SETTINGS:
             found = {
-                r: self.at(setting, *AFTER, asked=r, key=RATIO) for r in SWEEP
+                r: self.at(setting, f'finetuned error {r}', RATIO)
+                for r in SWEEP
             }
-            if all(map(len, found.values())):
+            if seeds := min(map(len, found.values())):
                 furthest = max(abs(v - r).max() for r, v in found.items())
-                body.append(
-                    {
-                        'setting': setting,
-                        **{f'{r:g}': shown(v, 3) for r, v in found.items()},
-                        'furthest': shown(furthest, 3),
-                        'seeds': min(map(len, found.values())),
-                    }
-                )
+                cells = {f'{r:g}': shown(v, 3) for r, v in found.items()}
+                last = {'furthest': shown(furthest, 3), 'seeds': seeds}
+                body.append({'setting': setting} | cells | last)
         return markdown(body)
 
     def seconds(self) -> str:
         """What the FLOPs are in time and memory."""
-        body = []
-        for setting in SETTINGS:
-            for arm in [
-                ('dense',),
-                *(('error', r) for r in SWEEP),
-                ('smaller',),
-            ]:
-                for seed, row in self.rows(setting, 'time', *arm).iterrows():
-                    dense = self.rows(setting, 'time', 'dense').loc[seed]
-                    body.append(
-                        {
-                            'setting': setting,
-                            'routing': NAMES[arm[0]],
-                            'ratio': shown(row[GFLOPS] / dense[GFLOPS], 3),
-                            'ms': shown(row.value),
-                            'quartiles': shown(row.lower)
-                            + '-'
-                            + shown(row.upper),
-                            'of dense': shown(row.value / dense.value, 3),
-                            'ms in a batch': shown(row.ms_in_batch),
-                            'of dense in a batch': shown(
-                                row.ms_in_batch / dense.ms_in_batch, 3
-                            ),
-                            'MB': shown(row.MB),
-                        }
-                    )
-        return markdown(body)
+        arms = 'dense', *(f'error {ratio}' for ratio in SWEEP), 'smaller'
+        return markdown(
+            {
+                'setting': setting,
+                'routing': name,
+                'ratio': shown(row[GFLOPS] / dense[GFLOPS], 3),
+                'ms': shown(row.value),
+                'quartiles': shown(row.lower) + '-' + shown(row.upper),
+                'of dense': shown(row.value / dense.value, 3),
+                'ms in a batch': shown(row.ms_in_batch),
+                'of dense in a batch': shown(
+                    row.ms_in_batch / dense.ms_in_batch, 3
+                ),
+                'MB': shown(row.MB),
+            }
+            for setting, _, name, found in self._there('time', ', '.join(arms))
+            for seed, row in found.iterrows()
+            for dense in [self.rows(setting, 'time dense').loc[seed]]
+        )
 
     def gains(self) -> list[Plot]:
         """Points above the dense model against GFLOPs, for each setting."""
-        plots = []
-        for setting in SETTINGS:
-            series = {}
-            for name, arm in DRAWN.items():
-                for asked in SWEEP if 'error' in name else [None]:
-                    gain = self.gain(setting, *arm, asked=asked)
-                    flops = self.at(setting, *arm, asked=asked, key=GFLOPS)
-                    if len(gain):
-                        y = gain.min(), gain.mean(), gain.max()
-                        point = np.array([[flops.mean()] * 3, y])
-                        series.setdefault(name, []).append(point)
-            plots.append(
-                Plot(
-                    'GFLOPs of the backbone',
-                    'points above the dense model',
-                    setting,
-                    series,
-                )
-            )
+        labels = 'GFLOPs of the backbone', 'points above the dense model'
+        plots = [Plot(*labels, setting, {}) for setting in SETTINGS]
+        for plot, (name, arm) in product(plots, DRAWN.items()):
+            for which in dict.fromkeys(arm.format(r) for r in SWEEP):
+                gain = self.gain(plot.title, which)
+                x = [self.at(plot.title, which, GFLOPS).mean()] * 3
+                y = gain.min(), gain.mean(), gain.max()
+                if len(gain):
+                    plot.series.setdefault(name, []).append(np.array([x, y]))
         return plots
 
     def times(self) -> list[Plot]:
         """Accuracy against time, for the seed that was timed."""
-        plots = []
-        for setting in SETTINGS:
-            series = {}
-            for name, (phase, arm) in TIMED.items():
-                for asked in SWEEP if arm == 'error' else [None]:
-                    points = self.at(setting, phase, arm, asked=asked)
-                    timed = self.rows(setting, 'time', arm, asked)
-                    for seed, row in timed[
-                        timed.index.isin(points.index)
-                    ].iterrows():
-                        single = row.lower, row.value, row.upper
-                        for label, x in (
-                            (name, single),
-                            (
-                                f'{name}, per image of a batch',
-                                [row.ms_in_batch] * 3,
-                            ),
-                        ):
-                            point = np.array([x, [points[seed]] * 3])
-                            series.setdefault(label, []).append(point)
-            plots.append(
-                Plot(
-                    'ms of the backbone', 'AP or mIoU, points', setting, series
+        labels = 'ms of the backbone', 'AP or mIoU, points'
+        plots = [Plot(*labels, setting, {}) for setting in SETTINGS]
+        for plot, (name, arm) in product(plots, TIMED.items()):
+            for which in dict.fromkeys(arm.format(r) for r in SWEEP):
+                timed = self.rows(plot.title, f'time {which.split(" ", 1)[1]}')
+                found = timed.join(
+                    self.at(plot.title, which).rename('y'), how='inner'
                 )
-            )
+                for _, row in found.iterrows():
+                    for label, x in (
+                        (name, [row.lower, row.value, row.upper]),
+                        (
+                            f'{name}, per image of a batch',
+                            [row.ms_in_batch] * 3,
+                        ),
+                    ):
+                        point = np.array([x, [row.y] * 3])
+                        plot.series.setdefault(label, []).append(point)
         return plots
 
     def fill(self, template: str) -> str:
@@ -364,7 +311,7 @@ class Study:
             finalize=lambda v: v if isinstance(v, str) else shown(v),
         )
         env.filters['shown'] = shown
-        names = (n for n in dir(self) if not n.startswith('_'))
+        names = [n for n in dir(self) if not n.startswith('_')]
         return env.from_string(template).render(
             {name: getattr(self, name) for name in names}
         )

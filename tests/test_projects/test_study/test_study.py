@@ -179,7 +179,7 @@ class TestPage:
         return lambda text, *rows: study['render'].Study(rows).fill(text)
 
     def test_accuracy_in_points(self, fill):
-        text = "{{ at('shapes-box', 'finetuned', 'error') }}"
+        text = "{{ at('shapes-box', 'finetuned error') }}"
         assert fill(text, row()) == '80.0'
         assert fill(text, row(metric='mIoU', value=38.2)) == '38.2'
 
@@ -194,7 +194,7 @@ class TestPage:
         assert '| 85.0 (80.0-90.0) | +5.0 |' in table
 
     def test_prose_and_tables_round_alike(self, fill):
-        text = "{{ at('shapes-box', 'finetuned', 'error') }}\n{{ budgets() }}"
+        text = "{{ at('shapes-box', 'finetuned error') }}\n{{ budgets() }}"
         filled = fill(text, row(value=0.891), row(seed=1, value=0.898))
         assert filled.startswith('89.5\n')
         assert '| 89.5 (89.1-89.8) |' in filled
@@ -217,12 +217,9 @@ class TestPage:
 
     def test_figures_of_the_prose(self, fill):
         rows = [row(), row(budget=0.7, value=0.85)]
-        error = "at('shapes-box', 'finetuned', 'error'{})"
-        other = error.format(', budget=0.7')
-        error, ratio = (
-            error.format(''),
-            error.format(', key="backbone/FLOPs_ratio"'),
-        )
+        error = "at('shapes-box', 'finetuned error')"
+        other = error.replace("error'", "error 0.5 0.7'")
+        ratio = error.replace("error'", "error', 'backbone/FLOPs_ratio'")
         for text, filled in (
             (error, '80.0'),
             (f'{error} - {other}', '-5.0'),
