@@ -9,13 +9,21 @@ from . import _requirements, ops_fallback  # noqa: F401
 from .datasets import seed_worker
 from .engine import (
     CostHook,
+    DistillHook,
     GranularityVisHook,
     RandomPriceHook,
     RoutingWarmupHook,
     SafeCheckpointHook,
 )
 from .evaluation import BackboneFLOPs, RatioByContent
-from .models import DGEPVT, Cost, DGEDeiT, SimpleFPN, share_for_budget
+from .models import (
+    DGEPVT,
+    Cost,
+    DGEDeiT,
+    DynamicViT,
+    SimpleFPN,
+    share_for_budget,
+)
 from .version import __version__
 
 ops_fallback.install()
@@ -25,7 +33,9 @@ __all__ = [
     'BackboneFLOPs',
     'Cost',
     'CostHook',
+    'DistillHook',
     'DGEDeiT',
+    'DynamicViT',
     'GranularityVisHook',
     'RandomPriceHook',
     'RatioByContent',

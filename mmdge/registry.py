@@ -6,6 +6,7 @@ on too, ``type='mmdge.DGEPVT'`` resolves from any of their scopes.
 
 from __future__ import annotations
 
+from mmengine.registry import EVALUATOR as MMENGINE_EVALUATOR
 from mmengine.registry import FUNCTIONS as MMENGINE_FUNCTIONS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import METRICS as MMENGINE_METRICS
@@ -27,6 +28,12 @@ HOOKS = Registry(
 METRICS = Registry(
     'metric',
     parent=MMENGINE_METRICS,
+    scope='mmdge',
+    locations=['mmdge.evaluation'],
+)
+EVALUATOR = Registry(
+    'evaluator',
+    parent=MMENGINE_EVALUATOR,
     scope='mmdge',
     locations=['mmdge.evaluation'],
 )

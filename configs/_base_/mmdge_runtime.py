@@ -1,4 +1,5 @@
-# What every config with a dynamic backbone, or its dense twin, needs.
+# The form of version 0.1, which configs of that time build upon; those here
+# have their hooks from runtime.py.
 custom_imports = dict(imports=['mmdge'], allow_failed_imports=False)
 custom_hooks = [
     dict(type='mmdge.CostHook', budget=1.0),

@@ -1,7 +1,6 @@
 # DETR's multi-scale pipeline and 36 epochs, as mmdet has them for Swin.
 _base_ = [
     'mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_ms-crop-3x_coco.py',
-    '../_base_/mmdge_runtime.py',
 ]
 
 model = dict(

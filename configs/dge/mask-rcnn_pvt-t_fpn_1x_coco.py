@@ -1,6 +1,5 @@
 _base_ = [
     'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
-    '../_base_/mmdge_runtime.py',
 ]
 
 model = dict(

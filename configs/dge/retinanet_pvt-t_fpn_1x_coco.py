@@ -1,6 +1,5 @@
 _base_ = [
     'mmdet::pvt/retinanet_pvt-t_fpn_1x_coco.py',
-    '../_base_/mmdge_runtime.py',
 ]
 
 # The same PVT as mmdet's, with its FLOPs reported.

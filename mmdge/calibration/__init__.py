@@ -1,11 +1,6 @@
 """From a checkpoint and a few images to a budget that is met."""
 
-from .errors import (
-    BlockErrors,
-    collect_errors,
-    routed_blocks,
-    routed_by,
-)
+from .errors import BlockErrors, collect_errors
 from .fit import correlation, fit_power_law, set_routers
 from .images import load_images
 from .price import find_price, ratio_at_price, set_price, warn_if_far
@@ -19,8 +14,6 @@ __all__ = [
     'fit_power_law',
     'load_images',
     'ratio_at_price',
-    'routed_blocks',
-    'routed_by',
     'runs_at_prices',
     'set_price',
     'set_routers',

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mmdge.models.backbones import DynamicBackbone
+from mmdge.models.architectures import Backbone
 from mmdge.models.routing.error_routers import LEAST
 
-from .errors import BlockErrors, routed_blocks
+from .errors import BlockErrors
 
 # Of fewer regions no exponent is read; nor one beyond this, which would be
 # chance, and may overflow.
@@ -63,33 +63,30 @@ def _logarithms(*values: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def set_routers(
-    backbone: DynamicBackbone, seen: Sequence[BlockErrors]
-) -> None:
+def set_routers(backbone: Backbone, seen: Sequence[BlockErrors]) -> None:
     """Calibrate the ErrorRouters of a backbone, but for the price.
 
     Weights are such that an average error of the network weighs 1.
 
     Args:
-        backbone (DynamicBackbone): With ``routing='error'``.
+        backbone (Backbone): With ``routing='error'``.
         seen (Sequence[BlockErrors]): Of its routed blocks.
     """
-    # A region's cost is in units of its finest queries, which are tokens or
+    # A region's cost is in units of its finest rows, which are tokens or
     # patches of several.
-    blocks = routed_blocks(backbone)
+    routers = backbone.routers
     worth = [
-        block.granularities[0] ** 2 / entry.flops
-        for block, entry in zip(blocks, seen, strict=True)
+        router.tokens_per_row / entry.flops
+        for router, entry in zip(routers, seen, strict=True)
     ]
     total = sum(
         part * entry.errors[:, -1].sum().item() / max(1, len(entry.errors))
         for part, entry in zip(worth, seen, strict=True)
     )
     average = total / len(seen) or 1.0  # or nothing is ever wrong
-    for block, entry, part in zip(blocks, seen, worth, strict=True):
-        router = block.router
+    for router, entry, part in zip(routers, seen, worth, strict=True):
         router.weight.fill_(part / average)
-        for k in range(1, len(router.granularities)):
+        for k in range(1, router.num_candidates):
             router.scale[k], router.exponent[k] = fit_power_law(
                 entry.variance, entry.errors[:, k]
             )

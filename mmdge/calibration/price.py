@@ -12,7 +12,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
-from mmdge.models.backbones import DynamicBackbone
+from mmdge.models.architectures import Backbone
 from mmdge.utils import UserError
 
 from .errors import check_routed
@@ -22,19 +22,19 @@ _BATCH = 8
 _FAR = 0.02  # of a ratio, from what was asked
 
 
-def set_price(backbone: DynamicBackbone, price: float) -> None:
+def set_price(backbone: Backbone, price: float) -> None:
     """Set the price of all routers, see :class:`Router`."""
     for router in backbone.routers:
         router.price = price
 
 
 def ratio_at_price(
-    backbone: DynamicBackbone, images: Sequence[Tensor]
+    backbone: Backbone, images: Sequence[Tensor]
 ) -> Callable[[float], float]:
     """Make the function that :func:`find_price` asks.
 
     Args:
-        backbone (DynamicBackbone): In evaluation mode; its price is changed.
+        backbone (Backbone): In evaluation mode; its price is changed.
         images (Sequence[Tensor]): Batches ``(B, 3, H, W)``, preprocessed.
 
     Returns:

@@ -8,21 +8,20 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mmdge.models.backbones import DynamicBackbone
+from mmdge.models.architectures import Backbone
 
-from .errors import routed_blocks, routed_by
 from .price import set_price
 
 
 def runs_at_prices(
-    backbone: DynamicBackbone,
+    backbone: Backbone,
     prices: Sequence[float],
     images: Sequence[Tensor],
 ) -> list[Callable[[], None]]:
     """Make a run of all images at each price, and one of the dense twin.
 
     Args:
-        backbone (DynamicBackbone): In evaluation mode; a run leaves it at its
+        backbone (Backbone): In evaluation mode; a run leaves it at its
             price.
         prices (Sequence[float]): See :class:`Router`.
         images (Sequence[Tensor]): Batches ``(B, 3, H, W)``, preprocessed.
@@ -41,7 +40,7 @@ def runs_at_prices(
         run()
 
     def dense() -> None:
-        with routed_by(routed_blocks(backbone), {}):
+        with backbone.as_dense_twin():
             run()
 
     return [*(partial(routed, price) for price in prices), dense]

@@ -2,6 +2,7 @@
 
 from .hooks import (
     CostHook,
+    DistillHook,
     GranularityVisHook,
     RandomPriceHook,
     RoutingWarmupHook,
@@ -10,6 +11,7 @@ from .hooks import (
 
 __all__ = [
     'CostHook',
+    'DistillHook',
     'GranularityVisHook',
     'RandomPriceHook',
     'RoutingWarmupHook',

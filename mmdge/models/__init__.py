@@ -1,15 +1,16 @@
 """Dynamic backbones and what they are built from."""
 
-from .backbones import DGEPVT, DGEDeiT
+from .backbones import DGEPVT, DGEDeiT, DynamicViT
 from .budget import share_for_budget
-from .cost import Cost, GranularityMap
+from .cost import ComputeMap, Cost
 from .necks import SimpleFPN
 
 __all__ = [
     'DGEPVT',
+    'ComputeMap',
     'Cost',
     'DGEDeiT',
-    'GranularityMap',
+    'DynamicViT',
     'SimpleFPN',
     'share_for_budget',
 ]

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
-from .backbones import dynamic_class
+from mmdge.registry import find_class
+
+from .methods import Granularity
 from .routing import default_share
 
 
@@ -43,8 +45,8 @@ def share_for_budget(
         >>> share = share_for_budget(backbone, 0.4, (800, 1216))
     """
     granularities = backbone.get('granularities', (1, 2, 4))
-    build = dynamic_class(backbone)
-    if build is None:
+    build = find_class(backbone['type']) if 'type' in backbone else None
+    if not (isinstance(build, type) and issubclass(build, Granularity)):
         raise ValueError(
             'share_for_budget needs the config of a dynamic backbone, e.g. '
             f"dict(type='mmdge.DGEPVT', arch='small'), but got {backbone}."

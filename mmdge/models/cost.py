@@ -16,58 +16,64 @@ from torch import Tensor
 
 
 class LinearCost(NamedTuple):
-    """FLOPs of one image as a linear function of its query count.
+    """FLOPs of one image as a linear function of its rows.
 
     Attributes:
-        fixed (int): FLOPs that every image pays, whatever its queries.
-        per_query (int): FLOPs of each query.
+        fixed (int): FLOPs that every image pays, whatever its rows.
+        per_row (int): FLOPs of each row.
     """
 
     fixed: int
-    per_query: int
+    per_row: int
 
     def __add__(self, other: LinearCost) -> LinearCost:
         return LinearCost(
-            self.fixed + other.fixed, self.per_query + other.per_query
+            self.fixed + other.fixed, self.per_row + other.per_row
         )
 
-    def at(self, num_queries):
-        """FLOPs at ``num_queries`` (int or tensor, result likewise)."""
-        return self.fixed + self.per_query * num_queries
+    def at(self, num_rows):
+        """FLOPs of ``num_rows`` (int or tensor, result likewise)."""
+        return self.fixed + self.per_row * num_rows
 
 
 @dataclass(frozen=True)
-class GranularityMap:
-    """The granularity that each region of one block got.
+class ComputeMap:
+    """What each cell of one decision got.
 
     Attributes:
-        granularity (Tensor): Patch side in tokens, ``(B, Rh, Rw)``, int.
-        region_size (int): Side of a region in pixels of the input.
-        name (str): The block, for reports, e.g. ``'block3.0'``.
-        content (Tensor | None): Regions that are no padding, ``(B, Rh, Rw)``,
-            bool; None is all.
+        share (Tensor): Share of the dense compute, ``(B, h, w)``, in [0, 1];
+            in training with its graph, if there is one.
+        cell (int): Side of a cell in pixels of the input.
+        name (str): The decision, for reports, e.g. ``'block3.0'``.
+        valid (Tensor | None): Cells that are no padding, ``(B, h, w)``, bool;
+            None is all.
+        target (float | None): Mean share that a loss should lead to; None
+            where the budget is the whole backbone's.
     """
 
-    granularity: Tensor
-    region_size: int
+    share: Tensor
+    cell: int
     name: str = ''
-    content: Tensor | None = None
+    valid: Tensor | None = None
+    target: float | None = None
 
     @property
-    def query_share(self) -> Tensor:
-        """Queries per token that each region asked for, ``(B, Rh, Rw)``."""
-        return self.granularity.double().reciprocal().square()
+    def mean(self) -> Tensor:
+        """Mean share over an image's valid cells, ``(B,)``."""
+        return (self._weight * self.share.flatten(1)).sum(1)
 
     @property
     def spread(self) -> Tensor:
-        """Standard deviation of that over an image's content, ``(B,)``."""
-        share = self.query_share.flatten(1)  # (B, Rh * Rw)
-        inside = torch.ones_like(share)
-        if self.content is not None:
-            inside = self.content.flatten(1).double()
-        weight = inside / inside.sum(1, keepdim=True)
-        mean = (weight * share).sum(1, keepdim=True)
-        return (weight * (share - mean).square()).sum(1).sqrt()
+        """Standard deviation of the share over those cells, ``(B,)``."""
+        deviation = self.share.flatten(1) - self.mean[:, None]
+        return (self._weight * deviation.square()).sum(1).sqrt()
+
+    @property
+    def _weight(self) -> Tensor:
+        inside = torch.ones_like(self.share).flatten(1)  # (B, h * w)
+        if self.valid is not None:
+            inside = self.valid.flatten(1).to(inside)
+        return inside / inside.sum(1, keepdim=True)
 
 
 @dataclass(frozen=True)
@@ -79,13 +85,13 @@ class Cost:
             float64. In training it is differentiable through the gates.
         dense (Tensor): Multiply-adds of the plain backbone, without routers,
             ``(B,)`` float64.
-        maps (tuple[GranularityMap]): The decision of each routed block.
+        maps (tuple[ComputeMap]): What was decided, decision by decision.
         stages (tuple[Cost]): The parts, stage by stage, for reports.
     """
 
     dynamic: Tensor
     dense: Tensor
-    maps: tuple[GranularityMap, ...] = ()
+    maps: tuple[ComputeMap, ...] = ()
     stages: tuple[Cost, ...] = ()
 
     @classmethod
@@ -119,12 +125,12 @@ class Cost:
 
     @property
     def region_spread(self) -> Tensor:
-        """How much routing differs from region to region, ``(B,)``.
+        """How much decisions differ from cell to cell, ``(B,)``.
 
-        The standard deviation, over an image's regions but for padding, of
-        the queries per token that a region asked for, averaged over the
-        routed blocks. 0 means that every region of a block got the same
-        answer: a collapsed router, a layer-drop in disguise.
+        The standard deviation, over an image's cells but for padding, of the
+        share of the dense compute that a cell got, averaged over the
+        decisions. 0 means that every cell of a decision got the same answer:
+        a collapsed router, a layer-drop in disguise.
         """
         if not self.maps:
             return torch.zeros_like(self.dense)
@@ -136,5 +142,6 @@ class Cost:
             self,
             dynamic=self.dynamic.detach(),
             dense=self.dense.detach(),
+            maps=tuple(replace(m, share=m.share.detach()) for m in self.maps),
             stages=tuple(stage.detach() for stage in self.stages),
         )

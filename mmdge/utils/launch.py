@@ -26,6 +26,7 @@ from mmengine.runner import Runner, load_checkpoint
 from torch import nn
 
 from mmdge._requirements import HOSTS, missing_message
+from mmdge.evaluation import with_metrics
 
 from . import checks
 from .checks import walk
@@ -166,6 +167,45 @@ def load_config(
     return cfg
 
 
+def host_of(cfg: Config) -> str | None:
+    """The host whose model a config builds, whatever its default scope."""
+    if cfg.get('default_scope') in HOSTS:
+        return cfg.default_scope
+    kind = (cfg.get('model') or {}).get('type', '')
+    # A class, or one's own that inherits from a host's.
+    named = [c.__module__ for c in getattr(kind, '__mro__', ())] or [kind]
+    roots = [name.partition('.')[0] for name in named]
+    return next((root for root in roots if root in HOSTS), None)
+
+
+def use_scope(cfg: Config) -> None:
+    """Build what a config names without a scope as its run would."""
+    init_default_scope(cfg.get('default_scope') or host_of(cfg) or 'mmdge')
+
+
+def hooks_of(cfg: Config) -> list[Mapping[str, Any]]:
+    """The hooks that a config has, by default or of its own."""
+    default = (cfg.get('default_hooks') or {}).values()
+    return [*filter(None, default), *(cfg.get('custom_hooks') or [])]
+
+
+def drop_hooks(cfg: Config, goes: Callable[[str], bool]) -> None:
+    """Take the hooks out of a config of whose type's name ``goes`` is true."""
+    default, own = cfg.get('default_hooks') or {}, cfg.get('custom_hooks')
+    for key, hook in list(default.items()):
+        if hook and goes(checks.type_name(hook)):
+            del default[key]
+    if own:
+        cfg.custom_hooks = [h for h in own if not goes(checks.type_name(h))]
+
+
+def set_hook(cfg: Config, name: str, hook: Mapping[str, Any]) -> None:
+    """Give a config a hook among its ``default_hooks``."""
+    if cfg.get('default_hooks') is None:
+        cfg.default_hooks = {}
+    cfg.default_hooks[name] = hook
+
+
 def _check_option_names(
     cfg: Config, options: Mapping[str, Any], path: Path
 ) -> None:
@@ -274,6 +314,9 @@ def build_runner(cfg: Config) -> Runner:
             '_base_, or name the config of a training'
         )
     checks.make_folder(cfg.work_dir, '--work-dir')
+    for key in ('val_evaluator', 'test_evaluator'):
+        if cfg.get(key) is not None:
+            cfg[key] = with_metrics(cfg[key])
     if 'runner_type' in cfg:
         return RUNNERS.build(cfg)
     return Runner.from_cfg(cfg)
@@ -285,8 +328,7 @@ def build_model(
     """Build the model of a config, ready for evaluation.
 
     Args:
-        cfg: The config, which stays as it is; nothing that it names is
-            downloaded if there is a checkpoint.
+        cfg: The config, which stays as it is; no ``init_cfg`` is read.
         checkpoint: Weights of the model, or of its backbone alone, in any
             layout that the backbone knows. Default: random weights.
 
@@ -296,28 +338,28 @@ def build_model(
     Raises:
         UserError: If the file is missing, broken, not safe or no fit.
     """
-    init_default_scope(cfg.get('default_scope', 'mmdge'))
+    use_scope(cfg)
     config = copy.deepcopy(cfg.model)
     if cfg.get('data_preprocessor'):  # where mmpretrain has it, as the Runner
         config.setdefault('data_preprocessor', cfg.data_preprocessor)
-    if checkpoint is None:
-        return MODELS.build(config).to(get_device()).eval()
-    config.backbone.init_cfg = None
     model = MODELS.build(config)
-    part, prefix = model, r'^module\.'
-    if not checks.is_whole_model(checkpoint, model):
-        print_log(
-            f'from {checkpoint} the backbone alone is loaded; it does not '
-            'hold the rest of this model, which stays as it was built',
-            logger='current',
+    if checkpoint is not None:
+        part, prefix = model, r'^module\.'
+        # Models of several, as a teacher and its student, load as a whole.
+        alone = hasattr(model, 'backbone')
+        if alone and not checks.is_whole_model(checkpoint, model):
+            print_log(
+                f'from {checkpoint} the backbone alone is loaded; it does not '
+                'hold the rest of this model, which stays as it was built',
+                logger='current',
+            )
+            part, prefix = model.backbone, r'^(module\.)?(backbone\.)?'
+        load_checkpoint(
+            part,
+            os.fspath(checkpoint),
+            map_location='cpu',
+            revise_keys=[(prefix, '')],
         )
-        part, prefix = model.backbone, r'^(module\.)?(backbone\.)?'
-    load_checkpoint(
-        part,
-        os.fspath(checkpoint),
-        map_location='cpu',
-        revise_keys=[(prefix, '')],
-    )
     return model.to(get_device()).eval()
 
 
@@ -377,7 +419,7 @@ def _host_missing(path: Path, err: ModuleNotFoundError) -> str:
 
 def _fill_dataloaders(cfg: Config) -> None:
     """Give mmpretrain's loaders the defaults that its own tools give."""
-    if cfg.get('default_scope') != 'mmpretrain':
+    if host_of(cfg) != 'mmpretrain':
         return
     for split in ('train', 'val', 'test'):
         loader = cfg.get(f'{split}_dataloader')

@@ -7,7 +7,8 @@ import torch
 
 from mmdge.datasets import write_shapes
 from mmdge.models import DGEPVT, DGEDeiT
-from mmdge.models.layouts import LAYOUTS, from_ours
+from mmdge.models.architectures import LAYOUTS
+from mmdge.models.weights import from_ours
 from mmdge.utils.safe_load import read_checkpoint
 from tests import hostile
 from tests.forked import forked

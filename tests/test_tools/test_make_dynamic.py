@@ -8,7 +8,8 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmdge.models.layouts import LAYOUTS, from_ours
+from mmdge.models.architectures import LAYOUTS
+from mmdge.models.weights import from_ours
 from mmdge.utils.safe_load import read_checkpoint
 from tests.tool_runs import NO_WORKERS, ROOT, SHAPES, data_options, metrics
 

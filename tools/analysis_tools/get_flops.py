@@ -2,10 +2,10 @@
 
 The FLOPs of a dynamic model depend on its weights and on the images, so give
 the checkpoint that you mean. Unit: 1 GFLOPs = 1e9 multiply-adds, of
-convolutions, linear layers and both attention products. The backbone is
-counted by its formulae, and image by image compared with what PyTorch's
-counter saw; the rest of the model by the counter. Each image passes whole,
-also where the config predicts by sliding windows.
+convolutions, linear layers and both attention products. Counted is what a
+prediction runs, sliding windows and the proposals of a second stage included.
+The backbone is counted by its formulae, and image by image compared with what
+PyTorch's counter saw; the rest of the model by the counter.
 
 Example::
 
@@ -18,20 +18,22 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from mmengine.utils import track_iter_progress
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 
 from mmdge.datasets import image_loader
-from mmdge.engine.hooks import find_dynamic_backbone
-from mmdge.utils import checks, launch
+from mmdge.models.backbones import DynamicBackbone
+from mmdge.models.cost import Cost
+from mmdge.utils import UserError, checks, launch
 from mmdge.utils.arguments import positive
 from mmdge.utils.counting import flop_counter
+from mmdge.utils.tables import print_table
 
 
 def parse_args():
@@ -69,34 +71,90 @@ class Counts:
 
 @torch.no_grad()
 def count(model: nn.Module, loader: Iterable, num_images: int) -> Counts:
-    """Run ``num_images`` images of ``loader`` through ``model``."""
-    backbone = find_dynamic_backbone(model, 'get_flops.py')
-    root = type(model).__name__
-    counts = Counts()
-    for data in track_iter_progress((loader, num_images), file=sys.stderr):
-        data = model.data_preprocessor(data, False)
-        with flop_counter() as counter:
-            model(**data, mode='tensor')
-        cost = backbone.cost.detach()
-        seen = counter.get_flop_counts()
-        neck = counted(seen, f'{root}.neck')
-        ran = counted(seen, f'{root}.backbone')
-        check_formula(cost.dynamic.item(), ran)
-        counts.parts['backbone'].append(ran)
-        counts.parts['neck'].append(neck)
-        # The hosts call the head's methods, which the counter can't name.
-        counts.parts['head'].append(counted(seen, 'Global') - ran - neck)
-        counts.dense.append(cost.dense.item())
-        counts.stages.append(
-            [(s.dynamic.item(), s.dense.item()) for s in cost.stages]
-        )
-        counts.spread.append(cost.region_spread.item())
+    """Predict ``num_images`` images of ``loader`` by ``model``.
+
+    A model may have several dynamic backbones, as a teacher and its student;
+    those count that a prediction runs, as often as it does.
+
+    Raises:
+        UserError: If it runs none.
+    """
+    # The counter follows gradients even where there are none.
+    model.requires_grad_(False)
+    names = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, DynamicBackbone)
+    }
+    necks = [n for n, _ in model.named_modules() if n.split('.')[-1] == 'neck']
+    counts, costs = Counts(), {name: [] for name in names}
+    with ExitStack() as stack:
+        for name, backbone in names.items():
+            handle = backbone.register_forward_hook(
+                lambda module, args, out, own=costs[name]: own.append(
+                    module.cost.detach()
+                )
+            )
+            stack.callback(handle.remove)
+        for data in track_iter_progress((loader, num_images), file=sys.stderr):
+            with flop_counter() as counter:
+                predict(model, data)
+            ran = [own for own in costs.values() if own]
+            if not ran:
+                raise UserError(
+                    f'get_flops.py needs a dynamic backbone: a prediction of '
+                    f'{type(model).__name__} runs none; set e.g. '
+                    "model.backbone.type='mmdge.DGEPVT'"
+                )
+            note(counts, ran, seen_in(model, counter, names, necks))
+            for own in costs.values():
+                own.clear()
     return counts
 
 
-def counted(seen: dict, module: str) -> float:
-    """Multiply-adds that PyTorch's counter saw in a module."""
-    return sum(seen.get(module, {}).values()) / 2
+def predict(model: nn.Module, data: Any) -> None:
+    """Predict; what a model without predictions does is its forward."""
+    try:
+        model.test_step(data)
+    except RuntimeError as err:
+        if 'invalid mode' not in str(err).lower():
+            raise
+        model(**model.data_preprocessor(data, False), mode='tensor')
+
+
+def seen_in(model, counter, *parts: Iterable[str]) -> list[float]:
+    """Multiply-adds that PyTorch's counter saw in parts, and in all."""
+    seen = counter.get_flop_counts()
+    root = type(model).__name__
+    keys = [[f'{root}.{name}' for name in names] for names in parts]
+    return [
+        sum(sum(seen.get(key, {}).values()) for key in part) / 2
+        for part in (*keys, ['Global'])
+    ]
+
+
+def note(counts: Counts, ran: list[list[Cost]], seen: list[float]) -> None:
+    """Note an image: the costs of each backbone, and what was seen."""
+    costs = [cost for own in ran for cost in own]
+    backbone, neck, whole = seen
+    check_formula(sum(cost.dynamic.sum().item() for cost in costs), backbone)
+    counts.parts['backbone'].append(backbone)
+    counts.parts['neck'].append(neck)
+    # The hosts call the head's methods, which the counter can't name.
+    counts.parts['head'].append(whole - backbone - neck)
+    counts.dense.append(sum(cost.dense.sum().item() for cost in costs))
+    counts.stages.append(
+        [
+            [
+                sum(getattr(part, kind).sum().item() for part in stage)
+                for kind in ('dynamic', 'dense')
+            ]
+            for own in ran
+            for stage in zip(*(cost.stages for cost in own), strict=True)
+        ]
+    )
+    spread = [cost.region_spread.mean().item() for cost in costs]
+    counts.spread.append(sum(spread) / len(spread))
 
 
 def check_formula(formula: float, counted: float) -> None:
@@ -111,20 +169,15 @@ def check_formula(formula: float, counted: float) -> None:
 def summary(counts: Counts) -> dict:
     """Distributions over the images, in GFLOPs."""
     dense = np.array(counts.dense)
-    figures = {
-        name: distribution(np.array(values) / 1e9)
-        for name, values in counts.parts.items()
-    }
-    total = np.sum(list(counts.parts.values()), axis=0)
-    ratio = np.array(counts.parts['backbone']) / dense
+    parts = {name: np.array(v) for name, v in counts.parts.items()}
     stages = np.array(counts.stages).mean(0) / 1e9
     return dict(
         unit='1e9 multiply-adds',
         num_images=len(dense),
-        parts=figures,
-        model=distribution(total / 1e9),
+        parts={name: distribution(v / 1e9) for name, v in parts.items()},
+        model=distribution(sum(parts.values()) / 1e9),
         backbone_dense=distribution(dense / 1e9),
-        backbone_ratio=distribution(ratio),
+        backbone_ratio=distribution(parts['backbone'] / dense),
         region_spread=float(np.mean(counts.spread)),
         stages=[dict(dynamic=d, dense=s) for d, s in stages.tolist()],
     )
@@ -142,41 +195,34 @@ def distribution(values: np.ndarray) -> dict[str, float]:
 
 
 def report(figures: dict) -> None:
-    """Print a summary as a table."""
-    table = Table(
-        title=f'GFLOPs per image (1e9 multiply-adds), '
-        f'{figures["num_images"]} images, batch 1'
-    )
-    columns = list(figures['model'])
-    for column in ('part', *columns):
-        table.add_column(
-            column,
-            justify='left' if column == 'part' else 'right',
-            no_wrap=True,
-        )
+    """Print a summary as tables."""
     rows = {
         **figures['parts'],
         'whole model': figures['model'],
         'dense backbone': figures['backbone_dense'],
         'backbone / dense': figures['backbone_ratio'],
     }
-    for name, row in rows.items():
-        table.add_row(name, *(f'{row[c]:.4g}' for c in columns))
-    stages = Table(title='Backbone, mean per image')
-    for column in ('stage', 'GFLOPs', 'dense', 'ratio'):
-        stages.add_column(column, justify='right')
-    for number, stage in enumerate(figures['stages'], 1):
-        ratio = stage['dynamic'] / stage['dense']
-        cells = (stage['dynamic'], stage['dense'], ratio)
-        stages.add_row(str(number), *(f'{cell:.4g}' for cell in cells))
-    console = Console(width=100)
-    console.print(table)
-    console.print(stages)
-    console.print(f'Spread over regions: {figures["region_spread"]:.3f}')
-    console.print(
+    print_table(
+        f'GFLOPs per image (1e9 multiply-adds), {figures["num_images"]} '
+        'images, batch 1',
+        ['part', *figures['model']],
+        [
+            [name, *(f'{value:.4g}' for value in row.values())]
+            for name, row in rows.items()
+        ],
+    )
+    stages = [
+        (number, s['dynamic'], s['dense'], s['dynamic'] / s['dense'])
+        for number, s in enumerate(figures['stages'], 1)
+    ]
+    print_table(
+        'Backbone, mean per image',
+        ('stage', 'GFLOPs', 'dense', 'ratio'),
+        [[f'{cell:.4g}' for cell in row] for row in stages],
+        f'Spread over regions: {figures["region_spread"]:.3f}',
         'Counted: convolutions, linear layers, attention products; not: '
         'norms, softmax, activations, pooling, gathers. The backbone was '
-        "counted by formula and by PyTorch's counter: equal on every image."
+        "counted by formula and by PyTorch's counter: equal on every image.",
     )
 
 

@@ -21,8 +21,6 @@ from statistics import mean
 import torch
 from mmengine.config import Config
 from mmengine.runner import save_checkpoint
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 
 from mmdge.calibration import (
@@ -38,10 +36,15 @@ from mmdge.calibration import (
     warn_if_far,
 )
 from mmdge.engine.hooks import find_dynamic_backbone
+from mmdge.evaluation import with_flops
 from mmdge.models.backbones import DynamicBackbone, dynamic_class
 from mmdge.utils import UserError, checks, launch
 from mmdge.utils.arguments import add_calibration_options, positive, ratio
+from mmdge.utils.tables import print_table
 
+# Hooks whose shares, warm-up and prices belong to other routers, or to an
+# earlier calibration; here the budget is met.
+REPLACED = ('CostHook', 'RoutingWarmupHook', 'RandomPriceHook')
 # A router's price comes on top of 1.
 _ALMOST_FREE = -1 + 1e-6
 
@@ -96,13 +99,12 @@ def route_by_error(cfg: Config) -> None:
         )
     backbone.pop('price', None)
     routing = backbone.get('routing')
+    backbone.routing = 'error'
     if isinstance(routing, (list, tuple)) and 'finest' in routing:
         # Stages that are to stay static.
         backbone.routing = [
             part if part == 'finest' else 'error' for part in routing
         ]
-    else:
-        backbone.routing = 'error'
 
 
 def calibrate(
@@ -150,35 +152,25 @@ def report(
     spent: float,
 ) -> None:
     """Print what each block is like, and what it spends."""
-    table = Table(title=f'Ratio {spent:.3f} on the calibration images')
-    columns = ('block', 'correlation', 'exponent', 'queries/token')
-    for column in columns:
-        table.add_column(column, justify='right')
+    rows = []
     for block, entry in zip(routed_blocks(backbone), seen, strict=True):
         known = correlation(entry.variance, entry.errors[:, -1])
-        table.add_row(
-            block.name,
-            'too few regions' if known is None else f'{known:.3f}',
-            f'{block.router.exponent[-1].item():.2f}',
-            f'{shares[block.name]:.3f}',
+        rows.append(
+            (
+                block.name,
+                'too few regions' if known is None else f'{known:.3f}',
+                f'{block.router.exponent[-1].item():.2f}',
+                f'{shares[block.name]:.3f}',
+            )
         )
-    console = Console(width=100)
-    console.print(table)
-    console.print(
+    print_table(
+        f'Ratio {spent:.3f} on the calibration images',
+        ('block', 'correlation', 'exponent', 'queries/token'),
+        rows,
         'correlation: of the logarithms of variance and error at the coarsest '
         'granularity; exponent: error ~ variance ** exponent; queries/token: '
-        '1 is all finest.'
+        '1 is all finest.',
     )
-
-
-def with_flops(evaluator: list | dict | None) -> list | None:
-    """Add the FLOPs to what is measured, unless they are there."""
-    if evaluator is None:
-        return None
-    metrics = [evaluator] if isinstance(evaluator, dict) else list(evaluator)
-    if not any(checks.type_name(m) == 'BackboneFLOPs' for m in metrics):
-        metrics.append(dict(type='mmdge.BackboneFLOPs'))
-    return metrics
 
 
 def write(
@@ -193,35 +185,27 @@ def write(
 
     ``prices`` are those of further budgets to train for.
     """
-    stem = Path(cfg.filename).stem
-    checkpoint = folder / f'{stem}_dynamic-{ratio:g}.pth'
+    checkpoint = folder / f'{Path(cfg.filename).stem}_dynamic-{ratio:g}.pth'
     part = model if whole else model.backbone
     save_checkpoint(
         dict(meta={}, state_dict=part.state_dict()),
         str(checkpoint),
         backend_args=dict(backend='mmdge.atomic'),
     )
+    init = dict(type='Pretrained', checkpoint=str(checkpoint))
+    # In a whole model are all weights; none need to be downloaded.
+    cfg.model.backbone.init_cfg = None if whole else init
     if whole:
         cfg.load_from = str(checkpoint)
-        # All weights are in there; none need to be downloaded.
-        cfg.model.backbone.init_cfg = None
-    else:
-        cfg.model.backbone.init_cfg = dict(
-            type='Pretrained', checkpoint=str(checkpoint)
-        )
-    # Shares, warm-up and prices belong to other routers, or to an earlier
-    # calibration; here the budget is met.
-    replaced = ('CostHook', 'RoutingWarmupHook', 'RandomPriceHook')
-    others = [
-        hook
-        for hook in cfg.get('custom_hooks') or []
-        if checks.type_name(hook) not in replaced
-    ]
-    cost = dict(type='mmdge.CostHook', budget=ratio, loss_weight=0.0)
-    cfg.custom_hooks = [cost, *others]
+    launch.drop_hooks(cfg, lambda kind: kind in REPLACED)
+    launch.set_hook(
+        cfg,
+        'cost',
+        dict(type='mmdge.CostHook', budget=ratio, loss_weight=0.0),
+    )
     if prices:
         draw = dict(type='mmdge.RandomPriceHook', prices=[0.0, *prices])
-        cfg.custom_hooks.append(draw)
+        launch.set_hook(cfg, 'price', draw)
     imports = cfg.setdefault(
         'custom_imports', dict(imports=[], allow_failed_imports=False)
     )

@@ -8,7 +8,7 @@ from mmengine.hooks import Hook
 
 from mmdge.registry import HOOKS
 
-from .cost_hook import find_dynamic_backbone
+from .cost_hook import find_dynamic_backbones
 
 
 @HOOKS.register_module()
@@ -16,7 +16,7 @@ class RoutingWarmupHook(Hook):
     """Train dense, then move linearly to the routers' shares.
 
     What a region needs can't be known before the features mean something. It
-    drives :meth:`DynamicBackbone.anneal`, so it acts in training only: every
+    drives :meth:`Method.anneal`, so it acts in training only: every
     evaluation shows the model at the routers' own shares. The paper's router
     learns its amount and takes no notice.
 
@@ -40,11 +40,13 @@ class RoutingWarmupHook(Hook):
         """Progress of the routers after ``part`` of the training."""
         if part >= self.end:
             return 1.0
-        return max(0.0, (part - self.begin) / (self.end - self.begin))
+        if part <= self.begin:  # which may be `end`, an abrupt switch
+            return 0.0
+        return (part - self.begin) / (self.end - self.begin)
 
     def before_train(self, runner: Any) -> None:
-        """Find the backbone, or say that there is none."""
-        self._backbone = find_dynamic_backbone(
+        """Find the backbones, or say that there is none."""
+        self._backbones = find_dynamic_backbones(
             runner.model, type(self).__name__
         )
 
@@ -52,4 +54,6 @@ class RoutingWarmupHook(Hook):
         self, runner: Any, batch_idx: int, data_batch: Any = None
     ) -> None:
         """Set the progress of this iteration, resumed or not."""
-        self._backbone.anneal(self.progress(runner.iter / runner.max_iters))
+        progress = self.progress(runner.iter / runner.max_iters)
+        for backbone in self._backbones:
+            backbone.anneal(progress)

@@ -1,7 +1,6 @@
-"""One architecture per file."""
+"""The registered backbones, each an architecture, a method and defaults."""
 
-from .base import DynamicBackbone, dynamic_class
-from .dge_deit import DGEDeiT
-from .dge_pvt import DGEPVT
+from .dge import DGEPVT, DGEDeiT
+from .dynamic_vit import DynamicViT
 
-__all__ = ['DGEPVT', 'DGEDeiT', 'DynamicBackbone', 'dynamic_class']
+__all__ = ['DGEPVT', 'DGEDeiT', 'DynamicViT']

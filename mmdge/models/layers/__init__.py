@@ -1,17 +1,12 @@
-"""Layers that know packed queries, and nothing of routing."""
+"""Static layers that work on packed rows, and know nothing of routing."""
 
-from .attention import SpatialReductionAttention
-from .drop_path import DropPath
-from .mlp import MLP
-from .patch_embed import PatchEmbed
-from .position import resize_pos_embed
-from .residual import add
+from .embeddings import PatchEmbed, resize_pos_embed
+from .transformer import TransformerBlock, add, packed_attention
 
 __all__ = [
-    'MLP',
-    'DropPath',
     'PatchEmbed',
-    'SpatialReductionAttention',
+    'TransformerBlock',
     'add',
+    'packed_attention',
     'resize_pos_embed',
 ]

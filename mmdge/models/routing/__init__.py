@@ -1,27 +1,8 @@
-"""The mathematics of granularity: regions, routers, the encoder block."""
+"""Decisions: routers, the rows that they choose, granularity."""
 
-from .block import DGEBlock
 from .error_routers import ErrorRouter, OracleRouter, ShuffledRouter
-from .grains import (
-    Packing,
-    WithGate,
-    candidate_gates,
-    candidates,
-    coarser,
-    content_regions,
-    gate_gradient,
-    own_tokens,
-    pack,
-    patch_grid,
-    plan_packing,
-    pool,
-    query_counts,
-    region_variance,
-    unpack,
-    unpool,
-    update_errors,
-)
-from .routers import FinestRouter, GumbelRouter, Router, build_router
+from .granularity import Grains, WithGate, region_variance
+from .router import Decision, GumbelRouter, Router, build_router
 from .share_routers import (
     QuantileRouter,
     RandomRouter,
@@ -31,12 +12,11 @@ from .share_routers import (
 )
 
 __all__ = [
-    'DGEBlock',
+    'Decision',
     'ErrorRouter',
-    'FinestRouter',
+    'Grains',
     'GumbelRouter',
     'OracleRouter',
-    'Packing',
     'QuantileRouter',
     'RandomRouter',
     'Router',
@@ -45,20 +25,6 @@ __all__ = [
     'UniformRouter',
     'WithGate',
     'build_router',
-    'candidate_gates',
-    'candidates',
-    'coarser',
-    'content_regions',
     'default_share',
-    'gate_gradient',
-    'own_tokens',
-    'pack',
-    'patch_grid',
-    'plan_packing',
-    'pool',
-    'query_counts',
     'region_variance',
-    'unpack',
-    'unpool',
-    'update_errors',
 ]

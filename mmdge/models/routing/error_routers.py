@@ -18,8 +18,8 @@ from torch import Tensor
 
 from mmdge.registry import MODELS
 
-from .grains import region_variance
-from .routers import Decision, Router
+from .granularity import region_variance
+from .router import Decision, Router
 
 LEAST = 1e-8  # of variances and errors, where their logarithm is taken
 
@@ -39,7 +39,8 @@ class ErrorRouter(Router):
 
     Args:
         embed_dims (int): See :class:`Router`, also for ``**kwargs``.
-        granularities (Sequence[int]): Candidates, finest first.
+        cost (Sequence[float]): See :class:`Router`.
+        cell (int): See :class:`Router`.
 
     Attributes:
         weight (Tensor): ``()``, at least 0.
@@ -48,12 +49,12 @@ class ErrorRouter(Router):
         exponent (Tensor): ``(K,)``.
     """
 
+    records_sides = True
+
     def __init__(
-        self, embed_dims: int, granularities: Sequence[int], **kwargs: Any
+        self, embed_dims: int, cost: Sequence[float], cell: int, **kwargs: Any
     ) -> None:
-        super().__init__(embed_dims, granularities, **kwargs)
-        # A checkpoint says for which granularities it was calibrated.
-        self.register_buffer('sides', self.sides, persistent=True)
+        super().__init__(embed_dims, cost, cell, **kwargs)
         for name, value in self._uncalibrated().items():
             self.register_buffer(name, value)
         # Logits of padding, at any price.
@@ -61,13 +62,18 @@ class ErrorRouter(Router):
         coarsest[-1] = 0
         self.register_buffer('coarsest', coarsest, persistent=False)
 
+    @property
+    def tokens_per_row(self) -> float:
+        """Of the finest candidate; a row of the coarsest is the whole cell."""
+        return float(self.cell**2 * self.cost[-1])
+
     def _uncalibrated(self) -> dict[str, Tensor]:
-        sides = torch.tensor(self.granularities, dtype=torch.float32)
         # The mean of n independent values has 1 / n of their variance.
+        one_by_n = self.cost / self.tokens_per_row
         return dict(
             weight=torch.tensor(1.0),
-            scale=sides[0] ** -2 - sides**-2,
-            exponent=torch.ones_like(sides),
+            scale=one_by_n[0] - one_by_n,
+            exponent=torch.ones_like(self.cost),
         )
 
     def reset_parameters(self) -> None:
@@ -83,21 +89,21 @@ class ErrorRouter(Router):
 
         Returns:
             Tensor: Mean squared difference to the finest candidate's update,
-            as of :func:`update_errors`, ``(B, Rh, Rw, K)``.
+            as of :meth:`Grains.errors`, ``(B, Rh, Rw, K)``.
         """
-        variance = region_variance(x.detach(), self.region).clamp(min=LEAST)
+        variance = region_variance(x.detach(), self.cell).clamp(min=LEAST)
         return self.scale * variance[..., None] ** self.exponent
 
-    def weigh(self, errors: Tensor, content: Tensor) -> Tensor:
+    def weigh(self, errors: Tensor, valid: Tensor) -> Tensor:
         """Logits for errors; padding, which has none, is coarsest."""
         logits = -self.weight * errors - self.progress * self.cost
         if self.progress == 0:
             return logits  # before the warm-up all is finest
-        return logits.where(content[..., None], self.coarsest)
+        return logits.where(valid[..., None], self.coarsest)
 
-    def logits(self, x: Tensor, content: Tensor) -> Tensor:
+    def logits(self, x: Tensor, valid: Tensor) -> Tensor:
         """See :class:`Router`."""
-        return self.weigh(self.predict(x), content)
+        return self.weigh(self.predict(x), valid)
 
 
 @MODELS.register_module()
@@ -108,17 +114,17 @@ class ShuffledRouter(ErrorRouter):
     gained by *where* stands apart from *how much*.
     """
 
-    def logits(self, x: Tensor, content: Tensor) -> Tensor:
+    def logits(self, x: Tensor, valid: Tensor) -> Tensor:
         """See :class:`Router`."""
         errors = self.predict(x)
-        flat, inside = errors.flatten(1, 2), content.flatten(1)  # (B, R, ...)
+        flat, inside = errors.flatten(1, 2), valid.flatten(1)  # (B, R, ...)
         # In both orders the padding, which stays where it is, comes last.
         drawn = torch.rand(inside.shape, device=x.device)
         shuffled = drawn.where(inside, 2.0).argsort(1)
         regular = (~inside).byte().argsort(dim=1, stable=True)
         places = torch.empty_like(shuffled).scatter(1, regular, shuffled)
         flat = flat.gather(1, places[..., None].expand_as(flat))
-        return self.weigh(flat.view_as(errors), content)
+        return self.weigh(flat.view_as(errors), valid)
 
 
 @MODELS.register_module()
@@ -132,12 +138,12 @@ class OracleRouter(ErrorRouter):
     def forward(
         self,
         x: Tensor,
-        content: Tensor | None = None,
+        valid: Tensor | None = None,
         errors: Callable[[], Tensor] | None = None,
     ) -> Decision | None:
         """See :class:`Router`; here ``errors`` must be given."""
         truth = errors()
-        if content is None:
-            content = torch.ones_like(truth[..., 0], dtype=torch.bool)
+        if valid is None:
+            valid = torch.ones_like(truth[..., 0], dtype=torch.bool)
         with torch.autocast(x.device.type, enabled=False):
-            return self.decide(self.weigh(truth.float(), content))
+            return self.decide(self.weigh(truth.float(), valid))

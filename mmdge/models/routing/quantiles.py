@@ -53,24 +53,24 @@ def rank_among_quantiles(scores: Tensor, quantiles: Tensor) -> Tensor:
     return ranks.nan_to_num(BELOW_ONE).clamp(max=BELOW_ONE)
 
 
-def rank_within_image(scores: Tensor, content: Tensor) -> Tensor:
-    """Place of each region among those of its image.
+def rank_within_image(scores: Tensor, valid: Tensor) -> Tensor:
+    """Place of each cell among those of its image.
 
     Args:
         scores (Tensor): ``(B, Rh, Rw)``.
-        content (Tensor): Regions that count, of the same shape, bool; the
+        valid (Tensor): Cells that count, of the same shape, bool; the
             rank of the others is 0.
 
     Returns:
         Tensor: ``(B, Rh, Rw)``; of an image's n regions that count, the
         middles of n even steps in [0, 1).
     """
-    content = content.flatten(1)
-    flat = scores.flatten(1).masked_fill(~content, -math.inf)
+    valid = valid.flatten(1)
+    flat = scores.flatten(1).masked_fill(~valid, -math.inf)
     order = flat.argsort(stable=True, dim=1)
     places = torch.arange(flat.shape[1], device=flat.device)
     place = torch.empty_like(order)
     place.scatter_(1, order, places.expand_as(order))
-    num = content.sum(1, keepdim=True)
+    num = valid.sum(1, keepdim=True)
     ranks = (place - (flat.shape[1] - num) + 0.5) / num
     return ranks.clamp(min=0).view_as(scores)

@@ -22,21 +22,21 @@ from mmdge.registry import MODELS
 from mmdge.utils import is_number
 
 from ..cost import LinearCost
-from .grains import pool, region_variance
+from .granularity import pool, region_variance
 from .quantiles import (
     BELOW_ONE,
     rank_among_quantiles,
     rank_within_image,
     summarise,
 )
-from .routers import Router, linear
+from .router import Router, linear
 
 
 class ShareRouter(Router):
     """Base of the routers that give fixed shares of ranked regions.
 
     Regions of padding, which a host adds to make a batch's images one size,
-    get the coarsest granularity and don't count in the shares.
+    get the cheapest candidate and don't count in the shares.
 
     Args:
         share (Sequence[float], optional): Share of the regions that gets each
@@ -50,15 +50,16 @@ class ShareRouter(Router):
     def __init__(
         self,
         embed_dims: int,
-        granularities: Sequence[int],
+        cost: Sequence[float],
+        cell: int,
         share: Sequence[float] | None = None,
         temperature: float = 0.1,
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            embed_dims, granularities, temperature=temperature, **kwargs
+            embed_dims, cost, cell, temperature=temperature, **kwargs
         )
-        num = len(self.granularities)
+        num = self.num_candidates
         share = default_share(num) if share is None else share
         if (
             not isinstance(share, Sequence)
@@ -68,22 +69,22 @@ class ShareRouter(Router):
         ):
             raise ValueError(
                 f'share={share!r} must give one non-negative number to each '
-                f'of granularities={self.granularities} and add up to 1.'
+                f'of the {num} candidates and add up to 1.'
             )
         self.share = tuple(share)
 
-    def ranks(self, x: Tensor, content: Tensor) -> Tensor:
+    def ranks(self, x: Tensor, valid: Tensor) -> Tensor:
         """Rank ``(B, Rh, Rw)`` in [0, 1) of each region; 1 is finest."""
         raise NotImplementedError
 
-    def logits(self, x: Tensor, content: Tensor) -> Tensor:
+    def logits(self, x: Tensor, valid: Tensor) -> Tensor:
         """Logits whose argmax cuts the ranks at the shares.
 
         Between two neighbours the difference of the logits is the rank minus
         the threshold; thresholds fall from finest to coarsest, so the argmax
         is the candidate whose interval holds the rank. Padding ranks lowest.
         """
-        ranks = self.ranks(x, content).where(content, 0.0)
+        ranks = self.ranks(x, valid).where(valid, 0.0)
         logits = [torch.zeros_like(ranks)]
         for finer in list(accumulate(self.share))[:-1]:
             threshold = self.progress * (1 - finer)
@@ -133,12 +134,13 @@ class QuantileRouter(ShareRouter):
     def __init__(
         self,
         embed_dims: int,
-        granularities: Sequence[int],
+        cost: Sequence[float],
+        cell: int,
         score: str = 'variance',
         num_steps: int = 128,
         **kwargs: Any,
     ) -> None:
-        super().__init__(embed_dims, granularities, **kwargs)
+        super().__init__(embed_dims, cost, cell, **kwargs)
         if score not in ('variance', 'learned'):
             raise ValueError(
                 f"score must be 'variance' or 'learned', but got {score!r}."
@@ -154,7 +156,7 @@ class QuantileRouter(ShareRouter):
         self.register_buffer('history', torch.zeros(num_steps, self._PER_STEP))
         self.register_buffer('quantiles', torch.zeros(self._NUM_QUANTILES))
         self.register_buffer('num_updates', torch.tensor(0))
-        self.register_buffer('history_region', torch.tensor(self.region))
+        self.register_buffer('history_region', torch.tensor(self.cell))
         self.register_load_state_dict_pre_hook(_forget_other_scores)
         self.reset_parameters()
 
@@ -173,25 +175,26 @@ class QuantileRouter(ShareRouter):
         """Score ``(B, Rh, Rw)`` of each region; a higher one is finer."""
         if self.rank_head is None:
             x = x.detach()
-        spread = region_variance(x, self.region).clamp(min=1e-8).log()
+        spread = region_variance(x, self.cell).clamp(min=1e-8).log()
         if self.rank_head is None:
             return spread
-        mean = pool(x, self.region)
+        mean = pool(x, self.cell)
         inputs = [F.layer_norm(mean, mean.shape[-1:]), spread[..., None]]
         return linear(self.rank_head, torch.cat(inputs, -1)).squeeze(-1)
 
-    def ranks(self, x: Tensor, content: Tensor) -> Tensor:
+    def ranks(self, x: Tensor, valid: Tensor) -> Tensor:
         """See :class:`ShareRouter`."""
         scores = self.scores(x)
         ranks = torch.where(
             self.num_updates > 0,
             rank_among_quantiles(scores, self.quantiles.to(scores.dtype)),
-            rank_within_image(scores.detach(), content),
+            rank_within_image(scores.detach(), valid),
         )
         if self.training:
-            self._remember(scores.detach().where(content, math.nan))
+            self._remember(scores.detach().where(valid, math.nan))
         return ranks
 
+    @torch.compiler.disable  # sizes decide how quantiles are found
     @torch.no_grad()
     def _remember(self, scores: Tensor) -> None:
         step = summarise(scores, self._PER_STEP)
@@ -220,7 +223,7 @@ class QuantileRouter(ShareRouter):
         """See :class:`Router`."""
         if self.rank_head is None:
             return LinearCost(0, 0)
-        return LinearCost(0, self.rank_head.weight.numel())
+        return LinearCost(0, self.embed_dims + 1)
 
 
 def _forget_other_scores(
@@ -231,11 +234,11 @@ def _forget_other_scores(
     That is one of other regions, of another ``num_steps``, or of a learned
     score where there is no head for it.
     """
-    region = state_dict.get(f'{prefix}history_region', router.region)
+    region = state_dict.get(f'{prefix}history_region', router.cell)
     history = state_dict.get(f'{prefix}history', router.history)
     learned = f'{prefix}rank_head.weight' in state_dict
     if (
-        int(region) == router.region
+        int(region) == router.cell
         and history.shape == router.history.shape
         and not (learned and router.rank_head is None)
     ):
@@ -257,24 +260,26 @@ def _forget_other_scores(
 class RandomRouter(ShareRouter):
     """Control: random ranks, anew in every forward."""
 
-    def ranks(self, x: Tensor, content: Tensor) -> Tensor:
+    def ranks(self, x: Tensor, valid: Tensor) -> Tensor:
         """See :class:`ShareRouter`."""
-        ranks = torch.rand(content.shape, device=x.device)
+        ranks = torch.rand(valid.shape, device=x.device)
         return ranks.clamp(max=BELOW_ONE)
 
 
 @MODELS.register_module()
 class UniformRouter(ShareRouter):
-    """Control: an even pattern, the same for every image.
+    """Control: an even pattern, the same for every image by design.
 
     The ranks are a two-dimensional low-discrepancy sequence, so that each
-    neighbourhood holds all granularities in their shares.
+    neighbourhood holds all candidates in their shares.
     """
 
-    def ranks(self, x: Tensor, content: Tensor) -> Tensor:
+    adaptive = False
+
+    def ranks(self, x: Tensor, valid: Tensor) -> Tensor:
         """See :class:`ShareRouter`."""
         rows, columns = (
-            torch.arange(side, device=x.device) for side in content.shape[1:]
+            torch.arange(side, device=x.device) for side in valid.shape[1:]
         )
         # 1 / p and 1 / p^2 for the plastic number p, which solves p^3 = p + 1
         ranks = (rows[:, None] * 0.7548776662 + columns * 0.5698402910) % 1

@@ -84,12 +84,12 @@ def test_a_routers_own_price_is_refused():
         DGEPVT('tiny', routing=routing)
 
 
-@pytest.mark.parametrize('family', ['PVT', ''])
-def test_a_file_without_routers_leaves_theirs_as_they_start(family, tmp_path):
+@pytest.mark.parametrize('layouts', [DGEPVT.layouts, ()])
+def test_a_file_without_routers_leaves_theirs_as_they_start(layouts, tmp_path):
     class Backbone(DGEPVT):
         """One of which no other's checkpoints are known, or is."""
 
-    Backbone.family = family
+    Backbone.layouts = layouts
     weights = DGEPVT('tiny', routing='finest').state_dict()
     torch.save(weights, tmp_path / 'static.pth')
     file = dict(type='Pretrained', checkpoint=str(tmp_path / 'static.pth'))

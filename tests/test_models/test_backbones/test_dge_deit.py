@@ -13,7 +13,8 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from mmdge.models import DGEDeiT
-from mmdge.models.layouts import LAYOUTS, from_ours
+from mmdge.models.architectures import LAYOUTS
+from mmdge.models.weights import from_ours
 from mmdge.utils.counting import flop_counter
 
 ARCH = dict(embed_dims=48, num_layers=3, num_heads=3, feedforward_channels=192)

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmdge.models import DGEPVT
+from mmdge.models.architectures import LAYOUTS
 from mmdge.models.layers import mlp
-from mmdge.models.layouts import LAYOUTS, from_ours
+from mmdge.models.weights import from_ours
 from mmdge.utils.counting import flop_counter
 
 ARCH = dict(
@@ -524,7 +525,7 @@ class TestArguments:
             (dict(arch=dict(num_layers=2)), 'must give 4 values'),
             (dict(out_indices=4), 'out_indices=4 must be ascending'),
             (dict(pretrain_img_size=16), 'an integer of at least 32'),
-            (dict(pretrain_img_size=(224, 224)), 'an integer of at least 32'),
+            (dict(pretrain_img_size=(224, 16)), 'an integer of at least 32'),
             (dict(out_indices=()), 'ascending and among 0 to 3'),
             (dict(out_indices=(3, 1)), 'ascending and among'),
             (dict(out_type='maps'), "but got 'maps'"),

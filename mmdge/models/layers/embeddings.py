@@ -1,4 +1,4 @@
-"""Image or map to tokens."""
+"""Image or map to tokens, and their positions."""
 
 from __future__ import annotations
 
@@ -41,6 +41,8 @@ class PatchEmbed(nn.Module):
         complete: bool = False,
     ) -> None:
         super().__init__()
+        # The formula reads these, not a layer that an adapter may replace.
+        self.in_channels, self.embed_dims = in_channels, embed_dims
         self.patch_size = patch_size
         self.complete = complete
         # Channels last, as the tokens are: their map needs no copy.
@@ -66,6 +68,31 @@ class PatchEmbed(nn.Module):
 
     def flops(self, size: tuple[int, int]) -> int:
         """Multiply-adds of one image for a token map of ``size``."""
-        # Not from the weight itself, which FSDP keeps in shards.
-        per_token = self.proj.in_channels * self.proj.out_channels
-        return size[0] * size[1] * per_token * self.patch_size**2
+        per_token = self.in_channels * self.embed_dims * self.patch_size**2
+        return size[0] * size[1] * per_token
+
+
+def resize_pos_embed(
+    pos_embed: Tensor,
+    source: tuple[int, int],
+    target: tuple[int, int],
+    mode: str = 'bilinear',
+) -> Tensor:
+    """Resize a position embedding, corners free.
+
+    Args:
+        pos_embed (Tensor): ``(1, h * w, C)``, without extra tokens.
+        source (tuple[int, int]): Its height and width, ``(h, w)``.
+        target (tuple[int, int]): The height and width wanted, ``(H, W)``.
+        mode (str): Of :func:`torch.nn.functional.interpolate`. Defaults to
+            ``'bilinear'``, as PVT does; DeiT uses ``'bicubic'``.
+
+    Returns:
+        Tensor: ``(1, H * W, C)``; the input itself if the sizes agree.
+    """
+    if tuple(source) == tuple(target):
+        return pos_embed
+    # (1, h * w, C) -> (1, C, h, w)
+    grid = pos_embed.unflatten(1, source).permute(0, 3, 1, 2)
+    grid = F.interpolate(grid, size=target, mode=mode, align_corners=False)
+    return grid.flatten(2).transpose(1, 2)

@@ -1,6 +1,7 @@
 """Weights of other code bases: they load, they agree, or they are refused."""
 
 import copy
+import re
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 
 from mmdge.models import DGEPVT, DGEDeiT
-from mmdge.models.layouts import LAYOUTS, from_ours
+from mmdge.models.architectures import LAYOUTS
+from mmdge.models.weights import from_ours, recognise, to_ours, unwrap
 from mmdge.utils import UserError
 from tests import hostile
 
@@ -140,6 +142,8 @@ class TestHosts:
         arch = dict(PVT, embed_dims=(16, 32, 80, 128))
         model = pretrained(pvt, path, prefix=prefix, arch=arch)
         outputs_agree(model, mmdets)
+        theirs, _ = from_ours(model.state_dict(), layout_of('mmdet', 'PVT'))
+        same(theirs, mmdets.state_dict())
         dynamic = pretrained(pvt, path, 'variance', prefix=prefix, arch=arch)
         dynamic.eval()(torch.rand(1, 3, 64, 64))
         assert dynamic.cost.ratio < 0.9
@@ -721,3 +725,318 @@ class TestRefusals:
                 pretrained(deit, file(content), **kwargs)
         with pytest.raises(UserError, match='not found'):
             pretrained(deit, '/nowhere.pth')
+
+
+class TestChannels:
+    """Weights for images of other channels, as the hosts take them."""
+
+    @pytest.mark.parametrize('build', BUILD.values(), ids=BUILD)
+    @pytest.mark.parametrize('channels', [1, 4, 6])
+    @pytest.mark.parametrize('whole', [False, True])
+    def test_all_but_the_stem_is_taken(
+        self, build, channels, whole, file, log
+    ):
+        source = shaken(build())
+        model = build('variance', in_channels=channels)
+        before = copy.deepcopy(model.state_dict())
+        if whole:
+            load_checkpoint(
+                Detector(model), file(Detector(source).state_dict())
+            )
+        else:
+            model.load_state_dict(source.state_dict())  # strict
+        after = model.state_dict()
+        (stem,) = [
+            key
+            for key, value in source.state_dict().items()
+            if not value.equal(after[key])
+        ]
+        assert stem.startswith('patch_embed') and stem.endswith('.weight')
+        assert after[stem].equal(before[stem])
+        model.eval()(torch.rand(1, channels, 64, 64))
+        (warning,) = [r for r in log.records if r.levelname == 'WARNING']
+        message = warning.getMessage()
+        assert stem in message and f'in_channels={channels}' in message
+        assert f'initial value, of other channels: {stem}' in log.text
+
+    def test_from_more_channels_to_three(self, file, log):
+        path = file(shaken(pvt(in_channels=5)).state_dict())
+        pretrained(pvt, path).eval()(torch.rand(1, 3, 64, 64))
+        assert 'patch_embed1.proj.weight stays as it is' in log.text
+
+    def test_another_patch_is_no_other_channel(self):
+        state = deit(patch_size=8, in_channels=4).state_dict()
+        with pytest.raises(UserError, match=r'\(48, 4, 8, 8\) in place of'):
+            deit().load_state_dict(state)
+
+
+class TestRectangles:
+    """``pretrain_img_size`` tells the grid, which no file does."""
+
+    @pytest.mark.parametrize('size', [(32, 128), (128, 32), (64, 32)])
+    def test_mmpretrains(self, size, log):
+        backbones = pytest.importorskip('mmpretrain.models.backbones')
+        host = backbones.VisionTransformer(
+            DEIT, img_size=size, patch_size=4, out_type='featmap'
+        )
+        model = deit(pretrain_img_size=size, patch_size=4)
+        model.load_state_dict(shaken(host).state_dict())
+        outputs_agree(model, host, size)
+        outputs_agree(model, host, (64, 96))
+        grid = f'{size[0] // 4}x{size[1] // 4}'
+        assert f'its positions were taken for {grid}\n' in log.text
+
+    @pytest.mark.parametrize('build', BUILD.values(), ids=BUILD)
+    @pytest.mark.parametrize('size', [(32, 128), (64, 96), [96, 64]])
+    def test_our_own(self, build, size, log):
+        source = shaken(build(pretrain_img_size=size))
+        model = build(pretrain_img_size=size)
+        model.load_state_dict(source.state_dict())
+        same(model.state_dict(), source.state_dict())
+        outputs_agree(model, source, (64, 64))
+        assert ' from ' not in log.text.partition('resized: ')[2]
+
+    @pytest.mark.parametrize('build', BUILD.values(), ids=BUILD)
+    def test_a_square_becomes_a_rectangle(self, build, log):
+        source = shaken(build(pretrain_img_size=96))
+        model = build(pretrain_img_size=(64, 128))
+        model.load_state_dict(source.state_dict())
+        outputs_agree(model, source, (64, 128))
+        assert 'resized: pos_embed' in log.text
+
+    @pytest.mark.parametrize(
+        'build, size', [(pvt, (64, 96)), (pvt, 64), (deit, 64), (deit, 96)]
+    )
+    def test_a_grid_that_is_not_told(self, build, size):
+        state = build(pretrain_img_size=(32, 96)).state_dict()
+        model = build(pretrain_img_size=size)
+        before = copy.deepcopy(model.state_dict())
+        message = 'are no square; set pretrain_img_size='
+        with pytest.raises(UserError, match=message):
+            model.load_state_dict(state)
+        same(model.state_dict(), before)
+
+    def test_as_many_rows_of_other_tokens(self):
+        """Two tokens and 3 x 5 positions, or one token and 4 x 4."""
+        source = deit(distilled=True, pretrain_img_size=(48, 80))
+        model = deit()
+        assert model.pos_embed.shape == source.pos_embed.shape
+        with pytest.raises(UserError, match='15 positions are no square'):
+            model.load_state_dict(source.state_dict())
+        deit(pretrain_img_size=(48, 80)).load_state_dict(source.state_dict())
+
+    @pytest.mark.parametrize('size', ['224', (64,), (64, 8), (64.0, 64), None])
+    @pytest.mark.parametrize('build', BUILD.values(), ids=BUILD)
+    def test_what_is_no_size(self, build, size):
+        with pytest.raises(ValueError, match='pretrain_img_size.* but got'):
+            build(pretrain_img_size=size)
+
+
+class TestMMSeg:
+    """Its ViT, alone and as the backbone of a segmentor."""
+
+    @pytest.mark.parametrize('whole', [False, True])
+    @pytest.mark.parametrize(
+        'final_norm, patch_bias, qkv_bias',
+        [(False, False, True), (True, True, True), (True, False, False)],
+    )
+    def test_outputs(self, whole, final_norm, patch_bias, qkv_bias, file, log):
+        backbones = pytest.importorskip('mmseg.models.backbones')
+        host = backbones.VisionTransformer(
+            img_size=(64, 64),
+            embed_dims=DEIT['embed_dims'],
+            num_layers=DEIT['num_layers'],
+            num_heads=DEIT['num_heads'],
+            mlp_ratio=2,
+            norm_cfg=dict(type='LN', eps=1e-6),
+            final_norm=final_norm,
+            patch_bias=patch_bias,
+            qkv_bias=qkv_bias,
+        )
+        shaken(host)
+        state = (Detector(host) if whole else host).state_dict()
+        model = pretrained(
+            deit, file({'state_dict': state}), final_norm=final_norm
+        )
+        outputs_agree(model, host)
+        if patch_bias:  # and the other way, to each name
+            theirs, _ = from_ours(
+                model.state_dict(), layout_of('mmseg', 'DeiT')
+            )
+            host.load_state_dict(theirs)
+        zeros = (0 if patch_bias else 1) + (0 if qkv_bias else 9)
+        assert (f'{zeros} set to 0, biases' in log.text) == (zeros > 0)
+        assert 'mmseg DeiT layout' in log.text
+
+    def test_a_norm_that_it_lacks(self):
+        state = deit(final_norm=False).state_dict()
+        with pytest.raises(UserError, match='set final_norm=False'):
+            deit().load_state_dict(state)
+
+    def test_no_advice_that_this_backbone_does_not_take(self):
+        state = without(deit().state_dict(), 'cls_token')
+        with pytest.raises(UserError) as info:
+            deit().load_state_dict(state)
+        assert 'with_cls_token' not in str(info.value)
+
+    def test_a_second_token_has_no_place(self):
+        state = shaken(deit(distilled=True)).state_dict()
+        theirs, dropped = from_ours(state, layout_of('mmseg', 'DeiT'))
+        assert dropped == ['dist_token']
+        rows = [0, *range(2, 18)]
+        assert theirs['pos_embed'].equal(state['pos_embed'][:, rows])
+
+
+class TestExtras:
+    """What files hold besides a backbone."""
+
+    @pytest.mark.parametrize(
+        'extras, reason',
+        [
+            (
+                ['pre_logits.fc.weight', 'pre_logits.fc.bias'],
+                'the classification head',
+            ),
+            (
+                ['fc_norm.weight', 'head_drop.x', 'attn_pool.q.weight'],
+                'the classification head',
+            ),
+            (
+                [
+                    'mask_token',
+                    'decoder_pos_embed',
+                    'decoder_embed.weight',
+                    'decoder_blocks.0.norm1.weight',
+                    'decoder_blocks.0.attn.qkv.weight',
+                    'decoder_norm.weight',
+                    'decoder_pred.bias',
+                ],
+                "its pretraining's decoder and mask",
+            ),
+        ],
+    )
+    @pytest.mark.parametrize('name', ['official', 'mmpretrain', 'mmseg'])
+    def test_known_ones_are_dropped(self, name, extras, reason, log):
+        source = shaken(deit()).state_dict()
+        theirs, _ = from_ours(source, layout_of(name, 'DeiT'))
+        theirs.update({key: torch.zeros(3) for key in extras})
+        model = deit()
+        model.load_state_dict(theirs)  # strict
+        same(model.state_dict(), source)
+        assert f' dropped, {reason}: {extras[0]}' in log.text
+
+    def test_the_norm_of_the_mean_token(self, file, log):
+        backbones = pytest.importorskip('mmpretrain.models.backbones')
+        host = backbones.VisionTransformer(
+            DEIT, img_size=64, out_type='avg_featmap'
+        )
+        pretrained(deit, file(host.state_dict()))
+        assert '2 dropped, the classification head: fc_norm' in log.text
+
+    def test_unknown_ones_as_the_hosts_do(self, file, log):
+        source = shaken(deit()).state_dict()
+        state = {**source, 'projector.0.weight': torch.zeros(3)}
+        with pytest.raises(RuntimeError, match='projector.0.weight'):
+            deit().load_state_dict(state)
+        same(pretrained(deit, file(state)).state_dict(), source)
+        assert 'unexpected key in source state_dict: projector' in log.text
+
+    @pytest.mark.parametrize(
+        'key',
+        [
+            'norm_pre.weight',
+            'pre_ln.weight',
+            'reg_token',
+            'blocks.0.ls1.gamma',
+            'blocks.1.attn.q_norm.weight',
+            'patch_embed.norm.weight',
+        ],
+    )
+    def test_parts_without_which_features_are_wrong(self, key, file):
+        path = file({**deit().state_dict(), key: torch.zeros(48)})
+        with pytest.raises(UserError, match=rf'unknown \({key}\)'):
+            pretrained(deit, path)
+
+
+def weights(family, routing='finest', **kwargs):
+    """Entries of a small backbone of ours, no two alike."""
+    state = BUILD[family](routing, **kwargs).state_dict()
+    return {
+        key: torch.rand_like(value) if value.is_floating_point() else value
+        for key, value in state.items()
+    }
+
+
+class TestNames:
+    """There and back."""
+
+    @pytest.mark.parametrize('layout', LAYOUTS, ids=IDS)
+    def test_there_and_back(self, layout):
+        dynamic = layout.name in ('vtpack', 'mmdge')
+        ours = weights(layout.family, 'learned' if dynamic else 'finest')
+        theirs, dropped = from_ours(ours, layout)
+        assert not dropped
+        assert recognise(theirs, LAYOUTS) is layout
+        again = to_ours(theirs, layout)
+        splits = [key for key in theirs if key.endswith('.dge.splits')]
+        assert bool(splits) == (layout.name == 'vtpack')
+        assert all(theirs[key].tolist() == [4, 2, 1] for key in splits)
+        assert again.keys() == ours.keys()
+        assert all(again[key].equal(ours[key]) for key in ours)
+
+    def test_what_a_layout_has_no_place_for(self):
+        ours = weights(
+            'PVT',
+            dict(type='RandomRouter'),
+            with_cls_token=True,
+            out_type='cls_token',
+        )
+        ours['block1.0.router.gate.weight'] = torch.zeros(3, 16)
+        ours['head.weight'] = torch.zeros(10, 64)
+        theirs, dropped = from_ours(ours, layout_of('mmdet', 'PVT'))
+        assert set(dropped) == {
+            *('cls_token', 'norm.weight', 'norm.bias', 'head.weight'),
+            'block1.0.router.gate.weight',
+        }
+        # The cls token's position goes with it.
+        assert theirs['layers.3.1.0.pos_embed'].equal(
+            ours['pos_embed4'][:, 1:]
+        )
+        assert all(re.match(r'layers\.\d\.[01]\.', key) for key in theirs)
+        # Routers that the official code does not have.
+        _, dropped = from_ours(
+            weights('DeiT', 'variance'), layout_of('vtpack', 'DeiT')
+        )
+        assert len(dropped) == 12 and all('.router.' in key for key in dropped)
+
+    @pytest.mark.parametrize('sides', [(1, 4), (1, 2, 8), (2, 4)])
+    def test_granularities_of_vtpack(self, sides):
+        ours = weights('DeiT', 'learned', granularities=sides)
+        theirs, _ = from_ours(ours, layout_of('vtpack', 'DeiT'))
+        expected = [sides[-1] // side for side in sides]
+        assert theirs['blocks.1.dge.splits'].tolist() == expected
+
+    def test_the_arguments_stay_as_they_are(self):
+        ours = weights('PVT', with_cls_token=True)
+        before = dict(ours)
+        theirs, _ = from_ours(ours, layout_of('mmdet', 'PVT'))
+        to_ours(theirs, layout_of('mmdet', 'PVT'))
+        assert ours.keys() == before.keys()
+        assert all(ours[key] is before[key] for key in before)
+
+    def test_unwrap_names_the_rest(self):
+        state = {'module.backbone.a': 1, 'module.head.b': 2}
+        assert unwrap({'state_dict': state}) == ({'a': 1}, ['head.b'])
+        assert unwrap({'a': 1, 'epoch': 2}) == ({'a': 1, 'epoch': 2}, [])
+
+    @pytest.mark.parametrize(
+        'names',
+        [
+            [],
+            ['conv1.weight', 'layer1.0.conv1.weight'],
+            ['layers.0.blocks.0.attn.qkv.weight'],  # Swin
+            ['layers.0.0.projection.weight', 'layers.0.1.0.attn.sr.weight'],
+        ],
+    )
+    def test_others_are_not_recognised(self, names):
+        assert recognise(names, LAYOUTS) is None

@@ -1,6 +1,6 @@
-"""Routers: which granularity does each region get?
+"""Routers: how is each cell computed?
 
-Every router gives one logit per region and candidate, finest first; the
+Every router gives one logit per cell and candidate, the dense one first; the
 decision is the same for all of them: ``argmax(logit_k - price * cost_k)``.
 What differs is where the logits come from:
 
@@ -30,15 +30,15 @@ from mmdge.registry import MODELS, find_class
 from mmdge.utils import is_number
 
 from ..cost import LinearCost
-from .grains import patch_grid, pool
+from .granularity import patch_grid, pool
 
 
 class Decision(NamedTuple):
     """What a router decided for a batch.
 
     Attributes:
-        choice (Tensor): Index of the candidate, ``(B, Rh, Rw)``, long.
-        gate (Tensor | None): The same one-hot, ``(B, Rh, Rw, K)``, float32,
+        choice (Tensor): Index of the candidate, ``(B, *cells)``, long.
+        gate (Tensor | None): The same one-hot, ``(B, *cells, K)``, float32,
             with the straight-through gradient of a router that has
             parameters; None where no gradient is wanted, as in evaluation.
     """
@@ -50,22 +50,37 @@ class Decision(NamedTuple):
 class Router(nn.Module):
     """Base of all routers: logits to a decision.
 
+    A cell, e.g. a region of tokens, is computed in one of ``K`` ways, the
+    candidates; candidate 0 is the dense one.
+
     Args:
         embed_dims (int): Channels ``C`` of the tokens.
-        granularities (Sequence[int]): ``K`` candidates, finest first.
-        price (float): Shifts the choice at test time: ``argmax(logit_k -
-            price * cost_k)``, ``cost_k`` being the queries of candidate k
-            relative to the finest one's. 0, the default, is the router as it
-            was trained; a higher price gives coarser regions. In training
+        cost (Sequence[float]): Of each candidate, relative to the dense one,
+            which comes first: e.g. (1, 1/4, 1/16) for granularities, (1, 0)
+            for keep and drop.
+        cell (int): Side of a cell in tokens.
+        price (float): Lagrange multiplier of the choice at test time,
+            ``argmax(logit_k - price * cost_k)``. 0, the default, is the
+            router as it was trained; a higher price is cheaper. In training
             ``train_price`` takes its place, which is 0 unless
             :class:`mmdge.RandomPriceHook` sets it.
         temperature (float): Of the softmax whose gradient the gate passes on.
+
+    Attributes:
+        adaptive (bool): Whether what is spent may differ from image to image
+            and from cell to cell; False where that is fixed by design.
+        records_sides (bool): Whether its parameters hold for its candidates
+            only, so that a checkpoint must say what they were.
     """
+
+    adaptive = True
+    records_sides = False
 
     def __init__(
         self,
         embed_dims: int,
-        granularities: Sequence[int],
+        cost: Sequence[float],
+        cell: int,
         price: float = 0.0,
         temperature: float = 1.0,
     ) -> None:
@@ -77,24 +92,37 @@ class Router(nn.Module):
                 f'temperature must be positive, but got {temperature!r}.'
             )
         self.embed_dims = embed_dims
-        self.granularities = tuple(granularities)
+        self.cell = cell
         self.price = price
         self.temperature = temperature
         self.train_progress = 1.0
         self.train_price = 0.0
-        cost = [(self.granularities[0] / g) ** 2 for g in self.granularities]
-        self.register_buffer('cost', torch.tensor(cost), persistent=False)
-        sides = torch.tensor(self.granularities)
-        self.register_buffer('sides', sides, persistent=False)
+        cost = torch.tensor(cost, dtype=torch.float32)
+        self.register_buffer('cost', cost, persistent=False)
 
     @property
-    def region(self) -> int:
-        """Side of a region in tokens."""
-        return self.granularities[-1]
+    def num_candidates(self) -> int:
+        """Ways to compute a cell, ``K``."""
+        return len(self.cost)
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> Router:
+        """Move, but stay in float32.
+
+        Weights of errors exceed what float16 holds, and thresholds need more
+        digits than half precision has.
+        """
+
+        def move(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            if moved.is_floating_point() and moved.dtype.itemsize < 4:
+                return tensor.to(moved.device)
+            return moved
+
+        return super()._apply(move, recurse)
 
     @property
     def progress(self) -> float:
-        """0: every region finest; 1: the router's own choice.
+        """0: every cell dense; 1: the router's own choice.
 
         Only training warms up, so that an evaluation, during training or of
         its checkpoint, always shows the router's own choice.
@@ -104,43 +132,42 @@ class Router(nn.Module):
     def reset_parameters(self) -> None:
         """Initialise the parameters, if there are any."""
 
-    def logits(self, x: Tensor, content: Tensor) -> Tensor:
+    def logits(self, x: Tensor, valid: Tensor) -> Tensor:
         """Logits ``(B, Rh, Rw, K)`` of a map; arguments as of ``forward``."""
         raise NotImplementedError
 
     def forward(
         self,
         x: Tensor,
-        content: Tensor | None = None,
+        valid: Tensor | None = None,
         errors: Callable[[], Tensor] | None = None,
     ) -> Decision | None:
         """Decide, never in half precision.
 
         Args:
             x (Tensor): Token map ``(B, H, W, C)``.
-            content (Tensor, optional): Regions that are no padding,
+            valid (Tensor, optional): Cells that are no padding,
                 ``(B, Rh, Rw)``, bool. Defaults to all.
             errors (Callable, optional): Computes what each candidate would
                 get wrong, ``(B, Rh, Rw, K)``, which costs more than is saved:
-                for an oracle.
+                for an oracle, and for calibration.
 
         Returns:
-            Decision | None: None if every token is its own query and no
-            gradient is wanted, so that the block may run without routing.
+            Decision | None: None if every cell is dense and no gradient is
+            wanted, so that the block may run without routing.
         """
         with torch.autocast(x.device.type, enabled=False):
             # Half precision is too coarse for thresholds and noise.
             x = x.float() if x.dtype.itemsize < 4 else x
-            if content is None:
-                grid = patch_grid(x.shape[1:3], self.region)
-                content = x.new_ones(len(x), *grid, dtype=torch.bool)
-            return self.decide(self.logits(x, content))
+            if valid is None:
+                grid = patch_grid(x.shape[1:3], self.cell)
+                valid = x.new_ones(len(x), *grid, dtype=torch.bool)
+            return self.decide(self.logits(x, valid))
 
     def decide(self, logits: Tensor) -> Decision | None:
-        """Choose by logits ``(B, Rh, Rw, K)``; see :meth:`forward`."""
+        """Choose by logits ``(B, *cells, K)``; see :meth:`forward`."""
         learns = self.training and logits.requires_grad
-        dense = self.progress == 0 and self.granularities[0] == 1
-        if dense and not learns:
+        if self.progress == 0 and not learns:
             return None
         price = self.train_price if self.training else self.price
         if price:
@@ -148,18 +175,18 @@ class Router(nn.Module):
         choice = logits.argmax(-1)
         gate = None
         if learns:
-            gate = F.one_hot(choice, len(self.cost)).to(logits.dtype)
+            gate = F.one_hot(choice, self.num_candidates).to(logits.dtype)
             soft = (logits / self.temperature).softmax(-1)
             gate = gate - soft.detach() + soft
         return Decision(choice, gate)
 
     def flops(self) -> LinearCost:
-        """Multiply-adds per region (none without a linear layer)."""
+        """Multiply-adds per cell (none without a linear layer)."""
         return LinearCost(0, 0)
 
     def extra_repr(self) -> str:
         """Show the settings when the module is printed."""
-        return f'granularities={self.granularities}, price={self.price}'
+        return f'cell={self.cell}, price={self.price}'
 
 
 def linear(layer: nn.Linear, x: Tensor) -> Tensor:
@@ -167,21 +194,10 @@ def linear(layer: nn.Linear, x: Tensor) -> Tensor:
     return F.linear(x, layer.weight.to(x.dtype), layer.bias.to(x.dtype))
 
 
-class FinestRouter(Router):
-    """No choice: every region at the finest granularity, at any price."""
-
-    def forward(
-        self,
-        x: Tensor,
-        content: Tensor | None = None,
-        errors: Callable[[], Tensor] | None = None,
-    ) -> Decision | None:
-        """See :class:`Router`."""
-        if self.granularities[0] == 1:
-            return None
-        grid = patch_grid(x.shape[1:3], self.region)
-        choice = torch.zeros(len(x), *grid, dtype=torch.long, device=x.device)
-        return Decision(choice, None)
+def add_gumbel_noise(logits: Tensor) -> Tensor:
+    """Perturb logits so that their argmax is a sample of their softmax."""
+    exponential = torch.empty_like(logits).exponential_()
+    return logits - exponential.clamp(min=1e-30).log()
 
 
 @MODELS.register_module()
@@ -197,29 +213,30 @@ class GumbelRouter(Router):
         **kwargs: See :class:`Router`; ``temperature`` defaults to 1.
     """
 
+    records_sides = True
+
     def __init__(
         self,
         embed_dims: int,
-        granularities: Sequence[int],
+        cost: Sequence[float],
+        cell: int,
         noise: bool = True,
         init_finest: float = 0.95,
         **kwargs: Any,
     ) -> None:
-        super().__init__(embed_dims, granularities, **kwargs)
+        super().__init__(embed_dims, cost, cell, **kwargs)
         if not is_number(init_finest) or not 0 < init_finest < 1:
             raise ValueError(
                 f'init_finest must be in (0, 1), but got {init_finest}.'
             )
         self.noise = noise
         self.init_finest = init_finest
-        self.gate = nn.Linear(embed_dims, len(self.granularities))
-        # A checkpoint says among what its routers choose.
-        self.register_buffer('sides', self.sides, persistent=True)
+        self.gate = nn.Linear(embed_dims, self.num_candidates)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """See :class:`Router`."""
-        num = len(self.granularities)
+        num = self.num_candidates
         nn.init.trunc_normal_(self.gate.weight, std=0.01)
         # softmax of (+b, -b, ..., -b) is init_finest for the first one
         odds = self.init_finest * (num - 1) / (1 - self.init_finest)
@@ -228,21 +245,22 @@ class GumbelRouter(Router):
             self.gate.bias.fill_(-bias)
             self.gate.bias[0] = bias
 
-    def logits(self, x: Tensor, content: Tensor) -> Tensor:
+    def logits(self, x: Tensor, valid: Tensor) -> Tensor:
         """See :class:`Router`; padding is routed like the rest."""
-        logits = linear(self.gate, pool(x, self.region))  # (B, Rh, Rw, K)
+        logits = linear(self.gate, pool(x, self.cell))  # (B, Rh, Rw, K)
         if self.training and self.noise:
-            exponential = torch.empty_like(logits).exponential_()
-            logits = logits - exponential.clamp(min=1e-30).log()
+            logits = add_gumbel_noise(logits)
         return logits
 
     def flops(self) -> LinearCost:
         """See :class:`Router`."""
-        return LinearCost(0, self.gate.weight.numel())
+        return LinearCost(0, self.embed_dims * self.num_candidates)
 
 
+STATIC = ('finest', 'static')
 ROUTINGS = {
     'learned': dict(type='GumbelRouter'),
+    'gumbel': dict(type='GumbelRouter'),
     'variance': dict(type='QuantileRouter', score='variance'),
     'error': dict(type='ErrorRouter'),
     'oracle': dict(type='OracleRouter'),
@@ -255,30 +273,30 @@ ROUTINGS = {
 def build_router(
     routing: str | dict,
     embed_dims: int,
-    granularities: Sequence[int],
+    cost: Sequence[float],
+    cell: int,
     price: float = 0.0,
 ) -> Router | None:
-    """Build a block's router.
+    """Build a router.
 
     Args:
-        routing (str | dict): ``'learned'``, ``'variance'``, ``'error'``,
-            ``'oracle'``, ``'shuffled'``, ``'random'``, ``'uniform'``,
-            ``'finest'``, or the config of a registered router.
-        embed_dims (int): Channels of the tokens.
-        granularities (Sequence[int]): Candidates, finest first.
-        price (float): See :class:`Router`. Defaults to 0.
+        routing (str | dict): ``'learned'`` (or ``'gumbel'``), ``'variance'``,
+            ``'error'``, ``'oracle'``, ``'shuffled'``, ``'random'``,
+            ``'uniform'``, ``'finest'`` (or ``'static'``), or the config of a
+            registered router.
+        embed_dims (int): See :class:`Router`, also for the others.
+        cost (Sequence[float]): Of each candidate.
+        cell (int): Side of a cell in tokens.
+        price (float): Defaults to 0.
 
     Returns:
-        Router | None: None if there is nothing to route: every token is its
-        own query, as in the static backbone.
+        Router | None: None if there is nothing to choose.
     """
-    if routing == 'finest' or len(granularities) == 1:
-        if granularities[0] == 1:
-            return None
-        return FinestRouter(embed_dims, granularities)
+    if routing in STATIC or len(cost) == 1:
+        return None
     config = ROUTINGS.get(routing) if isinstance(routing, str) else routing
     if not isinstance(config, dict) or 'type' not in config:
-        allowed = ', '.join(repr(k) for k in ['finest', *ROUTINGS])
+        allowed = ', '.join(repr(k) for k in [*STATIC, *ROUTINGS])
         raise ValueError(
             f'routing={routing!r} is unknown; allowed are {allowed}, or the '
             "config of a router, e.g. dict(type='QuantileRouter')."
@@ -296,4 +314,4 @@ def build_router(
             'GumbelRouter, QuantileRouter, ErrorRouter, OracleRouter, '
             'ShuffledRouter, RandomRouter and UniformRouter.'
         )
-    return router(embed_dims, granularities, price=price, **config)
+    return router(embed_dims, cost, cell, price=price, **config)

@@ -1,0 +1,269 @@
+"""What every backbone has in common: weights, frozen stages, a cost."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+from mmengine.model import BaseModule
+from mmengine.model.weight_init import PretrainedInit
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mmdge.registry import find_class
+from mmdge.utils import checks
+
+from ..cost import Cost
+from ..layers import TransformerBlock
+from ..weights import Layout, load
+
+
+class Backbone(BaseModule):
+    """Base of the architectures: stages of blocks, static by themselves.
+
+    A method (:mod:`mmdge.models.methods`) makes one dynamic by overriding
+    :meth:`run_blocks`.
+
+    Attributes:
+        cost (Cost | None): What the last forward computed; the one thing a
+            backbone remembers between calls.
+        stages (list): The blocks, stage by stage.
+        strides (list[int]): Pixels per token, stage by stage.
+        routers (list): Its decisions; none, unless a method makes some.
+    """
+
+    cost: Cost | None = None
+    layouts: tuple[Layout, ...] = ()
+    unbuilt: tuple[str, ...] = ()
+    arch_zoo: dict[str, dict] = {}
+    in_channels: int = 3
+    with_cp: bool = False
+    routers: Sequence[nn.Module] = ()
+
+    @property
+    def stages(self) -> list[Sequence[TransformerBlock]]:
+        """The blocks, stage by stage."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Map ``(B, 3, H, W)`` to ``(B, C_i, H_i, W_i)``; set ``cost``."""
+        raise NotImplementedError
+
+    def run_blocks(
+        self,
+        stage: int,
+        tokens: Tensor,
+        size: tuple[int, int],
+        mask: Tensor | None,
+        keep: Collection[int],
+    ) -> tuple[list[Tensor], Cost]:
+        """Run the blocks of a stage.
+
+        Args:
+            stage (int): Its number, from 0.
+            tokens (Tensor): ``(B, E + H * W, C)``, extra tokens first.
+            size (tuple[int, int]): ``(H, W)``.
+            mask (Tensor, optional): See :meth:`valid_mask`.
+            keep (Collection[int]): Blocks whose output is wanted.
+
+        Returns:
+            tuple[list[Tensor], Cost]: Those outputs, in the tokens' shape;
+            what the blocks computed.
+        """
+        num_extra = tokens.shape[1] - size[0] * size[1]
+        outs, flops = [], 0
+        for number, block in enumerate(self.stages[stage]):
+            flops += block.flops(size, num_extra).at(tokens.shape[1])
+            tokens = self.run(block, tokens, size)
+            if number in keep:
+                outs.append(tokens)
+        return outs, Cost.constant(flops, len(tokens), tokens.device)
+
+    def run(self, body: Any, x: Tensor, *args: Any) -> Any:
+        """Call ``body``; with ``with_cp`` it is run again in backward."""
+        if self.with_cp and torch.is_grad_enabled():
+            return checkpoint(body, x, *args, use_reentrant=False)
+        return body(x, *args)
+
+    def valid_mask(self, x: Tensor) -> Tensor | None:
+        """Where images ``(B, C, H, W)`` are no padding; None: everywhere."""
+        return None
+
+    def check_images(self, x: Tensor) -> None:
+        """Raise a ValueError unless ``x`` is ``(B, in_channels, H, W)``."""
+        if x.dim() != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(
+                f'expected images of shape (B, {self.in_channels}, H, W), '
+                f'but got {tuple(x.shape)}.'
+            )
+
+    def frozen_modules(self) -> list[nn.Module]:
+        """The modules that ``frozen_stages`` keeps from training."""
+        return []
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Set the mode; frozen stages stay in eval mode.
+
+        Returns:
+            Backbone: Itself.
+        """
+        super().train(mode)
+        for module in self.frozen_modules():
+            module.eval()
+        return self
+
+    def pos_embeds(self) -> dict[str, tuple[tuple[int, int], str]]:
+        """Grid and interpolation of each position embedding, by name."""
+        return {}
+
+    def routers_by_name(self) -> dict[str, nn.Module]:
+        """The routers and their names in the state dict."""
+        return {}
+
+    def reset_routers(self) -> None:
+        """Initialise the routers in their own way."""
+
+    def init_weights(self) -> None:
+        """Initialise as ``init_cfg`` says; the routers in their own way.
+
+        An initialisation of all linear layers, the host's before or that of
+        ``init_cfg``, would leave the routers with logits of zero. A file of
+        weights is looked at first, because MMEngine runs what code it may
+        carry. As everywhere in MMEngine, only the first call does anything.
+
+        Raises:
+            UserError: If the file is missing, broken, not safe or no fit.
+        """
+        if self._is_init:
+            return
+        configs = self.init_cfg or []
+        configs = [configs] if isinstance(configs, dict) else configs
+        kinds = ('Pretrained', PretrainedInit)
+        files = [config for config in configs if config['type'] in kinds]
+        for file in files:
+            checks.check_checkpoint(
+                file['checkpoint'], prefix=file.get('prefix')
+            )
+        self.reset_routers()
+        super().init_weights()
+        if configs and not files:
+            self.reset_routers()
+
+    def _load_from_state_dict(
+        self, state_dict: dict, prefix: str, *args: Any
+    ) -> None:
+        """Load what :func:`load` makes of the entries below ``prefix``.
+
+        Whatever loads this backbone, alone or as a part of a model, MMEngine
+        or PyTorch, comes through here.
+
+        Raises:
+            UserError: If they don't fit.
+        """
+        load(self, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _init_parameters(self) -> None:
+        """Initialise as the official PVT and DeiT do."""
+        for name, parameter in self.named_parameters():
+            if name.startswith(('pos_embed', 'cls_token', 'dist_token')):
+                nn.init.trunc_normal_(parameter, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def __getstate__(self) -> dict:
+        """Copies and pickles start without a cost, which may hold a graph."""
+        return {**self.__dict__, 'cost': None}
+
+
+def backbone_class(config: Mapping) -> type[Backbone] | None:
+    """The backbone of ours that a config builds; None if it is another's."""
+    kind = find_class(config['type']) if 'type' in config else None
+    ours = isinstance(kind, type) and issubclass(kind, Backbone)
+    return kind if ours else None
+
+
+def look_up(arch: str | dict, zoo: dict[str, dict], defaults: dict) -> dict:
+    """Settings of an architecture, by name or as they are.
+
+    Raises:
+        ValueError: If the name is unknown, or a dict lacks or adds settings.
+    """
+    if isinstance(arch, str):
+        if arch not in zoo:
+            allowed = ', '.join(repr(name) for name in zoo)
+            raise ValueError(
+                f'arch={arch!r} is unknown; allowed are {allowed}, or a dict.'
+            )
+        arch = zoo[arch]
+    if not isinstance(arch, dict):
+        raise ValueError(f'arch must be a name or a dict, not {arch!r}.')
+    arch = {**defaults, **arch}
+    names = {*defaults, *next(iter(zoo.values()))}
+    if set(arch) != names:
+        raise ValueError(f'arch must give {sorted(names)}, but got {arch}.')
+    return arch
+
+
+def image_size(
+    pretrain_img_size: int | Sequence[int], least: int
+) -> tuple[int, int]:
+    """Height and width of the images that position embeddings are made for.
+
+    Raises:
+        ValueError: If it is no integer, or pair of them, of at least
+            ``least``.
+    """
+    sides = pretrain_img_size
+    sides = [sides] * 2 if isinstance(sides, int) else list(sides)
+    if len(sides) != 2 or not all(
+        isinstance(side, int) and side >= least for side in sides
+    ):
+        raise ValueError(
+            'pretrain_img_size, the side of the images or (height, width), '
+            f'must be at least {least}, but got {pretrain_img_size!r}.'
+        )
+    return sides[0], sides[1]
+
+
+def check_out_type(out_type: str) -> None:
+    """Raise a ValueError unless there is such an output."""
+    if out_type not in ('featmap', 'cls_token'):
+        raise ValueError(
+            f"out_type must be 'featmap' or 'cls_token', but got {out_type!r}."
+        )
+
+
+def check_frozen_stages(frozen_stages: int, most: int) -> None:
+    """Raise a ValueError unless there are so many."""
+    if not isinstance(frozen_stages, int) or frozen_stages > most:
+        raise ValueError(
+            f'frozen_stages={frozen_stages!r} must be an integer of at most '
+            f'{most}.'
+        )
+
+
+def drop_path_rates(rate: float, depth: int) -> list[float]:
+    """Rates of ``depth`` blocks, rising linearly from 0 to ``rate``."""
+    return [rate * n / max(1, depth - 1) for n in range(depth)]
+
+
+def check_out_indices(
+    out_indices: int | Sequence[int], num: int
+) -> tuple[int, ...]:
+    """Bring ``out_indices`` to ascending, non-negative indices."""
+    given = [out_indices] if isinstance(out_indices, int) else out_indices
+    indices = []
+    if isinstance(given, (list, tuple, range)):
+        indices = [
+            i + num if isinstance(i, int) and i < 0 else i for i in given
+        ]
+    if not indices or indices != sorted(set(indices) & set(range(num))):
+        raise ValueError(
+            f'out_indices={out_indices!r} must be ascending and among 0 to '
+            f'{num - 1}, or negative, counted from the end.'
+        )
+    return tuple(indices)

@@ -1,0 +1,102 @@
+"""DGE-PVT and DGE-DeiT: static architecture + granularity + defaults.
+
+Source: Dynamic Grained Encoder (Song et al., NeurIPS 2021).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mmdge.registry import MODELS
+
+from ..architectures import PVT, ViT
+from ..methods import Granularity
+
+
+@MODELS.register_module()
+class DGEPVT(Granularity, PVT):
+    """PVT whose blocks give each region as many queries as it deserves.
+
+    ``routing='finest'`` is its dense twin, the plain PVT. Checkpoints of the
+    official PVT and others load as they are, see ``docs/checkpoints.md``.
+
+    What is 0 in all channels counts as padding, which share and error routers
+    give the fewest queries: pad after normalising, with 0, as the hosts do.
+
+    Args:
+        arch (str | dict): See :class:`PVT`. Defaults to ``'small'``.
+        granularities (Sequence[int] | Sequence[Sequence[int]]): Candidate
+            sides of a patch in tokens, finest first, each dividing the last,
+            which is the region's side: one set for all stages, or one per
+            stage. Defaults to (1, 2, 4).
+        routing (str | dict | Sequence): ``'learned'`` (the paper's router),
+            ``'variance'`` (by the variance inside the region, without
+            parameters), ``'error'`` (by the error that it predicts, see
+            ``docs/budgets.md``), the controls ``'oracle'``, ``'shuffled'``,
+            ``'random'`` and ``'uniform'``, ``'finest'`` (the dense twin), or
+            a router's config, e.g. ``dict(type='QuantileRouter',
+            score='learned')``; a list gives one per stage. Defaults to
+            ``'learned'``.
+        price (float): At test time the choice is ``argmax(logit_k - price *
+            cost_k)``. Defaults to 0, the router as it was trained.
+        sparse_training (bool): In training compute only the granularity that
+            was chosen, instead of all of them. Routers without parameters
+            always do. Defaults to False.
+        **kwargs: See :class:`PVT`.
+
+    Example:
+        >>> model = DGEPVT(arch='tiny', routing='variance').eval()
+        >>> maps = model(torch.rand(1, 3, 224, 224))
+        >>> [tuple(m.shape) for m in maps][0], model.cost.ratio.shape
+        ((1, 64, 56, 56), torch.Size([1]))
+    """
+
+    def __init__(
+        self,
+        arch: str | dict = 'small',
+        granularities: Sequence = (1, 2, 4),
+        routing: str | dict | Sequence = 'learned',
+        price: float = 0.0,
+        sparse_training: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(arch, **kwargs)
+        self.add_routers(granularities, routing, price, sparse_training)
+
+
+@MODELS.register_module()
+class DGEDeiT(Granularity, ViT):
+    """DeiT whose blocks give each region as many queries as it deserves.
+
+    ``routing='finest'`` is its dense twin, the plain DeiT, equal to
+    ``mmpretrain.VisionTransformer`` with the same weights. Padding is what it
+    is for :class:`DGEPVT`.
+
+    Args:
+        arch (str | dict): See :class:`ViT`. Defaults to ``'small'``.
+        granularities (Sequence[int]): See :class:`DGEPVT`. Defaults to
+            (1, 2, 4).
+        routing (str | dict): See :class:`DGEPVT`. Defaults to ``'learned'``.
+        price (float): See :class:`DGEPVT`. Defaults to 0.
+        sparse_training (bool): See :class:`DGEPVT`. Defaults to False.
+        **kwargs: See :class:`ViT`.
+
+    Example:
+        >>> model = DGEDeiT(arch='tiny', routing='variance').eval()
+        >>> (map_,) = model(torch.rand(1, 3, 256, 320))
+        >>> map_.shape, model.cost.ratio.shape
+        (torch.Size([1, 192, 16, 20]), torch.Size([1]))
+    """
+
+    def __init__(
+        self,
+        arch: str | dict = 'small',
+        granularities: Sequence[int] = (1, 2, 4),
+        routing: str | dict = 'learned',
+        price: float = 0.0,
+        sparse_training: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(arch, **kwargs)
+        self.add_routers(granularities, routing, price, sparse_training)

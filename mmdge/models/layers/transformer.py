@@ -1,0 +1,456 @@
+"""The encoder block: what all tokens need, and what works row by row.
+
+``prepare`` computes keys and values from all tokens; ``update`` says what the
+block adds to any rows, packed over the batch. Rows don't see each other, so
+a method may choose which of them to compute, and how.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import accumulate
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..cost import LinearCost
+from .embeddings import pad_to_patch
+
+try:
+    from torch.nn.attention.varlen import varlen_attn
+except ImportError:  # before PyTorch 2.10
+    varlen_attn = None
+
+Size = tuple[int, int]
+
+# Hidden channels, in bytes, that a CPU computes together in inference. More
+# would not stay in its caches, and from about 32 MB on the C library fetches
+# them as fresh pages each time, which takes longer than the products.
+CACHE_BYTES = 4 * 2**20
+
+
+def packed_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lengths: list[int],
+    key_lengths: list[int],
+) -> Tensor:
+    """Attention of packed queries to their own image's keys and values.
+
+    Exact and without padding: images with equally many queries, and keys,
+    run as one batch, others in one call where PyTorch has a kernel for it,
+    or else one after the other.
+
+    Args:
+        q (Tensor): Packed queries, image-major, ``(sum_b L_b, h, d)``.
+        k (Tensor): Packed keys, ``(sum_b T_b, h, d)``.
+        v (Tensor): Values, like ``k``.
+        lengths (list[int]): Number of queries of each image, ``L_b``.
+        key_lengths (list[int]): Number of keys of each image, ``T_b``.
+
+    Returns:
+        Tensor: ``(sum_b L_b, h, d)``.
+    """
+    if len(set(lengths)) == len(set(key_lengths)) == 1:
+        # (B * L, h, d) -> (B, L, h, d)
+        q = q.unflatten(0, (len(lengths), lengths[0]))
+        k, v = (x.unflatten(0, (len(lengths), key_lengths[0])) for x in (k, v))
+        return _attention(q, k, v).flatten(0, 1)
+    if can_use_varlen(q):
+        return varlen_attn(
+            q,
+            k.contiguous(),
+            v.contiguous(),
+            *(_ends(n, q.device) for n in (lengths, key_lengths)),
+            max(lengths),
+            max(key_lengths),
+        )
+    images = zip(
+        q.split(lengths), k.split(key_lengths), v.split(key_lengths),
+        strict=True,
+    )  # fmt: skip
+    outs = [
+        _attention(*(x[None] for x in qkv))[0] for qkv in images if len(qkv[0])
+    ]
+    return torch.cat(outs)
+
+
+def can_use_varlen(q: Tensor) -> bool:
+    """Whether PyTorch has a kernel for sequences of unequal length.
+
+    It has from 2.10 on, for half precision on NVIDIA GPUs that know
+    bfloat16, and for heads of at most 256 channels, in eights. Where flash
+    attention is switched off, as for counting FLOPs, so is this.
+    """
+    return (
+        varlen_attn is not None
+        and q.is_cuda
+        and torch.version.hip is None
+        and q.dtype in (torch.float16, torch.bfloat16)
+        and torch.backends.cuda.flash_sdp_enabled()
+        and q.shape[-1] % 8 == 0
+        and q.shape[-1] <= 256
+        and torch.cuda.get_device_capability(q.device) >= (8, 0)
+    )
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention of ``(B, L, h, d)`` to ``(B, T, h, d)``."""
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+
+
+def _ends(lengths: list[int], device: torch.device) -> Tensor:
+    ends = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
+    return ends.to(device, non_blocking=True)
+
+
+class SpatialReductionAttention(nn.Module):
+    """Multi-head attention with PVT's reduction of the keys and values.
+
+    Source: PVT (Wang et al., ICCV 2021), section 3.3; parameter names of the
+    official code, so that its checkpoints fit. ``sr_ratio=1`` is plain
+    attention.
+
+    Args:
+        embed_dims (int): Channels ``C``.
+        num_heads (int): Heads; must divide ``embed_dims``.
+        sr_ratio (int): Side of the patch of tokens that becomes one key and
+            value. Defaults to 1.
+    """
+
+    def __init__(
+        self, embed_dims: int, num_heads: int, sr_ratio: int = 1
+    ) -> None:
+        super().__init__()
+        if embed_dims % num_heads:
+            raise ValueError(
+                f'embed_dims={embed_dims} must be a multiple of '
+                f'num_heads={num_heads}.'
+            )
+        # The formulae read these, not layers that an adapter may replace.
+        self.embed_dims = embed_dims
+        self.num_heads = num_heads
+        self.sr_ratio = sr_ratio
+        self.q = nn.Linear(embed_dims, embed_dims)
+        self.kv = nn.Linear(embed_dims, 2 * embed_dims)
+        self.proj = nn.Linear(embed_dims, embed_dims)
+        if sr_ratio > 1:
+            # Channels last, as the tokens are: their map needs no copy.
+            self.sr = nn.Conv2d(
+                embed_dims, embed_dims, sr_ratio, stride=sr_ratio
+            ).to(memory_format=torch.channels_last)
+            self.norm = nn.LayerNorm(embed_dims, eps=1e-5)
+
+    def reduced_size(self, size: Size) -> Size:
+        """Height and width of the keys' map for a token map of ``size``.
+
+        Floors as PVT does, so the last rows and columns of a map that the
+        ratio doesn't divide are no keys; but at least one key is left.
+        """
+        if self.sr_ratio == 1:
+            return size
+        return tuple(max(1, side // self.sr_ratio) for side in size)
+
+    def reduce(self, x: Tensor, size: Size) -> Tensor:
+        """Reduce the spatial tokens ``(B, E + N, C)`` to ``(B, E + T, C)``."""
+        if self.sr_ratio == 1:
+            return x
+        height, width = size
+        extra, tokens = x.tensor_split([x.shape[1] - height * width], dim=1)
+        # (B, H * W, C) -> (B, C, H, W)
+        image = tokens.unflatten(1, size).permute(0, 3, 1, 2)
+        reduced = self.sr(pad_to_patch(image, self.sr_ratio))
+        reduced = self.norm(reduced.flatten(2).transpose(1, 2))
+        return (
+            torch.cat([extra, reduced], dim=1) if extra.shape[1] else reduced
+        )
+
+    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of ``(..., C)``, ``(prod(...), h, d)`` each."""
+        # (..., 2C) -> 2 x (T, h, d)
+        kv = self.kv(x).view(-1, 2, self.num_heads, self.head_dims)
+        return kv.unbind(1)
+
+    @property
+    def head_dims(self) -> int:
+        """Channels ``d`` of a head."""
+        return self.embed_dims // self.num_heads
+
+    def flops(self, size: Size, num_extra: int) -> LinearCost:
+        """Multiply-adds of one image.
+
+        Keys and values are paid for once; a row pays for its two projections
+        and its products with all keys and all values.
+        """
+        reduced = self.reduced_size(size)
+        tokens = reduced[0] * reduced[1]
+        sr_flops = tokens * self.sr_ratio**2 * self.embed_dims**2
+        num_keys, dims = num_extra + tokens, self.embed_dims
+        return LinearCost(
+            2 * num_keys * dims**2 + (sr_flops if self.sr_ratio > 1 else 0),
+            2 * dims**2 + 2 * num_keys * dims,
+        )
+
+
+class MLP(nn.Module):
+    """Linear, GELU, linear, on packed rows.
+
+    Args:
+        embed_dims (int): Channels ``C``.
+        hidden_dims (int): Channels in between.
+    """
+
+    def __init__(self, embed_dims: int, hidden_dims: int) -> None:
+        super().__init__()
+        self.embed_dims = embed_dims
+        self.hidden_dims = hidden_dims
+        self.fc1 = nn.Linear(embed_dims, hidden_dims)
+        self.fc2 = nn.Linear(hidden_dims, embed_dims)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(L, C)`` to ``(L, C)``."""
+        parts = self.num_parts(x)
+        if parts == 1:
+            return self._rows(x)
+        return torch.cat([self._rows(part) for part in x.tensor_split(parts)])
+
+    def _rows(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+    def num_parts(self, x: Tensor) -> int:
+        """In how many parts the rows ``(L, C)`` are computed.
+
+        One for a GPU, and where gradients are wanted.
+        """
+        if x.device.type != 'cpu' or torch.is_grad_enabled():
+            return 1
+        hidden = len(x) * self.hidden_dims * x.element_size()
+        return max(1, -(-hidden // CACHE_BYTES))
+
+    def flops(self) -> LinearCost:
+        """Multiply-adds: all of them are paid per row."""
+        return LinearCost(0, 2 * self.embed_dims * self.hidden_dims)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth per sample (Huang et al., ECCV 2016), on packed rows.
+
+    The hosts' own DropPath drops along dimension 0, which for packed rows is
+    the row; there the official DGE code drops single queries. Here a sample
+    is dropped as a whole.
+
+    Args:
+        drop_prob (float): Probability to drop, in [0, 1). Defaults to 0.
+    """
+
+    def __init__(self, drop_prob: float = 0.0) -> None:
+        super().__init__()
+        if not 0 <= drop_prob < 1:
+            raise ValueError(
+                f'drop_prob must be in [0, 1), but got {drop_prob}.'
+            )
+        self.drop_prob = drop_prob
+
+    def draw(self, batch_size: int, like: Tensor) -> Tensor | None:
+        """Decide which samples to keep.
+
+        Args:
+            batch_size (int): Number of samples ``B``.
+            like (Tensor): Gives type and device.
+
+        Returns:
+            Tensor | None: Each sample's factor, 0 or ``1 / (1 - drop_prob)``,
+            ``(B,)``; None for 1 throughout, as in evaluation.
+        """
+        if not self.training or not self.drop_prob:
+            return None
+        keep = 1 - self.drop_prob
+        return like.new_empty(batch_size).bernoulli_(keep) / keep
+
+    def forward(
+        self, x: Tensor, factor: Tensor | None, lengths: list[int]
+    ) -> Tensor:
+        """Scale the samples.
+
+        Args:
+            x (Tensor): Packed rows, ``(sum_b L_b, C)``.
+            factor (Tensor | None): See :meth:`draw`.
+            lengths (list[int]): Rows of each sample.
+        """
+        if factor is None:
+            return x
+        if len(set(lengths)) == 1:
+            # (B * L, C) -> (B, L * C)
+            return (x.view(len(factor), -1) * factor[:, None]).view_as(x)
+        # Without waiting for a GPU, which `device=x.device` would.
+        rows = torch.tensor(lengths).to(x.device, non_blocking=True)
+        return x * factor.repeat_interleave(rows, output_size=len(x))[:, None]
+
+    def extra_repr(self) -> str:
+        """Show the probability when the module is printed."""
+        return f'drop_prob={self.drop_prob}'
+
+
+class Context(NamedTuple):
+    """What :meth:`TransformerBlock.prepare` made of all tokens.
+
+    Attributes:
+        keys (Tensor): Packed over the batch, ``(sum_b T_b, h, d)``.
+        values (Tensor): Like the keys.
+        key_lengths (list[int]): Keys of each image, ``T_b``.
+        kept (tuple): Which images keep the attention's update, and the
+            MLP's, see :meth:`DropPath.draw`.
+        normed (Tensor): The tokens, normed, in their shape.
+    """
+
+    keys: Tensor
+    values: Tensor
+    key_lengths: list[int]
+    kept: tuple[Tensor | None, Tensor | None]
+    normed: Tensor
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm encoder block of PVT, DeiT and ViT.
+
+    Args:
+        embed_dims (int): Channels ``C``.
+        num_heads (int): Heads of the attention.
+        feedforward_channels (int): Hidden channels of the MLP.
+        sr_ratio (int): See :class:`SpatialReductionAttention`. Defaults to 1.
+        drop_path (float): Probability to drop a sample's residual branch.
+            Defaults to 0.
+        name (str): For reports. Defaults to ``''``.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        num_heads: int,
+        feedforward_channels: int,
+        sr_ratio: int = 1,
+        drop_path: float = 0.0,
+        name: str = '',
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.norm1 = nn.LayerNorm(embed_dims, eps=1e-6)
+        self.attn = SpatialReductionAttention(embed_dims, num_heads, sr_ratio)
+        self.norm2 = nn.LayerNorm(embed_dims, eps=1e-6)
+        self.mlp = MLP(embed_dims, feedforward_channels)
+        self.drop_path = DropPath(drop_path)
+
+    def prepare(
+        self, x: Tensor, size: Size, lengths: list[int] | None = None
+    ) -> tuple[Tensor, Context]:
+        """Compute what every token needs.
+
+        Args:
+            x (Tensor): Tokens ``(B, E + H * W, C)``, extra tokens first; or,
+                if ``sr_ratio`` is 1, packed rows ``(sum_b T_b, C)``.
+            size (tuple[int, int]): ``(H, W)``.
+            lengths (list[int], optional): Of packed rows, ``T_b``.
+
+        Returns:
+            tuple[Tensor, Context]: What rows are made of, here ``x`` itself;
+            and what :meth:`update` needs besides them.
+        """
+        normed = self.norm1(x)
+        keys, values = self.attn.keys_values(
+            normed if lengths else self.attn.reduce(normed, size)
+        )
+        num_images = len(lengths or x)
+        lengths = lengths or [len(keys) // num_images] * num_images
+        draw = self.drop_path.draw
+        kept = draw(num_images, x), draw(num_images, x)
+        return x, Context(keys, values, lengths, kept, normed)
+
+    def update(
+        self,
+        rows: Tensor,
+        lengths: list[int],
+        context: Context,
+        attend: Callable = packed_attention,
+        normed: Tensor | None = None,
+    ) -> Tensor:
+        """What the block adds to rows.
+
+        Args:
+            rows (Tensor): Packed over the batch, image-major,
+                ``(sum_b L_b, C)``.
+            lengths (list[int]): Rows of each image, ``L_b``.
+            context (Context): Of their images.
+            attend (Callable): Attention of queries ``(sum_b L_b, h, d)`` to
+                keys and values, arguments as of :func:`packed_attention`,
+                which is the default.
+            normed (Tensor, optional): The rows, if they are normed already.
+
+        Returns:
+            Tensor: Of the rows' shape.
+        """
+        normed = self.norm1(rows) if normed is None else normed
+        attn = self.attn
+        q = attn.q(normed).view(-1, attn.num_heads, attn.head_dims)
+        attended = attend(
+            q, context.keys, context.values, lengths, context.key_lengths
+        )
+        attended = attn.proj(attended.flatten(1))
+        attended = self.drop_path(attended, context.kept[0], lengths)
+        sums = rows + attended
+        hidden = self.mlp(self.norm2(sums))
+        hidden = self.drop_path(hidden, context.kept[1], lengths)
+        return add(attended, hidden, out=sums)
+
+    def forward(self, x: Tensor, size: Size) -> Tensor:
+        """Update all tokens, as the static backbone does.
+
+        Args:
+            x (Tensor): Tokens ``(B, E + H * W, C)``, extra tokens first.
+            size (tuple[int, int]): ``(H, W)``.
+
+        Returns:
+            Tensor: Of the same shape.
+        """
+        x, context = self.prepare(x, size)
+        update = self.update(
+            x.flatten(0, 1),  # (B, E + N, C) -> (B * (E + N), C)
+            [x.shape[1]] * len(x),
+            context,
+            normed=context.normed.flatten(0, 1),
+        ).view_as(x)
+        return add(x, update, out=update)
+
+    def flops(self, size: Size, num_extra: int) -> LinearCost:
+        """Multiply-adds of one image: fixed, and of each row.
+
+        Args:
+            size (tuple[int, int]): Of the map, ``(H, W)``; of tokens that
+                are no map ``(N, 1)``, and ``N`` may be a tensor.
+            num_extra (int): Extra tokens.
+        """
+        return self.attn.flops(size, num_extra) + self.mlp.flops()
+
+
+def add(x: Tensor, update: Tensor, out: Tensor) -> Tensor:
+    """``x + update``, in inference in the memory of ``out``.
+
+    A large tensor is fresh memory from the system each time, which costs a
+    CPU more than the sum does.
+
+    Args:
+        x (Tensor): Of any shape.
+        update (Tensor): Of the shape of ``x``.
+        out (Tensor): Of that shape, with values that nobody needs afterwards,
+            maybe ``update`` itself. Not the output of a module, which a hook
+            may have kept.
+
+    Returns:
+        Tensor: Of the same shape.
+    """
+    if torch.is_grad_enabled() or not x.dtype == update.dtype == out.dtype:
+        return x + update
+    return torch.add(x, update, out=out)

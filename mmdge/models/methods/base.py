@@ -1,0 +1,159 @@
+"""What every method adds to an architecture: routers, and when to use them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmdge.utils import UserError
+
+from ..routing import Router
+
+
+class Method:
+    """Base of the methods, each to be mixed into an architecture.
+
+    ``class DGEPVT(Granularity, PVT)``: the method overrides
+    :meth:`Backbone.run_blocks`; it knows an architecture by its ``stages`` of
+    blocks and its ``strides`` alone.
+
+    Attributes:
+        dense (bool): Run as the dense twin: the static architecture with the
+            same weights. See :meth:`as_dense_twin`.
+        cells (list[int]): Side of a decision's cell in tokens, stage by
+            stage.
+    """
+
+    dense = False
+    cells: list[int]
+
+    @property
+    def routers(self) -> list[Router]:
+        """The decisions, in their order."""
+        return list(self.routers_by_name().values())
+
+    def routers_by_name(self) -> dict[str, Router]:
+        """The routers and their names in the state dict."""
+        return {
+            name: module
+            for name, module in self.named_modules()
+            if isinstance(module, Router)
+        }
+
+    @contextmanager
+    def as_dense_twin(self) -> Iterator[None]:
+        """Inside, decide nothing and compute everything."""
+        before, self.dense = self.dense, True
+        try:
+            yield
+        finally:
+            self.dense = before
+
+    def anneal(self, progress: float) -> None:
+        """Move the routers between dense and their own target, in training.
+
+        Evaluation always uses the target.
+
+        Args:
+            progress (float): 0: every cell dense; 1: the routers' shares. A
+                router that learns its amount (the paper's) ignores it.
+        """
+        for router in self.routers:
+            router.train_progress = progress
+
+    def reset_routers(self) -> None:
+        """Initialise the routers in their own way."""
+        for router in self.routers:
+            router.reset_parameters()
+
+    def train(self, mode: bool = True) -> Method:
+        """Set the mode; frozen stages stay in eval mode, not their routers.
+
+        Noise, warm-up and remembered scores are no parameters.
+        """
+        super().train(mode)
+        for router in self.routers:
+            router.train(mode)
+        return self
+
+    def valid_mask(self, x: Tensor) -> Tensor | None:
+        """Where images are no padding, in the finest cells of all stages.
+
+        Padding is what is 0 in all channels: the hosts pad with zeros, after
+        they have normalised.
+
+        Args:
+            x (Tensor): Images, ``(B, C, H, W)``.
+
+        Returns:
+            Tensor | None: ``(B, ceil(H / side), ceil(W / side))``, 1 where a
+            cell of :attr:`mask_side` pixels holds any of the image, else 0.
+            None if nothing is routed.
+        """
+        if self.dense or not self.routers:
+            return None
+        if torch.jit.is_tracing() or torch.compiler.is_exporting():
+            raise UserError(
+                'a routed backbone cannot be traced or exported, because what '
+                'runs depends on the image; export its dense twin, with '
+                "routing='finest', or inside backbone.as_dense_twin()"
+            )
+        pixels = x.detach().ne(0).any(1, keepdim=True).float()
+        return F.max_pool2d(pixels, self.mask_side, ceil_mode=True)[:, 0]
+
+    @property
+    def mask_side(self) -> int:
+        """Side in pixels that divides the cells of all stages."""
+        sides = zip(self.strides, self.cells, strict=False)
+        return math.gcd(*(stride * cell for stride, cell in sides))
+
+    def valid_cells(
+        self, mask: Tensor | None, stage: int, grid: tuple[int, int]
+    ) -> Tensor | None:
+        """Which cells of a stage hold any of the image, and not just padding.
+
+        Args:
+            mask (Tensor | None): See :meth:`valid_mask`; None passes.
+            stage (int): Number of the stage.
+            grid (tuple[int, int]): Rows and columns of its cells.
+
+        Returns:
+            Tensor | None: ``(B, *grid)``, bool. An image without any content
+            counts as valid throughout.
+        """
+        side = self.strides[stage] * self.cells[stage] // self.mask_side
+        return valid_cells(mask, side, grid)
+
+
+def valid_cells(
+    mask: Tensor | None, side: int, grid: tuple[int, int]
+) -> Tensor | None:
+    """See :meth:`Method.valid_cells`; ``side`` is in cells of the mask."""
+    if mask is None:
+        return None
+    pooled = mask
+    if side > 1:
+        pooled = F.max_pool2d(mask[:, None], side, ceil_mode=True)[:, 0]
+    valid = pooled[:, : grid[0], : grid[1]] > 0
+    return valid | ~valid.flatten(1).any(1)[:, None, None]
+
+
+def per_stage(values: object, num_stages: int, name: str) -> Sequence:
+    """One value for all stages, or a list of one per stage, as a list.
+
+    Raises:
+        ValueError: If a list has another length.
+    """
+    if not isinstance(values, (list, tuple)):
+        return [values] * num_stages
+    if len(values) != num_stages:
+        raise ValueError(
+            f'{name}={values} must be one {name}, or {num_stages}, one per '
+            'stage.'
+        )
+    return values

@@ -1,0 +1,321 @@
+"""DGE: each region of tokens gets as many rows as it deserves.
+
+A block's path, step by step::
+
+    tokens --router--> choice                          score, decide
+    tokens --pool, pack--> rows                        rows
+    rows --attention, MLP--> updates                   update
+    tokens + un-pooled updates --> tokens              scatter
+    FLOPs of the rows, share of each region            cost
+
+Keys and values come from all tokens. Rows don't see each other, so computing
+every granularity and choosing one by a one-hot gate (the paper's training)
+equals computing the chosen ones only. To give the router the paper's
+gradient, training computes the others as well, but without a graph:
+multiplied by 0, they get no gradient themselves.
+
+Source: DGE (Song et al., NeurIPS 2021), section 3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import partial
+from numbers import Integral
+
+import torch
+from torch import Tensor
+
+from ..cost import ComputeMap, Cost
+from ..layers import TransformerBlock, add
+from ..layers.transformer import Context
+from ..routing import Decision, Grains, WithGate, build_router
+from ..routing.granularity import Choice
+from .base import Method, per_stage
+
+
+class Granularity(Method):
+    """Dynamic grained encoders on any architecture.
+
+    Attributes:
+        granularities (list[tuple[int, ...]]): Candidates, stage by stage.
+        sparse_training (bool): See :meth:`add_routers`.
+    """
+
+    def add_routers(
+        self,
+        granularities: Sequence,
+        routing: str | dict | Sequence,
+        price: float,
+        sparse_training: bool,
+    ) -> None:
+        """Give each block a router.
+
+        Args:
+            granularities (Sequence[int] | Sequence[Sequence[int]]): Candidate
+                sides of a patch in tokens, finest first, each dividing the
+                last, which is the region's side: one set for all stages, or
+                one per stage.
+            routing (str | dict | Sequence): See :func:`build_router`; a list
+                gives one per stage.
+            price (float): See :class:`Router`.
+            sparse_training (bool): In training compute only the granularity
+                that was chosen; the router's gradient then comes from it
+                alone. Routers without parameters always do.
+        """
+        # A later stage may not be built, but is checked.
+        num_stages = len(getattr(self, 'patch_sizes', self.stages))
+        self.granularities = check_granularities(granularities, num_stages)
+        self.cells = [sides[-1] for sides in self.granularities]
+        self.sparse_training = sparse_training
+        routing = per_stage(routing, num_stages, 'routing')
+        for sides, kind, blocks in zip(
+            self.granularities, routing, self.stages, strict=False
+        ):
+            cost = [(sides[0] / side) ** 2 for side in sides]
+            for block in blocks:
+                dims = block.attn.embed_dims
+                router = build_router(kind, dims, cost, sides[-1], price)
+                if router is not None:
+                    router.register_buffer(
+                        'sides',
+                        torch.tensor(sides),
+                        persistent=router.records_sides,
+                    )
+                block.router = router
+        for module in self.frozen_modules():
+            module.requires_grad_(False)
+
+    def run_blocks(
+        self,
+        stage: int,
+        tokens: Tensor,
+        size: tuple[int, int],
+        mask: Tensor | None,
+        keep: Collection[int],
+    ) -> tuple[list[Tensor], Cost]:
+        """See :class:`Backbone`."""
+        if self.dense:
+            return super().run_blocks(stage, tokens, size, mask, keep)
+        num_extra = tokens.shape[1] - size[0] * size[1]
+        grains = Grains(size, self.granularities[stage], num_extra)
+        valid = self.valid_cells(mask, stage, grains.grids[-1])
+        cell = self.strides[stage] * grains.region
+        outs, costs = [], []
+        for number, block in enumerate(self.stages[stage]):
+            decision = decide(block, tokens, grains, valid)
+            tokens, cost = self._run_block(
+                block,
+                tokens,
+                grains,
+                decision,
+                partial(ComputeMap, cell=cell, name=block.name, valid=valid),
+            )
+            costs.append(cost)
+            if number in keep:
+                outs.append(tokens)
+        return outs, Cost.add_up(costs)
+
+    def _run_block(
+        self,
+        block: TransformerBlock,
+        tokens: Tensor,
+        grains: Grains,
+        decision: Decision | None,
+        compute_map: partial,
+    ) -> tuple[Tensor, Cost]:
+        flops = block.flops(grains.size, grains.num_extra)
+        dense = Cost.constant(
+            flops.at(tokens.shape[1]), len(tokens), tokens.device
+        )
+        if decision is None:
+            return self.run(block, tokens, grains.size), dense
+        choice = grains.choose(decision.choice)
+        tokens = self.run(
+            partial(update_chosen, block),
+            tokens,
+            grains,
+            choice,
+            decision.gate,
+            self.sparse_training,
+        )
+        # Of a map of regions, rows and the share of the dense compute.
+        row_counts = grains.row_counts(tokens.device)  # (Rh, Rw, K)
+        shares = row_counts.new_tensor(grains.sides).double() ** -2  # (K,)
+        if decision.gate is None:
+            num_rows, share = choice.counts, shares[decision.choice]
+        else:
+            gate = decision.gate.double()  # (B, Rh, Rw, K)
+            num_rows = (gate * row_counts).flatten(1).sum(1)
+            num_rows = grains.num_extra + num_rows
+            share = gate @ shares
+        dynamic = flops.at(num_rows.double())
+        if block.router is not None:
+            num_cells = math.prod(grains.grids[-1])
+            dynamic = dynamic + block.router.flops().at(num_cells)
+        return tokens, Cost(dynamic, dense.dense, (compute_map(share),))
+
+
+def decide(
+    block: TransformerBlock,
+    tokens: Tensor,
+    grains: Grains,
+    valid: Tensor | None,
+) -> Decision | None:
+    """Choose a granularity for each region.
+
+    Args:
+        block (TransformerBlock): With its ``router``, or None.
+        tokens (Tensor): ``(B, E + N, C)``.
+        grains (Grains): Of their map.
+        valid (Tensor, optional): Regions that are no padding.
+
+    Returns:
+        Decision | None: None if every token is its own row.
+    """
+    grid = grains.to_map(tokens)  # (B, H, W, C)
+    decision = None
+    if block.router is not None:
+        errors = CandidateErrors(block, tokens, grains)
+        decision = block.router(grid, valid, errors)
+    if decision is None and grains.sides[0] > 1:
+        finest = grid.new_zeros(len(grid), *grains.grids[-1], dtype=torch.long)
+        decision = Decision(finest, None)
+    return decision
+
+
+def update_chosen(
+    block: TransformerBlock,
+    tokens: Tensor,
+    grains: Grains,
+    choice: Choice,
+    gate: Tensor | None,
+    sparse: bool,
+) -> Tensor:
+    """Update each region at the granularity that was chosen.
+
+    Args:
+        block (TransformerBlock): Whose update.
+        tokens (Tensor): ``(B, E + N, C)``.
+        grains (Grains): Of their map.
+        choice (Choice): Of it.
+        gate (Tensor, optional): One-hot with a straight-through gradient,
+            ``(B, Rh, Rw, K)``.
+        sparse (bool): Give the gate the gradient of the chosen candidate
+            alone.
+
+    Returns:
+        Tensor: Tokens of the same shape.
+    """
+    pool, unpool, lengths, _ = choice
+    candidates = grains.candidates(tokens)
+    rows = pool(candidates)
+    source, context = block.prepare(tokens, grains.size)
+    update = block.update(rows, lengths, context)
+    if gate is None:
+        update = unpool(update)
+        return add(source, update, out=update)
+    if sparse:
+        # Each token times the gate of its region: 1, but with a gradient.
+        return source + unpool(update) * grains.spread(gate)
+    # Where the gate is 0 nothing but the gate gets a gradient: what the other
+    # candidates would have done is needed, but no graph of it.
+    with torch.no_grad():
+        others = updates_of_all(block, torch.cat(candidates, 1), context)
+    return WithGate.apply(source + unpool(update), gate, others, grains)
+
+
+def updates_of_all(
+    block: TransformerBlock, rows: Tensor, context: Context
+) -> Tensor:
+    """The updates of all candidates, ``(B, E + M, C)``."""
+    lengths = [rows.shape[1]] * len(rows)
+    return block.update(rows.flatten(0, 1), lengths, context).view_as(rows)
+
+
+@dataclass(frozen=True)
+class CandidateErrors:
+    """What each granularity would get wrong, region by region.
+
+    Every granularity is computed, more than routing could save: for
+    calibration, and for the oracle.
+
+    Attributes:
+        block (TransformerBlock): Whose update.
+        tokens (Tensor): ``(B, E + N, C)``.
+        grains (Grains): Of their map.
+    """
+
+    block: TransformerBlock
+    tokens: Tensor
+    grains: Grains
+
+    @torch.no_grad()
+    def __call__(self) -> Tensor:
+        """``(B, Rh, Rw, K)``, see :meth:`Grains.errors`."""
+        rows = torch.cat(self.grains.candidates(self.tokens), 1)
+        _, context = self.block.prepare(self.tokens, self.grains.size)
+        context = context._replace(kept=(None, None))
+        updates = updates_of_all(self.block, rows, context)  # (B, E + M, C)
+        return self.grains.errors(updates)
+
+    @property
+    def is_choice(self) -> Tensor:
+        """Regions of more than one row at the finest, ``(Rh, Rw)``, bool."""
+        counts = self.grains.row_counts(self.tokens.device)
+        return counts[..., 0] > counts[..., -1]
+
+    @property
+    def flops_per_row(self) -> int:
+        """Multiply-adds of a row."""
+        grains = self.grains
+        return self.block.flops(grains.size, grains.num_extra).per_row
+
+
+def check_granularities(
+    granularities: Sequence, num_stages: int
+) -> list[tuple[int, ...]]:
+    """Bring ``granularities`` to one valid tuple per stage.
+
+    Raises:
+        ValueError: If a set isn't ascending, or a member doesn't divide the
+            last one.
+    """
+    if not _is_set(granularities):
+        per_stage = granularities
+        if (
+            not isinstance(granularities, (list, tuple))
+            or len(granularities) != num_stages
+            or not all(_is_set(candidates) for candidates in granularities)
+        ):
+            raise ValueError(
+                f'granularities={granularities!r} must be one set of '
+                f'integers, e.g. (1, 2, 4), or {num_stages}, one per stage.'
+            )
+    else:
+        per_stage = [granularities] * num_stages
+    for candidates in per_stage:
+        if (
+            list(candidates) != sorted(set(candidates))
+            or candidates[0] < 1
+            or any(candidates[-1] % side for side in candidates)
+        ):
+            raise ValueError(
+                f'granularities={tuple(candidates)} must be positive and '
+                'ascending, and each must divide the last, e.g. (1, 2, 4).'
+            )
+    return [tuple(int(side) for side in sides) for sides in per_stage]
+
+
+def _is_set(candidates: object) -> bool:
+    """Whether this is a non-empty sequence of integers."""
+    return (
+        isinstance(candidates, (list, tuple))
+        and len(candidates) > 0
+        and all(
+            isinstance(side, Integral) and not isinstance(side, bool)
+            for side in candidates
+        )
+    )
