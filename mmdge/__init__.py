@@ -6,14 +6,12 @@ with ``custom_imports = dict(imports=['mmdge'], allow_failed_imports=False)``.
 
 # _requirements comes first: it says in one sentence what is missing.
 from . import _requirements, ops_fallback  # noqa: F401
-from .datasets import seed_worker
 from .engine import (
     CostHook,
     DistillHook,
     GranularityVisHook,
     RandomPriceHook,
     RoutingWarmupHook,
-    SafeCheckpointHook,
 )
 from .evaluation import BackboneFLOPs, RatioByContent
 from .models import (
@@ -24,6 +22,7 @@ from .models import (
     SimpleFPN,
     share_for_budget,
 )
+from .safe_training import SafeCheckpointHook, seed_worker
 from .version import __version__
 
 ops_fallback.install()

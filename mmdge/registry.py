@@ -23,7 +23,7 @@ HOOKS = Registry(
     'hook',
     parent=MMENGINE_HOOKS,
     scope='mmdge',
-    locations=['mmdge.engine.hooks'],
+    locations=['mmdge.engine.hooks', 'mmdge.safe_training'],
 )
 METRICS = Registry(
     'metric',
@@ -41,7 +41,7 @@ FUNCTIONS = Registry(
     'function',
     parent=MMENGINE_FUNCTIONS,
     scope='mmdge',
-    locations=['mmdge.datasets'],
+    locations=['mmdge.safe_training'],
 )
 
 

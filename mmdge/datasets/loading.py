@@ -35,7 +35,8 @@ def image_loader(
     """
     for needed in ('val', split):
         if not (cfg.get(f'{needed}_dataloader') or {}).get('dataset'):
-            raise UserError(f'{cfg.filename} has no {needed}_dataloader')
+            how = '' if needed == 'val' else '; take those of the validation'
+            raise UserError(f'{cfg.filename} has no {needed}_dataloader{how}')
     loader = dict(
         copy.deepcopy(cfg.val_dataloader),
         batch_size=1,
@@ -48,11 +49,12 @@ def image_loader(
     if split == 'val':
         dataset = DATASETS.build(dataset)
     else:
-        like = next(plain_datasets(dataset))
-        parts = [
-            DATASETS.build(_tested_like(like, part))
-            for part in plain_datasets(cfg.train_dataloader.dataset)
-        ]
+        like, parts = next(plain_datasets(dataset)), []
+        for part in plain_datasets(cfg.train_dataloader.dataset):
+            config = _tested_like(like, part)
+            if config not in parts:  # one that is there to weigh double
+                parts.append(config)
+        parts = [DATASETS.build(config) for config in parts]
         dataset = parts[0] if len(parts) == 1 else ConcatDataset(parts)
     if number is not None and number < len(dataset):
         chosen = random.Random(0).sample(range(len(dataset)), number)

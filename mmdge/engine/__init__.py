@@ -6,7 +6,6 @@ from .hooks import (
     GranularityVisHook,
     RandomPriceHook,
     RoutingWarmupHook,
-    SafeCheckpointHook,
 )
 
 __all__ = [
@@ -15,5 +14,4 @@ __all__ = [
     'GranularityVisHook',
     'RandomPriceHook',
     'RoutingWarmupHook',
-    'SafeCheckpointHook',
 ]

@@ -35,7 +35,7 @@ class WholeSetEvaluator(Evaluator):
     ) -> None:
         super().__init__(metrics)
         if not isinstance(evaluator, Evaluator):
-            evaluator = EVALUATOR.build(evaluator)
+            evaluator = EVALUATOR.build({'type': 'Evaluator', **evaluator})
         self.evaluator = evaluator
 
     @Evaluator.dataset_meta.setter
@@ -94,7 +94,7 @@ def with_metrics(
         inside = inside[:number] + [m for m in beyond if not _is_ours(m)]
         outside = _joined([m for m in beyond if _is_ours(m)], metrics)
     if built:
-        evaluator.metrics = inside
+        evaluator.metrics = Evaluator(inside).metrics  # builds configs
         return WholeSetEvaluator(outside, evaluator) if outside else evaluator
     evaluator = dict(evaluator, metrics=inside)
     if not outside:
@@ -116,10 +116,11 @@ def _listed(entry: Any) -> list:
 
 def _joined(metrics: list, others: Sequence) -> list:
     """Metrics and others, of mmdge's own one of a kind."""
-    names = {_name(metric) for metric in metrics}
-    return metrics + [
-        m for m in others if not (_is_ours(m) and _name(m) in names)
-    ]
+    joined = list(metrics)
+    for metric in others:
+        if not _is_ours(metric) or _name(metric) not in map(_name, joined):
+            joined.append(metric)
+    return joined
 
 
 def _is_evaluator(entry: Any) -> bool:

@@ -7,6 +7,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 import mmdge
+from mmdge.models.architectures import backbone_class
 from mmdge.utils import checks, launch
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
@@ -84,7 +85,7 @@ def make_shallow(backbone):
     Where tokens are dropped, they are before all blocks but the first.
     """
     if isinstance(backbone.arch, str):
-        family = getattr(mmdge, backbone.type.removeprefix('mmdge.'))
+        family = backbone_class(backbone)
         arch = family.arch_zoo[backbone.arch]
         depth = (1, 1, 1, 1) if issubclass(family, mmdge.DGEPVT) else 1
         if issubclass(family, mmdge.DynamicViT):

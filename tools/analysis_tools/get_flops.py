@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections import defaultdict
 from collections.abc import Iterable
-from contextlib import ExitStack
+from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from mmengine.utils import track_iter_progress
 from torch import nn
 
 from mmdge.datasets import image_loader
-from mmdge.models.backbones import DynamicBackbone
+from mmdge.models.architectures import Backbone
 from mmdge.models.cost import Cost
 from mmdge.utils import UserError, checks, launch
 from mmdge.utils.arguments import positive
@@ -65,8 +65,24 @@ class Counts:
     """
 
     def __init__(self) -> None:
-        self.parts = defaultdict(list)
+        self.parts = dict(backbone=[], neck=[], head=[])
         self.dense, self.stages, self.spread = [], [], []
+
+    def add(self, whole: float, ran: float, neck: float, cost: Cost) -> None:
+        """Note an image: what was seen, and what its backbone says."""
+        check_formula(cost.dynamic.sum().item(), ran)
+        # The hosts call the head's methods, which the counter can't name.
+        seen = dict(backbone=ran, neck=neck, head=whole - ran - neck)
+        for name, flops in seen.items():
+            self.parts[name].append(flops)
+        self.dense.append(cost.dense.sum().item())
+        self.spread.append(cost.region_spread.mean().item())
+        self.stages.append(
+            [
+                (s.dynamic.sum().item(), s.dense.sum().item())
+                for s in cost.stages
+            ]
+        )
 
 
 @torch.no_grad()
@@ -81,34 +97,38 @@ def count(model: nn.Module, loader: Iterable, num_images: int) -> Counts:
     """
     # The counter follows gradients even where there are none.
     model.requires_grad_(False)
-    names = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, DynamicBackbone)
-    }
-    necks = [n for n, _ in model.named_modules() if n.split('.')[-1] == 'neck']
-    counts, costs = Counts(), {name: [] for name in names}
-    with ExitStack() as stack:
-        for name, backbone in names.items():
-            handle = backbone.register_forward_hook(
-                lambda module, args, out, own=costs[name]: own.append(
-                    module.cost.detach()
+    counts, costs, root = Counts(), [], type(model).__name__
+    handles, backbones, necks = [], [], []
+    for name, module in model.named_modules():
+        if isinstance(module, Backbone):
+            backbones.append(f'{root}.{name}')
+            handles.append(
+                module.register_forward_hook(
+                    lambda module, *_: costs.append(module.cost.detach())
                 )
             )
-            stack.callback(handle.remove)
-        for data in track_iter_progress((loader, num_images), file=sys.stderr):
-            with flop_counter() as counter:
-                predict(model, data)
-            ran = [own for own in costs.values() if own]
-            if not ran:
-                raise UserError(
-                    f'get_flops.py needs a dynamic backbone: a prediction of '
-                    f'{type(model).__name__} runs none; set e.g. '
-                    "model.backbone.type='mmdge.DGEPVT'"
-                )
-            note(counts, ran, seen_in(model, counter, names, necks))
-            for own in costs.values():
-                own.clear()
+        elif name.split('.')[-1] == 'neck':
+            necks.append(f'{root}.{name}')
+    for data in track_iter_progress((loader, num_images), file=sys.stderr):
+        costs.clear()
+        with flop_counter() as counter:
+            predict(model, data)
+        if not costs:
+            raise UserError(
+                'get_flops.py needs a dynamic backbone, but a prediction runs '
+                "none; set e.g. model.backbone.type='mmdge.DGEPVT'"
+            )
+        seen = counter.get_flop_counts()
+        flops = [
+            sum(sum(seen.get(part, {}).values()) for part in parts) / 2
+            for parts in (['Global'], backbones, necks)
+        ]
+        stages = zip_longest(*(cost.stages for cost in costs))
+        stages = [Cost.add_up(list(filter(None, same))) for same in stages]
+        cost = replace(Cost.add_up(costs), stages=tuple(stages))
+        counts.add(*flops, cost)
+    for handle in handles:
+        handle.remove()
     return counts
 
 
@@ -120,41 +140,6 @@ def predict(model: nn.Module, data: Any) -> None:
         if 'invalid mode' not in str(err).lower():
             raise
         model(**model.data_preprocessor(data, False), mode='tensor')
-
-
-def seen_in(model, counter, *parts: Iterable[str]) -> list[float]:
-    """Multiply-adds that PyTorch's counter saw in parts, and in all."""
-    seen = counter.get_flop_counts()
-    root = type(model).__name__
-    keys = [[f'{root}.{name}' for name in names] for names in parts]
-    return [
-        sum(sum(seen.get(key, {}).values()) for key in part) / 2
-        for part in (*keys, ['Global'])
-    ]
-
-
-def note(counts: Counts, ran: list[list[Cost]], seen: list[float]) -> None:
-    """Note an image: the costs of each backbone, and what was seen."""
-    costs = [cost for own in ran for cost in own]
-    backbone, neck, whole = seen
-    check_formula(sum(cost.dynamic.sum().item() for cost in costs), backbone)
-    counts.parts['backbone'].append(backbone)
-    counts.parts['neck'].append(neck)
-    # The hosts call the head's methods, which the counter can't name.
-    counts.parts['head'].append(whole - backbone - neck)
-    counts.dense.append(sum(cost.dense.sum().item() for cost in costs))
-    counts.stages.append(
-        [
-            [
-                sum(getattr(part, kind).sum().item() for part in stage)
-                for kind in ('dynamic', 'dense')
-            ]
-            for own in ran
-            for stage in zip(*(cost.stages for cost in own), strict=True)
-        ]
-    )
-    spread = [cost.region_spread.mean().item() for cost in costs]
-    counts.spread.append(sum(spread) / len(spread))
 
 
 def check_formula(formula: float, counted: float) -> None:
@@ -206,19 +191,15 @@ def report(figures: dict) -> None:
         f'GFLOPs per image (1e9 multiply-adds), {figures["num_images"]} '
         'images, batch 1',
         ['part', *figures['model']],
-        [
-            [name, *(f'{value:.4g}' for value in row.values())]
-            for name, row in rows.items()
-        ],
+        [(name, *row.values()) for name, row in rows.items()],
     )
-    stages = [
-        (number, s['dynamic'], s['dense'], s['dynamic'] / s['dense'])
-        for number, s in enumerate(figures['stages'], 1)
-    ]
     print_table(
         'Backbone, mean per image',
         ('stage', 'GFLOPs', 'dense', 'ratio'),
-        [[f'{cell:.4g}' for cell in row] for row in stages],
+        [
+            (number, s['dynamic'], s['dense'], s['dynamic'] / s['dense'])
+            for number, s in enumerate(figures['stages'], 1)
+        ],
         f'Spread over regions: {figures["region_spread"]:.3f}',
         'Counted: convolutions, linear layers, attention products; not: '
         'norms, softmax, activations, pooling, gathers. The backbone was '

@@ -30,14 +30,14 @@ from mmdge.calibration import (
     find_price,
     load_images,
     ratio_at_price,
-    routed_blocks,
     set_price,
     set_routers,
     warn_if_far,
 )
 from mmdge.engine.hooks import find_dynamic_backbone
 from mmdge.evaluation import with_flops
-from mmdge.models.backbones import DynamicBackbone, dynamic_class
+from mmdge.models.architectures import Backbone, backbone_class
+from mmdge.models.routing.router import STATIC
 from mmdge.utils import UserError, checks, launch
 from mmdge.utils.arguments import add_calibration_options, positive, ratio
 from mmdge.utils.tables import print_table
@@ -89,7 +89,7 @@ def parse_args() -> argparse.Namespace:
 def route_by_error(cfg: Config) -> None:
     """Change the backbone's routing, and what belongs to it."""
     backbone = cfg.model.get('backbone', {})
-    if dynamic_class(backbone) is None:
+    if backbone_class(backbone) is None:
         raise UserError(
             f'{cfg.filename} has no dynamic backbone (model.backbone is '
             f'{backbone.get("type")}); a PVT (v1), a DeiT or a ViT can be '
@@ -100,15 +100,14 @@ def route_by_error(cfg: Config) -> None:
     backbone.pop('price', None)
     routing = backbone.get('routing')
     backbone.routing = 'error'
-    if isinstance(routing, (list, tuple)) and 'finest' in routing:
-        # Stages that are to stay static.
+    if isinstance(routing, (list, tuple)):  # some stages may stay static
         backbone.routing = [
-            part if part == 'finest' else 'error' for part in routing
+            part if part in STATIC else 'error' for part in routing
         ]
 
 
 def calibrate(
-    backbone: DynamicBackbone,
+    backbone: Backbone,
     images: list[torch.Tensor],
     num_fit: int,
     ratio: float,
@@ -124,16 +123,16 @@ def calibrate(
     print(f'looking for the price on {len(images)} images')
     price, _ = find_price(ratio_at_price(backbone, images), ratio)
     price = max(price, _ALMOST_FREE)
-    for block in routed_blocks(backbone):
+    for router in backbone.routers:
         # From here on the price is 1, and 0 on top.
-        block.router.weight /= 1 + price
+        router.weight /= 1 + price
     set_price(backbone, 0.0)
     return seen
 
 
 @torch.no_grad()
 def spending(
-    backbone: DynamicBackbone, images: list[torch.Tensor]
+    backbone: Backbone, images: list[torch.Tensor]
 ) -> tuple[float, dict[str, float]]:
     """Dynamic over dense FLOPs, and queries per token of each block."""
     ratios, shares = [], defaultdict(list)
@@ -141,26 +140,28 @@ def spending(
         backbone(image)
         ratios.append(backbone.cost.ratio.mean().item())
         for block in backbone.cost.maps:
-            shares[block.name].append(block.query_share.mean().item())
+            shares[block.name].append(block.share.mean().item())
     return mean(ratios), {name: mean(seen) for name, seen in shares.items()}
 
 
 def report(
-    backbone: DynamicBackbone,
+    backbone: Backbone,
     seen: list[BlockErrors],
     shares: dict[str, float],
     spent: float,
 ) -> None:
     """Print what each block is like, and what it spends."""
     rows = []
-    for block, entry in zip(routed_blocks(backbone), seen, strict=True):
+    routers = backbone.routers_by_name()
+    for (path, router), entry in zip(routers.items(), seen, strict=True):
+        block = path.removesuffix('.router')
         known = correlation(entry.variance, entry.errors[:, -1])
         rows.append(
             (
-                block.name,
+                block,
                 'too few regions' if known is None else f'{known:.3f}',
-                f'{block.router.exponent[-1].item():.2f}',
-                f'{shares[block.name]:.3f}',
+                f'{router.exponent[-1].item():.2f}',
+                f'{shares[block]:.3f}',
             )
         )
     print_table(
@@ -197,21 +198,15 @@ def write(
     cfg.model.backbone.init_cfg = None if whole else init
     if whole:
         cfg.load_from = str(checkpoint)
-    launch.drop_hooks(cfg, lambda kind: kind in REPLACED)
-    launch.set_hook(
-        cfg,
-        'cost',
-        dict(type='mmdge.CostHook', budget=ratio, loss_weight=0.0),
-    )
+    cost = dict(type='mmdge.CostHook', budget=ratio, loss_weight=0.0)
+    launch.replace_hooks(cfg, *REPLACED, cost=cost)
     if prices:
         draw = dict(type='mmdge.RandomPriceHook', prices=[0.0, *prices])
-        launch.set_hook(cfg, 'price', draw)
-    imports = cfg.setdefault(
-        'custom_imports', dict(imports=[], allow_failed_imports=False)
-    )
-    names = imports['imports']
+        launch.replace_hooks(cfg, price=draw)
+    imports = cfg.get('custom_imports') or dict(allow_failed_imports=False)
+    names = imports.get('imports') or []
     names = [names] if isinstance(names, str) else names
-    imports['imports'] = sorted({'mmdge', *names})
+    cfg.custom_imports = dict(imports, imports=sorted({'mmdge', *names}))
     for split in ('val', 'test'):
         cfg[f'{split}_evaluator'] = with_flops(cfg.get(f'{split}_evaluator'))
     # A runner writes the config it was given, options included, into its work

@@ -36,8 +36,8 @@ from mmdge.calibration import (
     warn_if_far,
 )
 from mmdge.engine.hooks import find_dynamic_backbone
-from mmdge.evaluation import with_flops, with_metrics
-from mmdge.models.backbones import DynamicBackbone
+from mmdge.evaluation import with_metrics
+from mmdge.models.architectures import Backbone
 from mmdge.utils import checks, launch, timing
 from mmdge.utils.arguments import add_calibration_options, positive, ratio
 from mmdge.utils.tables import print_table
@@ -84,16 +84,14 @@ def parse_args() -> argparse.Namespace:
 def build_runner(cfg: Config, checkpoint: str) -> Runner:
     """Build a runner that tests with these weights, whatever the price."""
     cfg.load_from, cfg.resume = checkpoint, False
-    cfg.model.backbone.init_cfg = None
     # Averaged weights are the checkpoint's own already.
-    launch.drop_hooks(cfg, lambda kind: kind.endswith('EMAHook'))
-    kinds = map(checks.type_name, launch.hooks_of(cfg))
-    if 'CostHook' not in kinds:
-        # It brings the cost of each image to the metrics.
-        cost = dict(type='mmdge.CostHook', budget=1.0, loss_weight=0.0)
-        launch.set_hook(cfg, 'cost', cost)
-    content = dict(type='mmdge.RatioByContent')
-    cfg.test_evaluator = with_metrics(with_flops(cfg.test_evaluator), content)
+    cost = dict(type='mmdge.CostHook', budget=1.0, loss_weight=0.0)
+    launch.replace_hooks(cfg, '*EMAHook', 'CostHook', cost=cost)
+    cfg.test_evaluator = with_metrics(
+        cfg.get('test_evaluator'),
+        dict(type='mmdge.BackboneFLOPs'),
+        dict(type='mmdge.RatioByContent'),
+    )
     runner = launch.build_runner(cfg)
     runner.load_or_resume()
     return runner
@@ -112,16 +110,14 @@ def scalars(metrics: dict[str, Any]) -> dict[str, float]:
 def last_evaluation(runner: Runner) -> str | None:
     """The log line with the metrics of the last evaluation."""
     log = Path(runner.log_dir, f'{runner.timestamp}.log')
-    lines = [
-        line
-        for line in log.read_text().splitlines()
-        if '(test)' in line and 'backbone/' in line
-    ]
-    return lines[-1] if lines else None
+    for line in reversed(log.read_text().splitlines()):
+        if '(test)' in line and 'backbone/' in line:
+            return line
+    return None
 
 
 def time_backbone(
-    backbone: DynamicBackbone,
+    backbone: Backbone,
     prices: list[float],
     images: list[Tensor],
     repeats: int,
@@ -129,7 +125,6 @@ def time_backbone(
     """Seconds per image at each price, then of the dense twin, in turns."""
     if not repeats:
         return [None] * (len(prices) + 1)
-
     runs = dict(enumerate(runs_at_prices(backbone, prices, images)))
     for warm_up in runs.values():
         warm_up()
@@ -146,7 +141,7 @@ def accuracy_of(points: list[dict[str, Any]]) -> str:
     It is no part of an evaluation in which nothing was detected.
     """
     found = [key for point in points for key in point['metrics']]
-    known = [k for end in ACCURACY for k in found if f'/{k}'.endswith(f'/{end}')]
+    known = [k for m in ACCURACY for k in found if f'/{k}'.endswith(f'/{m}')]
     others = [key for key in found if not key.startswith('backbone/')]
     return (known + others + list(ACCURACY))[0]
 
@@ -167,13 +162,8 @@ def summarise(points: list[dict[str, Any]], metric: str) -> None:
         if point['seconds']:
             low, middle, high = (1000 * s for s in point['seconds'].values())
             took = f'{middle:.1f} ({low:.1f}-{high:.1f})'
-        rows.append(
-            [
-                '-' if asked is None else f'{asked:g}',
-                *(f'{value:.4g}' for value in (point['price'], *values)),
-                took,
-            ]
-        )
+        asked = '-' if asked is None else f'{asked:g}'
+        rows.append([asked, point['price'], *values, took])
     print_table(
         'One checkpoint, many budgets',
         ('asked', 'price', *columns, 'ms (quartiles)'),

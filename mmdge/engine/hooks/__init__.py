@@ -9,7 +9,6 @@ from .distill_hook import DistillHook
 from .granularity_vis_hook import GranularityVisHook
 from .random_price_hook import RandomPriceHook
 from .routing_warmup_hook import RoutingWarmupHook
-from .safe_checkpoint_hook import SafeCheckpointHook
 
 __all__ = [
     'CostHook',
@@ -17,7 +16,6 @@ __all__ = [
     'GranularityVisHook',
     'RandomPriceHook',
     'RoutingWarmupHook',
-    'SafeCheckpointHook',
     'find_dynamic_backbone',
     'find_dynamic_backbones',
 ]

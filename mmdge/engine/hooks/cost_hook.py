@@ -103,12 +103,12 @@ class CostHook(Hook):
 
     def __init__(self, budget: float, loss_weight: float = 1.0) -> None:
         if not is_number(budget) or not 0 < budget <= 1:
-            raise ValueError(
+            raise UserError(
                 'budget, the target ratio of dynamic to dense FLOPs, must be '
                 f'in (0, 1], but got {budget!r}.'
             )
         if not is_number(loss_weight) or loss_weight < 0:
-            raise ValueError(
+            raise UserError(
                 'loss_weight must be a number of at least 0, but got '
                 f'{loss_weight!r}.'
             )
@@ -125,7 +125,7 @@ class CostHook(Hook):
         Of several, a config's after that of its base, the last one counts.
         """
         hooks = [h for h in runner.hooks if isinstance(h, CostHook)]
-        if self is not hooks[-1]:
+        if hooks and self is not hooks[-1]:
             return
         self.attach(runner.model)
         # Those of a training's validation; a test has its own.
@@ -339,7 +339,7 @@ def write_costs(samples: list[BaseDataElement], cost: Cost) -> None:
     """Write each image's cost into its sample, as plain numbers."""
     rows = torch.stack([cost.dynamic, cost.dense, cost.region_spread], 1)
     if len(rows) != len(samples):
-        raise ValueError(
+        raise UserError(
             f'the backbone saw {len(rows)} images, but the model returned '
             f'{len(samples)} samples.'
         )

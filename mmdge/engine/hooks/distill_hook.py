@@ -148,7 +148,7 @@ def check_target(
         ValueError: If there is no such loss.
     """
     if loss not in LOSSES:
-        raise ValueError(f'loss={loss!r} must be one of {sorted(LOSSES)}.')
+        raise UserError(f'loss={loss!r} must be one of {sorted(LOSSES)}.')
     return dict(
         module=module,
         loss=loss,

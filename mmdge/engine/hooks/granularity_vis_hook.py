@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mmdge.models.cost import Cost
 from mmdge.registry import HOOKS
+from mmdge.utils import UserError
 
 from .cost_hook import find_dynamic_backbones, is_samples
 
@@ -53,7 +54,7 @@ class GranularityVisHook(Hook):
 
     def __init__(self, num_images: int = 4, name: str = 'granularity') -> None:
         if num_images < 1:
-            raise ValueError(
+            raise UserError(
                 f'num_images must be at least 1, but got {num_images}.'
             )
         self.num_images = num_images

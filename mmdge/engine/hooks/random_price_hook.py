@@ -9,7 +9,7 @@ from typing import Any
 from mmengine.hooks import Hook
 
 from mmdge.registry import HOOKS
-from mmdge.utils import is_number
+from mmdge.utils import UserError, is_number
 
 from .cost_hook import find_dynamic_backbones
 
@@ -35,7 +35,7 @@ class RandomPriceHook(Hook):
             or not prices
             or not all(is_number(price) for price in prices)
         ):
-            raise ValueError(
+            raise UserError(
                 'prices must be a sequence of numbers, at least one, but got '
                 f'{prices!r}.'
             )

@@ -7,6 +7,7 @@ from typing import Any
 from mmengine.hooks import Hook
 
 from mmdge.registry import HOOKS
+from mmdge.utils import UserError
 
 from .cost_hook import find_dynamic_backbones
 
@@ -29,7 +30,7 @@ class RoutingWarmupHook(Hook):
 
     def __init__(self, begin: float = 0.3, end: float = 0.6) -> None:
         if not 0 <= begin <= end <= 1:
-            raise ValueError(
+            raise UserError(
                 'begin and end must satisfy 0 <= begin <= end <= 1, but got '
                 f'begin={begin}, end={end}.'
             )

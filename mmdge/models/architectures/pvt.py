@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from mmdge.utils import UserError
+
 from ..cost import Cost
 from ..layers import PatchEmbed, TransformerBlock, resize_pos_embed
 from ..weights import HEAD, ROUTER, Layout
@@ -93,13 +95,13 @@ class PVT(Backbone):
             not isinstance(values, (list, tuple)) or len(values) != num_stages
             for values in arch.values()
         ):
-            raise ValueError(
+            raise UserError(
                 f'arch must give {num_stages} values to each of '
                 f'{sorted(arch)}, but got {arch}.'
             )
         check_out_type(out_type)
         if out_type == 'cls_token' and not with_cls_token:
-            raise ValueError("out_type='cls_token' needs with_cls_token=True.")
+            raise UserError("out_type='cls_token' needs with_cls_token=True.")
         check_frozen_stages(frozen_stages, num_stages)
         height, width = image_size(
             pretrain_img_size, math.prod(self.patch_sizes)

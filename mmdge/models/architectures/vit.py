@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from mmdge.utils import UserError
+
 from ..cost import Cost
 from ..layers import PatchEmbed, TransformerBlock, resize_pos_embed
 from ..weights import HEAD, ROUTER, Layout
@@ -85,7 +87,7 @@ class ViT(Backbone):
         super().__init__(init_cfg=init_cfg)
         arch = look_up(arch, self.arch_zoo, self.arch_defaults)
         if any(not isinstance(v, int) or v < 1 for v in arch.values()):
-            raise ValueError(
+            raise UserError(
                 f'arch must give one positive integer to each of '
                 f'{sorted(arch)}, but got {arch}.'
             )
@@ -93,7 +95,7 @@ class ViT(Backbone):
         check_out_type(out_type)
         check_frozen_stages(frozen_stages, depth)
         if not isinstance(patch_size, int) or patch_size < 1:
-            raise ValueError(
+            raise UserError(
                 'patch_size must be an integer of at least 1, but got '
                 f'{patch_size!r}.'
             )

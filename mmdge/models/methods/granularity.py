@@ -28,6 +28,8 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
+from mmdge.utils import UserError
+
 from ..cost import ComputeMap, Cost
 from ..layers import TransformerBlock, add
 from ..layers.transformer import Context
@@ -290,7 +292,7 @@ def check_granularities(
             or len(granularities) != num_stages
             or not all(_is_set(candidates) for candidates in granularities)
         ):
-            raise ValueError(
+            raise UserError(
                 f'granularities={granularities!r} must be one set of '
                 f'integers, e.g. (1, 2, 4), or {num_stages}, one per stage.'
             )
@@ -302,7 +304,7 @@ def check_granularities(
             or candidates[0] < 1
             or any(candidates[-1] % side for side in candidates)
         ):
-            raise ValueError(
+            raise UserError(
                 f'granularities={tuple(candidates)} must be positive and '
                 'ascending, and each must divide the last, e.g. (1, 2, 4).'
             )

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmdge.utils import is_number
+from mmdge.utils import UserError, is_number
 
 from ..cost import ComputeMap, Cost, LinearCost
 from ..layers import TransformerBlock, add
@@ -189,7 +189,7 @@ class Pruning(Method):
         locations = list(pruning_loc)
         depth = len(self.stages[0])
         if locations != sorted(set(locations) & set(range(depth))):
-            raise ValueError(
+            raise UserError(
                 f'pruning_loc={pruning_loc!r} must be ascending and among 0 '
                 f'to {depth - 1}, the blocks.'
             )
@@ -199,12 +199,12 @@ class Pruning(Method):
         if len(ratios) != len(locations) or not all(
             is_number(ratio) and 0 < ratio <= 1 for ratio in ratios
         ):
-            raise ValueError(
+            raise UserError(
                 f'keep_ratio={keep_ratio!r} must be in (0, 1], or one such '
                 f'number for each of pruning_loc={pruning_loc}.'
             )
         if amount not in ('topk', 'price'):
-            raise ValueError(
+            raise UserError(
                 f"amount must be 'topk' or 'price', but got {amount!r}."
             )
         self.keep_ratios = dict(zip(locations, ratios, strict=True))
@@ -216,7 +216,7 @@ class Pruning(Method):
             if routing in ('learned', 'gumbel'):
                 return KeepPredictor(dims, amount, price=price)
             if routing not in ('random', 'uniform', 'finest', 'static'):
-                raise ValueError(
+                raise UserError(
                     f"routing must be 'learned', 'random', 'uniform' or "
                     f"'finest', but got {routing!r}."
                 )
