@@ -157,6 +157,21 @@ def test_the_profile_names_the_parts_of_the_routing(tool, tmp_path):
     assert re.search(r'^ +aten::addmm ', said, re.MULTILINE)
 
 
+def test_a_config_without_a_scope_whose_types_are_classes(tool, tmp_path):
+    path = tmp_path / 'new_style.py'
+    path.write_text(
+        'from mmdge import DGEPVT\n'
+        'default_scope = None\n'
+        'model = dict(backbone=dict(type=DGEPVT, arch=dict(\n'
+        '    embed_dims=(16, 32, 64, 64), num_layers=(1, 1, 1, 1),\n'
+        '    num_heads=(1, 2, 4, 4))))\n'
+    )
+    _, found = benchmark(tool, tmp_path, path, *SMALL)
+    (setting,) = found['settings']
+    check_setting(setting)
+    assert len(setting['rows']) == 6
+
+
 def test_half_precision_casts_the_backbone(tool, tmp_path):
     _, found = benchmark(
         tool, tmp_path, CONFIG, *SMALL, '--dtype', 'float32', 'bfloat16',
@@ -212,7 +227,7 @@ def test_what_runs_out_of_memory_is_a_row(tool, tmp_path, monkeypatch):
         '--batch-size', 2, options=PVT_OPTIONS,
     )  # fmt: skip
     rows = {row['kind']: row for row in found['settings'][0]['rows']}
-    assert rows['host']['out_of_memory'] and 'times' not in rows['host']
+    assert rows['host']['out_of_memory'] and not rows['host']['times']
     assert len(rows['dynamic']['times']) == 2
     assert 'out of memory' in said
 

@@ -55,6 +55,7 @@ from mmdge.utils import UserError, checks, launch, timing
 from mmdge.utils.arguments import positive, ratio
 from mmdge.utils.counting import flop_counter
 
+Size = tuple[int, int]  # height and width
 # What each host calls its record of an image.
 SAMPLES = dict(
     mmdet='DetDataSample', mmseg='SegDataSample', mmpretrain='DataSample'
@@ -91,7 +92,7 @@ class Arm(NamedTuple):
     note: str = ''
 
 
-def size(text: str) -> tuple[int, int]:
+def size(text: str) -> Size:
     found = re.fullmatch(r'([1-9]\d*)x([1-9]\d*)', text)
     if not found:
         raise argparse.ArgumentTypeError(f'{text!r} is no HxW, as 800x1216')
@@ -128,7 +129,7 @@ def parse_args() -> argparse.Namespace:
         parser.error('--ratio is for random routing, --price for a router')
     if args.price and not args.checkpoint:
         parser.error('--price shifts a trained router: give a checkpoint')
-    if wrong := ', '.join(set(args.arms) - set(kinds)):
+    if wrong := ', '.join(kind for kind in args.arms if kind not in kinds):
         parser.error(f'--arms: {wrong} not, only {", ".join(kinds)} apply')
     on_gpu = torch.cuda.is_available()
     args.device = args.device or ('cuda' if on_gpu else 'cpu')
@@ -138,26 +139,8 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def check(args: argparse.Namespace, cfg: Config) -> None:
-    """Raise a UserError for files that are not what they should be."""
-    if not dynamic_class(cfg.get('model', {}).get('backbone') or {}):
-        raise UserError(
-            f'{args.config} has no dynamic backbone: set e.g. '
-            "model.backbone.type='mmdge.DGEPVT'"
-        )
-    if args.json:
-        checks.check_output(args.json, '--json')
-    if args.checkpoint:
-        checks.check_checkpoint(args.checkpoint)
-        checks.check_datasets(cfg, ['val'])
-
-
 class Benchmark:
-    """A config's backbone, the model it is part of, and their rivals.
-
-    With a checkpoint there are images of the validation set, without one
-    random weights and noise.
-    """
+    """A config's backbone, the model it is part of, and their rivals."""
 
     def __init__(self, cfg: Config, args: argparse.Namespace) -> None:
         self.args, self.device = args, torch.device(args.device)
@@ -193,7 +176,7 @@ class Benchmark:
             backbone.load_state_dict(state, strict=own)
         return backbone.eval()
 
-    def images(self, size: tuple[int, int], number: int, turn: int) -> Tensor:
+    def images(self, size: Size, number: int, turn: int) -> Tensor:
         """The images of one turn, ``(number, C, *size)``, on the CPU."""
         if not self.pool:
             channels = self.config.get('in_channels', 3)
@@ -204,7 +187,7 @@ class Benchmark:
         chosen = [self.pool[i % len(self.pool)] for i in indices]
         return torch.cat([fit(image, size) for image in chosen])
 
-    def samples(self, size: tuple[int, int], number: int) -> list:
+    def samples(self) -> list:
         """What the host wants to know of each image."""
         roots = [k.__module__.split('.')[0] for k in type(self.model).mro()]
         host = next((root for root in roots if root in SAMPLES), None)
@@ -212,10 +195,11 @@ class Benchmark:
             raise UserError(f'--scope model is for {", ".join(SAMPLES)}')
         sample = getattr(import_module(f'{host}.structures'), SAMPLES[host])
         keys = ('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape')
-        info = dict.fromkeys(keys, size) | dict(scale_factor=(1.0, 1.0))
-        return [sample(metainfo=dict(info, img_id=i)) for i in range(number)]
+        info = {**dict.fromkeys(keys, self.size), 'scale_factor': (1.0, 1.0)}
+        numbers = range(self.number)
+        return [sample(metainfo=dict(info, img_id=i)) for i in numbers]
 
-    def arms(self, size: tuple[int, int], notes: list[str]) -> Iterator[Arm]:
+    def arms(self, size: Size, notes: list[str]) -> Iterator[Arm]:
         """Build what takes turns; notes say what can't be built, and why."""
         args, twin, ratios = self.args, self.build(**DENSE), []
         yield Arm('dense twin', 'dense', twin)
@@ -248,9 +232,7 @@ class Benchmark:
                 name, backbone = f'smaller {asked:.3g}', self.build(**config)
                 yield Arm(name, 'smaller', backbone, asked, None, note)
 
-    def fixed_shares(
-        self, size: tuple[int, int], asked: float
-    ) -> Iterator[Arm]:
+    def fixed_shares(self, size: Size, asked: float) -> Iterator[Arm]:
         """Build those that meet a ratio by their shares of granularities."""
         try:
             share = share_for_budget(self.config, asked, size)
@@ -264,28 +246,21 @@ class Benchmark:
             paper='learned',
         )
         for kind in (kind for kind in routings if kind in self.args.arms):
-            backbone, flops = (
-                self.build(
-                    routing=routings[kind], sparse_training=kind != 'paper'
-                ),
-                None,
-            )
+            change = dict(sparse_training=kind != 'paper')
+            backbone = self.build(routing=routings[kind], **change)
             for router in backbone.routers if kind in TRAINING[1:] else ():
                 # Its noise gives the shares, on any image.
                 nn.init.zeros_(router.gate.weight)
                 shares = torch.tensor(share).clamp(min=1e-9)
                 router.gate.bias.data.copy_(shares.log())
-            if kind == 'paper':  # computes all granularities
-                # Autocast, which routers switch off, knows no meta device.
-                flops = count_flops(backbone.train(), size)
+            # This computes all granularities. Routers know no meta device.
+            paper = kind == 'paper'
+            flops = count_flops(backbone.train(), size) if paper else None
             name = 'random' if kind == 'dynamic' else kind
             yield Arm(f'{name} {asked:g}', kind, backbone, asked, flops)
 
-    def use(
-        self, arms: list[Arm], size: tuple[int, int], number: int, dtype: Any
-    ) -> None:
+    def use(self, arms: list[Arm], dtype: torch.dtype) -> None:
         """Copy all arms to the device, and load the first images."""
-        self.size, self.number = size, number
         autocasts = self.args.train or self.whole  # as the hosts do
         self.weights = torch.float32 if autocasts else dtype
         self.autocast = self.device.type, dtype, self.weights != dtype
@@ -298,7 +273,7 @@ class Benchmark:
             backbone.train(self.args.train)
         if self.whole:
             self.model.to(self.device)
-            self.data_samples = self.samples(size, number)
+            self.data_samples = self.samples()
         self.load(0)
 
     def load(self, turn: int) -> None:
@@ -331,20 +306,16 @@ class Benchmark:
         return timing.interleave(runs, rounds, self.device, settle), flops
 
     def measure(
-        self, arms: list[Arm], size: tuple[int, int], number: int, dtype: Any
+        self, arms: list[Arm], size: Size, number: int, dtype: Any
     ) -> dict[str, Any]:
-        """Run all in turns.
-
-        Returns:
-            dict: What fits into JSON. Of its rows, one per arm: times in
-            seconds, FLOPs per image, memory in bytes.
-        """
+        """Run all in turns: seconds, FLOPs per image, bytes, fit for JSON."""
+        self.size, self.number = size, number
         runs = {arm.name: partial(self.run, arm.name) for arm in arms}
         full, needs, rows, rest = {}, {}, [], 0
         if self.args.checkpoint and dtype != torch.float32:
-            self.use(arms, size, number, torch.float32)
+            self.use(arms, torch.float32)
             _, full = self.turns(runs, range(1))
-        self.use(arms, size, number, dtype)
+        self.use(arms, dtype)
 
         def look(name: str) -> None:
             needs[name] = timing.footprint(runs[name], self.device)
@@ -368,13 +339,13 @@ class Benchmark:
         for arm in arms:
             about = arm._asdict()
             del about['backbone'], about['flops']
-            row = dict(about, out_of_memory=not times.get(arm.name))
+            took = times.get(arm.name, [])
+            row = dict(about, out_of_memory=not took, times=took)
             rows.append(row)
-            if row['out_of_memory']:
+            if not took:
                 continue
-            row.update(timing.Quartiles.of(times[arm.name])._asdict())
+            row.update(timing.Quartiles.of(took)._asdict())
             row.update(
-                times=times[arm.name],
                 flops=fmean(flops[arm.name]) + rest,
                 images_per_second=number / row['median'],
                 memory=needs[arm.name].memory,
@@ -390,12 +361,11 @@ class Benchmark:
 
     def where_time_goes(self, rows: list[dict[str, Any]]) -> str:
         """A table of what runs in the first that routes; its routers, too."""
-        name = next(
-            row['name']
-            for row in reversed(rows)
-            if not row['out_of_memory']
-            and row['kind'] not in ('host', 'smaller')
-        )
+        ours = [row for row in rows if row['kind'] not in ('host', 'smaller')]
+        ran = [r['name'] for r in ours[1:] + ours if not r['out_of_memory']]
+        if not ran:
+            return 'nothing ran'
+        name = ran[0]
         for router in self.backbones[name].routers:
             router.forward = record_function('routers')(router.forward)
         with profile() as seen:
@@ -407,16 +377,14 @@ class Benchmark:
 
 def ratios(row: dict[str, Any], dense: dict[str, Any]) -> dict[str, float]:
     """A row's ratios to the dense twin's."""
-    in_time = row['median'] / dense['median']
-    in_flops = row['flops'] / dense['flops']
-    found = dict(flops_ratio=in_flops, time_ratio=in_time)
-    found.update(gap=in_time - in_flops, realised_share=None)
-    if in_flops != 1:
-        found.update(realised_share=(1 - in_time) / (1 - in_flops))
-    return found
+    time = row['median'] / dense['median']
+    flops = row['flops'] / dense['flops']
+    realised = None if flops == 1 else (1 - time) / (1 - flops)
+    found = dict(flops_ratio=flops, time_ratio=time, gap=time - flops)
+    return dict(found, realised_share=realised)
 
 
-def count_flops(backbone: nn.Module, size: tuple[int, int]) -> int:
+def count_flops(backbone: nn.Module, size: Size) -> int:
     """Multiply-adds of one image, best on the meta device."""
     device = next(backbone.parameters()).device
     with flop_counter() as counter:
@@ -479,9 +447,7 @@ def host_backbone(twin: DynamicBackbone) -> tuple[str, nn.Module]:
     return name, host
 
 
-def smaller_backbone(
-    config: Mapping[str, Any], ratio: float, size: tuple[int, int]
-) -> dict[str, Any]:
+def smaller_backbone(config: Mapping, ratio: float, size: Size) -> dict:
     """Config of a static backbone with this ratio of the dense twin's FLOPs.
 
     Heads get narrower, in steps of 8 channels, and stages shorter, all to the
@@ -513,57 +479,29 @@ def smaller_backbone(
         outs = sorted({max(1, round(end)) - 1 for end in ends})
         return dict(config, arch={**arch, **changes}, out_indices=outs)
 
-    # FLOPs are linear in the depths: each stage one block longer tells all.
-    ones = (1,) * len(depths)
-    layers = [
-        ones,
-        *(ones[:i] + (2,) + ones[i + 1 :] for i in range(len(ones))),
-    ]
-    flops = {
-        width: [count_flops(meta(scaled(width, n)), size) for n in layers]
-        for width in range(8, max(8, *head_dims) + 1, 8)
-    }
-    for spread in (0.99, 1):  # a whole block where nothing else is near
-        ladder = set()
-        for part in range(1, max(depths) + 1):
-            exact = [(n, n * part / max(depths)) for n in depths]
-            ladder.update(
-                product(
-                    *(
-                        [k for k in range(1, n + 1) if abs(k - at) <= spread]
-                        or [1]
-                        for n, at in exact
-                    )
-                )
-            )
-        off, width, layers = min(
-            (
-                abs(
-                    least
-                    + sum(
-                        (n - 1) * (m - least)
-                        for n, m in zip(layers, more, strict=True)
-                    )
-                    - wanted
-                ),
-                width,
-                layers,
-            )
-            for width, (least, *more) in flops.items()
-            for layers in ladder
-        )
-        if off <= 0.03 * wanted:
-            break
-    return scaled(width, layers)
+    every = np.array(list(product(*(range(1, n + 1) for n in depths))))
+    # How many blocks a stage is off the same part of all, at most.
+    parts = np.arange(1, max(depths) + 1)[:, None] / max(depths)
+    off = abs(every[:, None] - parts * depths).max(-1).min(-1)
+    widths, gaps = range(8, max(8, *head_dims) + 1, 8), []
+    first = np.vstack([0 * every[:1], np.eye(len(depths), dtype=int)]) + 1
+    for width in widths:  # FLOPs are linear in the depths
+        models = (meta(scaled(width, tuple(n.tolist()))) for n in first)
+        least, *more = (count_flops(model, size) for model in models)
+        flops = least + (every - 1) @ (np.array(more) - least)
+        gaps.append(abs(flops - wanted))
+    near = np.where(off < 0.99, gaps, np.inf)
+    if near.min() > 0.03 * wanted:  # as with stages of two blocks
+        near = np.where(off < 1.01, gaps, np.inf)
+    i, j = np.unravel_index(near.argmin(), near.shape)
+    return scaled(widths[i], tuple(every[j].tolist()))
 
 
 def show(console: Console, found: dict[str, Any]) -> None:
     """Print what was found at one setting."""
-    height, width = found['size']
-    title = (
-        f'{height} x {width}, batch {found["batch_size"]}, {found["dtype"]}'
-    )
-    table = Table('', *(name for name, *_ in COLUMNS), '', title=title)
+    title = '{size[0]} x {size[1]}, batch {batch_size}, {dtype}'
+    names = ['', *(name for name, *_ in COLUMNS), '']
+    table = Table(*names, title=title.format(**found))
     for row in found['rows']:
         cells = [
             '-' if row.get(key) is None else format(row[key] * factor, form)
@@ -577,20 +515,27 @@ def show(console: Console, found: dict[str, Any]) -> None:
 def main() -> None:
     args = parse_args()
     cfg = launch.load_config(args.config, args.cfg_options)
-    check(args, cfg)
+    if not dynamic_class(cfg.get('model', {}).get('backbone') or {}):
+        raise UserError(
+            f'{args.config} has no dynamic backbone: set e.g. '
+            "model.backbone.type='mmdge.DGEPVT'"
+        )
+    if args.json:
+        checks.check_output(args.json, '--json')
+    if args.checkpoint:
+        checks.check_checkpoint(args.checkpoint)
+        checks.check_datasets(cfg, ['val'])
     init_default_scope(cfg.get('default_scope') or 'mmdge')
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     bench, console = Benchmark(cfg, args), Console(width=150, highlight=False)
-    asked = 'config', 'checkpoint', 'scope', 'train', 'repeats'
-    environment = dict(
+    environment = vars(args) | dict(
         mmdge=mmdge.__version__,
         torch=torch.__version__,
         device=timing.device_name(bench.device),
         threads=torch.get_num_threads(),
         float32_products=torch.get_float32_matmul_precision(),
-        **{key: getattr(args, key) for key in asked},
     )
     console.print(*map('{0[0]}: {0[1]}'.format, environment.items()), sep='\n')
     results = dict(environment=environment, settings=[])
