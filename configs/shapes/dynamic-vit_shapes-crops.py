@@ -30,7 +30,7 @@ optim_wrapper = dict(
         custom_keys={
             'backbone': dict(lr_mult=0.1),
             'head': dict(lr_mult=0.1),
-            'score_predictor': dict(lr_mult=1.0),
+            'score_predictor': dict(lr_mult=4.0),
         }
     ),
 )

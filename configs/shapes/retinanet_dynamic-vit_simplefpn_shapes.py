@@ -26,7 +26,7 @@ optim_wrapper = dict(
             'backbone': dict(lr_mult=0.1),
             'neck': dict(lr_mult=0.1),
             'bbox_head': dict(lr_mult=0.1),
-            'score_predictor': dict(lr_mult=1.0),
+            'score_predictor': dict(lr_mult=4.0),
         }
     ),
 )
