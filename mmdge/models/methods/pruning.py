@@ -222,7 +222,7 @@ class Pruning(Method):
         self.keep_ratios = dict(zip(locations, ratios, strict=True))
         self.reactivate = reactivate
         self.keep_features = keep_features
-        dims = self.stages[0][0].attn.embed_dims
+        dims = self.stages[0][0].embed_dims
 
         def predictor() -> Router | None:
             if routing in ('learned', 'gumbel'):
