@@ -22,7 +22,7 @@ from mmdge.utils.counting import flop_counter
 ROOT = Path(__file__).parents[1]
 DOCS = sorted((ROOT / 'docs').glob('*.md'))
 README = ROOT / 'README.md'
-PAGES = [*DOCS, README, ROOT / 'configs/dge/README.md']
+PAGES = [*DOCS, README, *(ROOT / 'configs').glob('*/README.md')]
 # What pages and programs say of files: the folders that the names begin with.
 FILES = re.compile(r'\b(?:docs|tools|configs|projects)/[\w./-]+\.(?:py|sh|md)')
 pages = pytest.mark.parametrize(
