@@ -32,8 +32,8 @@ _LOOKED_AT = 200
 # How to get what is missing, by the first folder that names it.
 _SOURCES = {
     'shapes': 'make it with `python tools/dataset_converters/make_shapes.py`',
-    'camvid': 'get it as docs/datasets.md tells',
-    'bccd': 'get it as docs/datasets.md tells',
+    'camvid': 'get it as projects/study/README.md tells',
+    'bccd': 'get it as projects/study/README.md tells',
     'coco': 'download it from https://cocodataset.org/#download and unpack '
     'it as data/coco',
     'imagenet': 'get it from https://image-net.org and unpack it as '
