@@ -219,7 +219,7 @@ def update_chosen(
         return add(source, update, out=update)
     if sparse:
         # Each token times the gate of its region: 1, but with a gradient.
-        return source + unpool(update) * grains.spread(gate)
+        return source + unpool(update) * grains.spread(gate).to(source.dtype)
     # Where the gate is 0 nothing but the gate gets a gradient: what the other
     # candidates would have done is needed, but no graph of it.
     with torch.no_grad():

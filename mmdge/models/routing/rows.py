@@ -87,5 +87,5 @@ def scatter(x: Tensor, rows: Rows, values: Tensor) -> Tensor:
     Returns:
         Tensor: Of the shape of ``x``.
     """
-    flat = x.flatten(0, 1).index_copy(0, rows.index, values.to(x.dtype))
+    flat = x.flatten(0, 1).index_copy(0, rows.index.long(), values.to(x.dtype))
     return flat.view_as(x)
