@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -106,7 +105,7 @@ def collect(model: nn.Module, cfg: Config, number: int | None) -> list[tuple]:
 def main() -> None:
     args = parse_args()
     cfg = launch.load_config(args.config, args.cfg_options)
-    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
+    checks.check_output(args.out, '--out')
     checks.check_datasets(cfg, ['val'])
     annotate_first(cfg)
     model = launch.build_model(cfg, args.checkpoint)

@@ -199,16 +199,6 @@ def test_a_sharded_training_is_not_resumed():
         functions_of('tools/train.py').resume_from(cfg, 'a.pth')
 
 
-def test_the_learning_rate_is_scaled_from_a_known_batch_size():
-    scale_lr = functions_of('tools/train.py').scale_lr
-    cfg = Config(dict(auto_scale_lr=dict(base_batch_size=16, enable=False)))
-    scale_lr(cfg)
-    assert cfg.auto_scale_lr == dict(base_batch_size=16, enable=True)
-    for unknown in ({}, dict(auto_scale_lr=None), dict(auto_scale_lr={})):
-        with pytest.raises(UserError, match=r'auto_scale_lr\.base_batch_size'):
-            scale_lr(Config(unknown))
-
-
 @pytest.mark.slow
 def test_accumulated_halves_equal_a_batch(batches, tmp_path):
     """Without the budget loss: the square of a mean is no mean of squares."""

@@ -16,7 +16,7 @@ TOOL = 'projects/study/show_cases.py'
 @pytest.mark.parametrize('host', SHAPES)
 def test_cases(tool, random_model, shapes, tmp_path, host):
     _, weights = random_model(SHAPES[host])
-    out = tmp_path / 'new' / 'cases.png'
+    out = tmp_path / 'cases.png'
     said = tool(
         TOOL,
         *(SHAPES[host], weights, '--out', out, '--num-cases', 1),
@@ -73,3 +73,14 @@ def test_annotations_are_resized_with_the_image(host, shapes):
         assert sample.gt_sem_seg.shape == (64, 64)
     else:
         assert sample.gt_instances.bboxes.tensor.max() <= 64
+
+
+def test_mistakes(tool, random_model, shapes, tmp_path):
+    config = SHAPES['mmseg']
+    _, weights = random_model(config)
+    said = tool(
+        TOOL,
+        *(config, weights, '--out', tmp_path / 'no/x.png'),
+        expect=2,
+    )
+    assert 'there is no such folder' in said
