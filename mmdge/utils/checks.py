@@ -225,12 +225,11 @@ def check_classes(dataset: Any) -> None:
         UserError: If annotations in the format of COCO or Pascal VOC have
             none of the classes, or one in another case: which they have.
     """
-    inner = getattr(dataset, 'datasets', None) or [
-        getattr(dataset, 'dataset', None)
-    ]
-    for other in inner:
-        if other is not None:
-            check_classes(other)
+    for inside in ('datasets', 'dataset'):
+        if other := getattr(dataset, inside, None):
+            for part in other if inside == 'datasets' else [other]:
+                check_classes(part)
+            return
     classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
     if not classes or not hasattr(dataset, 'get_data_info'):
         return
