@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [
     *(ROOT / 'docs').glob('*.md'),
     ROOT / 'README.md',
-    ROOT / 'configs/dge/README.md',
+    *(ROOT / 'configs').glob('*/README.md'),
 ]
 
 

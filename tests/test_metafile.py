@@ -18,20 +18,23 @@ ENTRIES = [
     for path in INDEX['Import']
     for entry in yaml.safe_load((ROOT / path).read_text())['Models']
 ]
-FLOPS = 'FLOPs (dense backbone)'
+BY_NAME = {entry['Name']: entry['Metadata'] for entry in ENTRIES}
+FOLDERS = [ROOT / 'configs/dge', ROOT / 'configs/dynamic_vit']
+FLOPS, DENSE = 'FLOPs (backbone)', 'FLOPs (dense backbone)'
 
 
 def test_every_config_is_in_the_index():
-    configs = (ROOT / 'configs/dge').glob('*.py')
+    configs = [path for folder in FOLDERS for path in folder.glob('*.py')]
     expected = sorted(str(path.relative_to(ROOT)) for path in configs)
     assert sorted(entry['Config'] for entry in ENTRIES) == expected
+    assert len(BY_NAME) == len(ENTRIES)
     for entry in ENTRIES:
         assert Path(entry['Config']).stem == entry['Name']
 
 
-def test_readme_links_every_config():
-    text = (ROOT / 'configs/dge/README.md').read_text()
+def test_readmes_link_every_config():
     for entry in ENTRIES:
+        text = (ROOT / entry['Config']).with_name('README.md').read_text()
         assert f'({entry["Name"]}.py)' in text
 
 
@@ -50,29 +53,61 @@ def test_figures(entry):
         model = MODELS.build(cfg.model)
     parameters = sum(p.numel() for p in model.parameters())
     assert parameters == meta['Parameters']
-    if 'dge-' in entry['Name']:  # its dense twin has the same, and is counted
-        twin = entry['Name'].replace('dge-', '')
-        (twin,) = [other for other in ENTRIES if other['Name'] == twin]
-        assert meta[FLOPS] == twin['Metadata'][FLOPS]
+    if 'dynamic-vit' in entry['Name']:  # spends as much on every image
+        flops = flops_of_pruning(model.backbone, height, width)
+        assert flops == meta[FLOPS]
+        budget = cfg.default_hooks.cost.budget
+        assert flops / meta[DENSE] == pytest.approx(budget, abs=0.005)
+    twin = entry['Name'].replace('dge-', '').replace('dynamic-vit', 'deit')
+    if twin != entry['Name']:  # has the same, and is counted
+        assert meta[DENSE] == BY_NAME[twin][DENSE]
         return
     with torch.device('meta'), flop_counter() as counter:
         model.backbone.eval()(torch.empty(1, 3, height, width))
-    assert counter.get_total_flops() / 2 == meta[FLOPS]
+    assert counter.get_total_flops() / 2 == meta[DENSE]
 
 
-def test_the_readmes_tables_are_the_index():
-    text = (ROOT / 'configs/dge/README.md').read_text()
-    by_name = {entry['Name']: entry['Metadata'] for entry in ENTRIES}
+def flops_of_pruning(backbone, height, width):
+    """Of an image without padding, by formula."""
+    size = height // backbone.patch_size, width // backbone.patch_size
+    num = kept = size[0] * size[1]
+    total, predictors = backbone.patch_embed.flops(size), []
+    for number, block in enumerate(backbone.blocks):
+        if number in backbone.keep_ratios:
+            router = backbone.score_predictor[len(predictors)]
+            predictors.append(router.flops().at(count(kept)))
+            kept = int(num * backbone.keep_ratios[number])
+        # The cls token is always there.
+        total += block.flops((kept, 1), 1).at(count(kept + 1))
+    return (total + sum(predictors)).item()
+
+
+def count(number):
+    return torch.tensor(number, dtype=torch.float64)
+
+
+@pytest.mark.parametrize('folder', FOLDERS, ids=lambda path: path.name)
+def test_the_readmes_tables_are_the_index(folder):
+    text = (folder / 'README.md').read_text()
     pairs = re.findall(
         r'^\|(.*)\[static\]\((.*)\.py\).*\((.*)\.py\)', text, re.M
     )
-    assert len(pairs) == len(ENTRIES) / 2
+    dynamic = [name for *_, name in pairs]
+    expected = {
+        path.stem
+        for path in folder.glob('*.py')
+        if 'dge-' in path.stem or 'dynamic-' in path.stem
+    }
+    assert set(dynamic) == expected and len(dynamic) == len(expected)
     for row, static, dynamic in pairs:
+        static, dynamic = BY_NAME[Path(static).name], BY_NAME[dynamic]
         _, _, parameters, gflops, *_ = row.split('|')
-        flops = by_name[static][FLOPS] / 1e9
-        assert gflops.strip() == f'{flops:.1f}'
-        total = by_name[static]['Parameters']
-        more = by_name[dynamic]['Parameters'] - total
+        expected = f'{static[DENSE] / 1e9:.1f}'
+        if FLOPS in dynamic:
+            expected += f', {dynamic[FLOPS] / 1e9:.1f}'
+        assert gflops.strip() == expected
+        total = static['Parameters']
+        more = dynamic['Parameters'] - total
         expected = f'{total / 1e6:.1f}'
         if more:
             expected += f' (+{more / 1e3:.1f} k)'

@@ -1,9 +1,9 @@
 # What our own configs share, whatever the host.
-custom_imports = dict(imports=['mmdge'], allow_failed_imports=False)
 default_hooks = dict(
     # A dynamic config says what it wants to spend: cost=dict(budget=0.5).
-    # With loss_weight=0.0 the log holds the ratio against it, no more: routers
-    # with shares spend those, and a loss would have no gradient.
+    # The metric of the FLOPs comes with the hook. With loss_weight=0.0 the log
+    # holds the ratio against the budget, no more: routers with shares spend
+    # those, and a loss would have no gradient.
     cost=dict(type='mmdge.CostHook', budget=1.0),
     granularity=dict(type='mmdge.GranularityVisHook'),
     timer=dict(type='IterTimerHook'),

@@ -4,6 +4,7 @@ _base_ = [
     '../_base_/datasets/shapes_classification.py',
     '../_base_/schedules/shapes.py',
     '../_base_/cls_runtime.py',
+    '../_base_/import_mmdge.py',
 ]
 
 max_epochs = 8

@@ -10,16 +10,17 @@ a control of a control, is not run in every setting.
 
 from __future__ import annotations
 
+import runpy
 from dataclasses import dataclass
 from pathlib import Path
 
 from mmengine.config import Config
 
-from mmdge.benchmark.rivals import smaller_backbone
 from mmdge.models import share_for_budget
 
 STUDY = Path(__file__).parent
 ROOT = STUDY.parents[1]
+BENCHMARK = ROOT / 'tools/analysis_tools/benchmark.py'
 SEEDS = (0, 1, 2)
 BUDGET = 0.5
 FINETUNE_LR = 3e-4
@@ -159,6 +160,11 @@ def shares(setting: Setting, arm: Arm, backbone: dict) -> tuple[float, ...]:
         setting.size,
         start=(0, 1, 0) if arm.name.endswith('-mid') else None,
     )
+
+
+def smaller_backbone(*args: object) -> dict:
+    """A static model of as many FLOPs, the same as in the benchmark."""
+    return runpy.run_path(str(BENCHMARK))['smaller_backbone'](*args)
 
 
 def cost_hook(cfg: Config) -> dict:

@@ -1,36 +1,34 @@
 """The benchmark through its command line, on tiny backbones."""
 
+import copy
 import json
 import re
+import sys
+from dataclasses import replace
 
 import pytest
 import torch
-from matplotlib.image import imread
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
+from mmdge.models import DGEPVT, DGEDeiT
 from mmdge.utils import timing
-from tests.tool_runs import ROOT, SHAPES, data_options
+from tests.tool_runs import ROOT, SHAPES, data_options, functions_of
 
 TOOL = 'tools/analysis_tools/benchmark.py'
 CONFIG = SHAPES['mmdet']
 DEIT = 'configs/shapes/retinanet_dge-deit_simplefpn_shapes.py'
+PVT_SIZES = {
+    'model.backbone.arch.embed_dims': (16, 32, 64, 128),
+    'model.backbone.arch.num_layers': (1, 1, 1, 1),
+}
 PVT_OPTIONS = [
-    'model.backbone.arch.embed_dims=(16,32,64,128)',
-    'model.backbone.arch.num_layers=(1,1,1,1)',
+    f'{key}={value}'.replace(' ', '') for key, value in PVT_SIZES.items()
 ]
 SMALL = ['--size', '64x64', '--repeats', '2']
 
 
-@pytest.fixture(autouse=True)
-def small_product(monkeypatch):
-    """A matrix product that takes no time."""
-
-    def product(device, dtype):
-        x = torch.ones(64, 64, device=device, dtype=dtype)
-        return (lambda: x @ x), 64**3
-
-    monkeypatch.setattr(timing, 'matrix_product', product)
+BENCH = functions_of(TOOL)
 
 
 def benchmark(tool, tmp_path, config, *arguments, options=()):
@@ -55,19 +53,13 @@ def check_figures(row, dense):
         assert row['realised_share'] == pytest.approx(realised)
 
 
-def check_setting(setting, passes=1):
+def check_setting(setting):
     dense, *_ = setting['rows']
     assert dense['kind'] == 'dense' and dense['time_ratio'] == 1
     for row in setting['rows']:
         check_figures(row, dense)
         assert row['memory'] > 0
         number = setting['batch_size']
-        peak = passes * row['flops'] * number / row['median']
-        share = peak / setting['peak_flops']
-        if row['kind'] == 'paper':  # less is differentiated than computed
-            assert share / 3 < row['peak_share'] < share
-        else:
-            assert row['peak_share'] == pytest.approx(share)
         assert row['images_per_second'] * row['median'] == pytest.approx(
             number
         )
@@ -78,26 +70,25 @@ def check_setting(setting, passes=1):
     [(CONFIG, PVT_OPTIONS, "mmdet's own"), (DEIT, (), "mmpretrain's own")],
 )
 def test_inference(tool, tmp_path, config, options, host):
-    picture = tmp_path / 'out.png'
     said, found = benchmark(
         tool, tmp_path, config, '--size', '64x64', '96x64', '--batch-size',
-        2, '--repeats', 2, '--ratio', 0.6, '--plot', picture,
-        options=options,
+        2, '--repeats', 2, '--ratio', 0.6, options=options,
     )  # fmt: skip
-    assert imread(picture).std() > 0.01
     assert found['environment']['torch'] == torch.__version__
     assert [s['size'] for s in found['settings']] == [[64, 64], [96, 64]]
     for setting in found['settings']:
         check_setting(setting)
         rows = {row['name']: row for row in setting['rows']}
         assert list(rows) == [
-            'dense twin', host, 'random 0.6', 'variance 0.6', 'smaller 0.6'
+            'dense twin', host, 'random 0.6', 'variance 0.6', 'uniform 0.6',
+            'smaller 0.6',
         ]  # fmt: skip
         assert rows[host]['flops'] == rows['dense twin']['flops']
-        assert rows['random 0.6']['flops_ratio'] == pytest.approx(0.6, abs=0.2)
+        for routed in ('random 0.6', 'uniform 0.6'):
+            found_ratio = rows[routed]['flops_ratio']
+            assert found_ratio == pytest.approx(0.6, abs=0.2)
         assert rows['smaller 0.6']['flops_ratio'] < 1
         assert any('flash' in k for k in rows['dense twin']['attention'])
-        assert setting['host_difference'] < 1e-4
         for name in rows:
             assert name in said
 
@@ -116,14 +107,7 @@ def test_whole_models_with_a_checkpoint(tool, tmp_path, host, shapes):
     check_setting(setting)
     dense, *_, first, second = setting['rows']
     assert (first['name'], second['name']) == ('price 0', 'price 1')
-    for row in setting['rows']:
-        inside = row['backbone']
-        check_figures(inside, dense['backbone'])
-        for whole, part in zip(row['times'], inside['times'], strict=True):
-            assert 0 < part < whole
-        assert inside['flops'] < row['flops']
-    assert second['backbone']['flops'] < first['backbone']['flops']
-    assert 'its backbone' in said
+    assert second['flops'] < first['flops'] < 1.05 * dense['flops']
     (note,) = [n for n in setting['notes'] if 'smaller' in n]
     assert 'neck' in note and note in said
 
@@ -155,7 +139,7 @@ def test_training(tool, tmp_path, config, options):
         '--batch-size', 8, options=options,
     )  # fmt: skip
     (setting,) = found['settings']
-    check_setting(setting, passes=3)
+    check_setting(setting)
     rows = {row['kind']: row for row in setting['rows']}
     assert list(rows) == ['dense', 'dynamic', 'sparse', 'paper']
     for kind in ('dynamic', 'sparse'):
@@ -169,12 +153,23 @@ def test_the_profile_names_the_parts_of_the_routing(tool, tmp_path):
         tool, tmp_path, CONFIG, *SMALL, '--arms', 'dynamic', '--profile',
         options=PVT_OPTIONS,
     )  # fmt: skip
+    assert re.search(r'^ +routers +\d', said, re.MULTILINE)
+    assert re.search(r'^ +aten::addmm ', said, re.MULTILINE)
+
+
+def test_a_config_without_a_scope_whose_types_are_classes(tool, tmp_path):
+    path = tmp_path / 'new_style.py'
+    path.write_text(
+        'from mmdge import DGEPVT\n'
+        'default_scope = None\n'
+        'model = dict(backbone=dict(type=DGEPVT, arch=dict(\n'
+        '    embed_dims=(16, 32, 64, 64), num_layers=(1, 1, 1, 1),\n'
+        '    num_heads=(1, 2, 4, 4))))\n'
+    )
+    _, found = benchmark(tool, tmp_path, path, *SMALL)
     (setting,) = found['settings']
-    assert setting['profiled'] == 'random 0.45'
-    parts = setting['profile']
-    assert {'routers.forward'} < set(parts)
-    assert 0.01 < sum(parts.values()) < 0.9
-    assert re.search(r'% +routers\.forward', said)
+    check_setting(setting)
+    assert len(setting['rows']) == 6
 
 
 def test_half_precision_casts_the_backbone(tool, tmp_path):
@@ -186,6 +181,35 @@ def test_half_precision_casts_the_backbone(tool, tmp_path):
     assert (full['dtype'], half['dtype']) == ('float32', 'bfloat16')
     needed = [s['rows'][0]['memory'] for s in (full, half)]
     assert needed[1] < 0.8 * needed[0]
+
+
+@pytest.mark.parametrize('off', [0, 0.25])
+def test_the_ratio_is_that_of_the_precision(tool, tmp_path, monkeypatch, off,
+                                            shapes, random_model):  # fmt: skip
+    """A router that a half rounds wrong is shown to spend more."""
+    real = DGEPVT.forward
+
+    def forward(self, x):
+        outs, more = real(self, x), off * (x.dtype == torch.float16)
+        if self.routers:
+            spent = self.cost.dynamic + more * self.cost.dense
+            self.cost = replace(self.cost, dynamic=spent)
+        return outs
+
+    monkeypatch.setattr(DGEPVT, 'forward', forward)
+    _, weights = random_model(CONFIG, PVT_SIZES)
+    said, found = benchmark(
+        tool, tmp_path, CONFIG, weights, *SMALL, '--dtype', 'float16',
+        'float32', '--arms', 'dynamic',
+        options=[*PVT_OPTIONS, *data_options('mmdet', shapes)],
+    )  # fmt: skip
+    half, full = ({r['kind']: r for r in s['rows']} for s in found['settings'])
+    assert 'dtype_shift' not in full['dynamic']
+    assert half['dense']['dtype_shift'] == 0
+    assert half['dynamic']['dtype_shift'] == pytest.approx(off, abs=0.02)
+    shift = half['dynamic']['flops_ratio'] - full['dynamic']['flops_ratio']
+    assert shift == pytest.approx(off, abs=0.02)
+    assert f'{half["dynamic"]["dtype_shift"]:+.3f}' in said
 
 
 def test_what_runs_out_of_memory_is_a_row(tool, tmp_path, monkeypatch):
@@ -200,28 +224,22 @@ def test_what_runs_out_of_memory_is_a_row(tool, tmp_path, monkeypatch):
     monkeypatch.setattr(PyramidVisionTransformer, 'forward', forward)
     said, found = benchmark(
         tool, tmp_path, CONFIG, *SMALL, '--arms', 'host', 'dynamic',
-        '--batch-size', 2, '--plot', tmp_path / 'out.svg',
-        options=PVT_OPTIONS,
+        '--batch-size', 2, options=PVT_OPTIONS,
     )  # fmt: skip
     rows = {row['kind']: row for row in found['settings'][0]['rows']}
-    assert rows['host']['out_of_memory'] and 'times' not in rows['host']
+    assert rows['host']['out_of_memory'] and not rows['host']['times']
     assert len(rows['dynamic']['times']) == 2
     assert 'out of memory' in said
 
 
 def test_a_host_that_is_not_installed_is_left_out(tool, tmp_path, monkeypatch):
-    from mmdge.benchmark import rivals
-
-    def missing(twin):
-        raise ImportError('No module named mmdet')
-
-    monkeypatch.setattr(rivals, '_mmdets_pvt', missing)
+    monkeypatch.setitem(sys.modules, 'mmdet.models.backbones', None)
     said, found = benchmark(
         tool, tmp_path, CONFIG, *SMALL, '--arms', 'host', options=PVT_OPTIONS
     )
     (setting,) = found['settings']
     assert [row['kind'] for row in setting['rows']] == ['dense']
-    assert "left out, the host's own: No module named mmdet" in said
+    assert "left out, the host's own: import of mmdet.models" in said
 
 
 @pytest.mark.parametrize(
@@ -232,29 +250,17 @@ def test_a_host_that_is_not_installed_is_left_out(tool, tmp_path, monkeypatch):
         (['--ratio', '0.01'], "budget=0.01 can't be met at 64 x 64"),
         (['--repeats', '0'], "'0' is no positive number"),
         (['--json', 'no/such.json'], '--json no/such.json: there is no such'),
-        (['--plot', 'such.odt'], '--plot such.odt: its name must end with'),
         (['--price', '1'], '--price shifts a trained router: give a check'),
         (['w.pth', '--ratio', '.4'], '--ratio is for random routing'),
         (['--train', '--scope', 'model'], 'leave out the checkpoint and'),
         (
             ['--train', '--arms', 'host'],
-            '--arms: of host only dynamic, sparse',
+            '--arms: host not, only dynamic, sparse',
         ),
         (['none.pth'], 'checkpoint not found'),
         (
             ['--size', '64x64', '--cfg-options', 'model.backbone.type=ResNet'],
             'has no dynamic backbone',
-        ),
-        (
-            [
-                '--scope',
-                'model',
-                '--size',
-                '64x64',
-                '--cfg-options',
-                'default_scope=mmengine',
-            ],
-            'needs default_scope in',
         ),
     ],
 )
@@ -262,3 +268,125 @@ def test_mistakes_are_named(tool, arguments, message):
     options = [] if '--size' in arguments else ['--size', '64x64']
     said = tool(TOOL, CONFIG, *arguments, *options, expect=2)
     assert message in said.replace('\n', ' ') and 'Traceback' not in said
+
+
+PVT = dict(
+    type='mmdge.DGEPVT',
+    arch=dict(
+        embed_dims=(16, 32, 80, 128),
+        num_layers=(1, 2, 3, 1),
+        num_heads=(1, 2, 5, 8),
+    ),
+)
+DEIT = dict(
+    type='mmdge.DGEDeiT',
+    arch=dict(
+        embed_dims=128,
+        num_layers=6,
+        num_heads=4,
+        feedforward_channels=384,
+    ),
+)
+SIZE = (64, 96)
+
+
+@pytest.mark.parametrize(
+    ('config', 'changes'),
+    [
+        (PVT, dict()),
+        (PVT, dict(out_indices=(0, 2), in_channels=4)),
+        (PVT, dict(pretrain_img_size=250)),
+        (DEIT, dict()),
+        (DEIT, dict(out_indices=(1, 3), patch_size=8)),
+        (DEIT, dict(distilled=True, out_type='cls_token')),
+        (DEIT, dict(final_norm=False, pretrain_img_size=100)),
+    ],
+)
+def test_the_hosts_own_gives_the_same_and_costs_the_same(config, changes):
+    twin = MODELS.build(dict(config, routing='finest', **changes)).eval()
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.add_(0.02 * torch.randn_like(parameter))
+    name, host = BENCH.host_backbone(twin)
+    assert name in type(host).__module__
+    for path, norm in host.named_modules():
+        # mmdet gives all norms one eps; the official code, and ours, 1e-5.
+        if name == 'mmdet' and re.fullmatch(
+            r'.*\d\.0\.norm|.*attn\.norm', path
+        ):
+            norm.eps = 1e-5
+    x = torch.rand(2, twin.in_channels, *SIZE)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            tuple(host(x)), twin(x), atol=1e-4, rtol=1e-4
+        )
+    flops = BENCH.count_flops(copy.deepcopy(host).to('meta'), SIZE)
+    assert flops == twin.cost.dense[0]
+
+
+@pytest.mark.parametrize(
+    ('backbone', 'message'),
+    [
+        (DGEPVT('tiny', routing='finest', with_cls_token=True), 'cls_token'),
+        (
+            DGEPVT(
+                dict(
+                    num_layers=(1, 1, 1, 1),
+                    embed_dims=(8, 8, 8, 8),
+                    num_heads=(1, 2, 1, 1),
+                ),
+                routing='finest',
+            ),
+            'heads of several widths',
+        ),
+        (torch.nn.Linear(1, 1), 'no host has one like Linear'),
+    ],
+)
+def test_what_the_host_does_not_have(backbone, message):
+    with pytest.raises(ValueError, match=message):
+        BENCH.host_backbone(backbone)
+
+
+@pytest.mark.parametrize(
+    ('config', 'size', 'ratio'),
+    [
+        (dict(type='mmdge.DGEPVT', arch='small'), (800, 1216), 0.45),
+        (dict(type='mmdge.DGEPVT', arch='tiny'), (256, 256), 0.6),
+        (dict(type='mmdge.DGEDeiT', arch='small'), (512, 512), 0.4),
+        (dict(type='mmdge.DGEDeiT', frozen_stages=9), (64, 64), 0.3),
+    ],
+)
+def test_a_smaller_one_has_the_flops_asked_for(config, size, ratio):
+    with torch.device('meta'):
+        full = MODELS.build(dict(config, routing='finest'))
+        small = MODELS.build(BENCH.smaller_backbone(config, ratio, size))
+    assert type(small) is type(full)
+    found = BENCH.count_flops(small, size) / BENCH.count_flops(full, size)
+    assert found == pytest.approx(ratio, rel=0.06)
+    if isinstance(full, DGEPVT):
+        for key in ('num_layers', 'embed_dims'):
+            pairs = zip(small.arch[key], full.arch[key], strict=True)
+            assert all(1 <= a <= b for a, b in pairs)
+        heads = zip(
+            small.arch['embed_dims'], small.arch['num_heads'], strict=True
+        )
+        assert all(dims % (8 * n) == 0 for dims, n in heads)
+    else:
+        expansions = [
+            model.arch['feedforward_channels'] / model.arch['embed_dims']
+            for model in (small, full)
+        ]
+        assert expansions[0] == expansions[1]
+
+
+def test_outputs_move_with_the_depth():
+    config = dict(type='mmdge.DGEDeiT', arch='tiny', out_indices=(5, 11))
+    small = DGEDeiT(
+        **{
+            key: value
+            for key, value in BENCH.smaller_backbone(config, 0.3, SIZE).items()
+            if key != 'type'
+        }
+    )
+    assert len(small.out_indices) == 2
+    assert small.out_indices[-1] == len(small.blocks) - 1

@@ -1,18 +1,16 @@
 """Time a dynamic backbone against what one would use in its place.
 
 Its dense twin, the host's own backbone with the same weights, and a smaller
-static model of equal FLOPs take turns with it in one process, so that the
-ratios hold on a machine that is not quite idle. Unit of FLOPs: multiply-adds
-of convolutions, linear layers and both attention products.
+static model of equal FLOPs take turns with it in one process. FLOPs are
+multiply-adds per image; of a training step, those of its forward pass.
 
-Without a checkpoint the images are noise and the regions are routed at
-random, so that a ratio of FLOPs can be asked for. With one the config's own
-router decides on images of the validation set, each brought to the size
-after the host's pipeline.
+Without a checkpoint the images are noise, and routers with fixed shares
+(random, by variance, uniform) meet a ratio of FLOPs. With one the config's
+own router decides on images of the validation set, each brought to the size.
 
-Columns: gap = time ratio - FLOPs ratio; realised = saved time over saved
-FLOPs; peak = share of the matrix product's, measured in the same run; memory
-is above that of weights and inputs.
+FLOPs ratio: as realised in the precision that is timed; vs float32: how far
+that is off on the first images; gap = time ratio - FLOPs ratio; realised =
+saved time over saved FLOPs; MiB: above those of weights and inputs.
 
 Example::
 
@@ -22,39 +20,79 @@ Example::
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import partial
+from importlib import import_module
 from itertools import product
+from operator import floordiv
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
-from matplotlib.figure import Figure
+import torch.nn.functional as F
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
+from mmengine.logging import MMLogger
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.utils import track_iter_progress
 from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.profiler import profile, record_function
+from torch.utils._pytree import tree_leaves
 
 import mmdge
-from mmdge.benchmark import (
-    CHECKPOINT,
-    INFERENCE,
-    SAMPLES,
-    TRAINING,
-    Setting,
-    Subject,
-    as_table,
-    build_arms,
-    draw,
-    host_difference,
-)
-from mmdge.models.backbones import dynamic_class
+from mmdge import DGEPVT, DGEDeiT, share_for_budget
+from mmdge.datasets import image_loader
+from mmdge.models.architectures import Backbone, backbone_class
+from mmdge.models.weights import from_ours
 from mmdge.utils import UserError, checks, launch, timing
 from mmdge.utils.arguments import positive, ratio
+from mmdge.utils.counting import flop_counter
+
+Size = tuple[int, int]  # height and width
+# What each host calls its record of an image.
+SAMPLES = dict(
+    mmdet='DetDataSample', mmseg='SegDataSample', mmpretrain='DataSample'
+)
+# Kinds of arms besides the dense twin.
+INFERENCE = ('dynamic', 'variance', 'uniform', 'host', 'smaller')
+CHECKPOINT = ('dynamic', 'host', 'smaller')
+TRAINING = ('dynamic', 'sparse', 'paper')
+DENSE = dict(routing='finest', granularities=(1,))
+# Column, key of a row, how it is written, factor.
+COLUMNS = (
+    ('ms', 'median', '.4g', 1e3),
+    ('from', 'lower', '.4g', 1e3),
+    ('to', 'upper', '.4g', 1e3),
+    ('GFLOPs', 'flops', '.4g', 1e-9),
+    ('FLOPs ratio', 'flops_ratio', '.3f', 1),
+    ('vs float32', 'dtype_shift', '+.3f', 1),
+    ('time ratio', 'time_ratio', '.3f', 1),
+    ('gap', 'gap', '+.3f', 1),
+    ('realised', 'realised_share', '.2f', 1),
+    ('MiB', 'memory', '.1f', 2**-20),
+    ('images/s', 'images_per_second', '.4g', 1),
+)
 
 
-def size(text: str) -> tuple[int, int]:
+class Arm(NamedTuple):
+    """One of those that take turns; ``flops`` if it doesn't count itself."""
+
+    name: str
+    kind: str
+    backbone: nn.Module
+    asked: float | None = None
+    flops: int | None = None
+    note: str = ''
+
+
+def size(text: str) -> Size:
     found = re.fullmatch(r'([1-9]\d*)x([1-9]\d*)', text)
     if not found:
         raise argparse.ArgumentTypeError(f'{text!r} is no HxW, as 800x1216')
@@ -64,246 +102,455 @@ def size(text: str) -> tuple[int, int]:
 def parse_args() -> argparse.Namespace:
     parser = launch.config_parser(__doc__.splitlines()[0])
     add = parser.add_argument
-    add(
-        'checkpoint',
-        nargs='?',
-        help="the config's own router decides, with these weights and on "
-        'images of the validation set, which go through the pipeline and are '
-        'then brought to --size (default: random weights and routing, noise)',
-    )
-    add(
-        '--size',
-        type=size,
-        nargs='+',
-        default=[(512, 512)],
-        metavar='HxW',
-        help='of the images (default: 512x512)',
-    )
-    add(
-        '--batch-size',
-        type=positive,
-        nargs='+',
-        default=[1],
-        metavar='N',
-        help='images at once (default: 1)',
-    )
-    add(
-        '--ratio',
-        type=ratio,
-        nargs='+',
-        metavar='R',
-        help='FLOPs of the backbone over dense ones, without a checkpoint '
-        '(default: 0.45)',
-    )
-    add(
-        '--price',
-        type=float,
-        nargs='+',
-        metavar='P',
-        help='of the routers, with a checkpoint (default: 0)',
-    )
+    several = partial(add, nargs='+')
+    kinds = list(dict.fromkeys(INFERENCE + TRAINING))
+    dtypes = ['float32', 'bfloat16', 'float16']
+    add('checkpoint', nargs='?', help='of the model, whose router decides')
+    several('--size', type=size, default=[(512, 512)], metavar='HxW')
+    several('--batch-size', type=positive, default=[1], metavar='N')
+    several('--ratio', type=ratio, help='of FLOPs (default: 0.45)')
+    several('--price', type=float, help='with a checkpoint (default: 0)')
+    several('--dtype', choices=dtypes, default=dtypes[:1])
+    several('--arms', choices=kinds, help='default: all that apply')
+    add('--scope', choices=['backbone', 'model'], default='backbone')
+    add('--train', action='store_true', help='time forward and backward')
+    add('--repeats', type=positive, default=15, help='default: 15')
     add('--device', choices=['cpu', 'cuda'], help='default: cuda, if there')
-    add(
-        '--dtype',
-        nargs='+',
-        choices=['float32', 'bfloat16', 'float16'],
-        default=['float32'],
-        help='of weights and images; whole models and training steps use '
-        'autocast (default: float32)',
-    )
     add('--threads', type=positive, help="of the CPU (default: PyTorch's)")
-    add(
-        '--repeats',
-        type=positive,
-        default=15,
-        help='timed runs of each (default: 15)',
-    )
-    add(
-        '--scope',
-        choices=['backbone', 'model'],
-        default='backbone',
-        help='model: predict with neck, head and post-processing, and show '
-        "the backbone's part beside (default: backbone)",
-    )
-    add(
-        '--train',
-        action='store_true',
-        help='time forward and backward: random routing, the learned router '
-        "computing only what it chose (sparse) and everything (the paper's "
-        'path), and the dense twin',
-    )
-    add(
-        '--arms',
-        nargs='+',
-        choices=list(dict.fromkeys((*INFERENCE, *TRAINING))),
-        help='what to time besides the dense twin (default: all that apply)',
-    )
-    add(
-        '--profile',
-        action='store_true',
-        help='afterwards show where the time of the first one goes: the '
-        'functions of the routing on a CPU, the kernels on a GPU',
-    )
+    add('--profile', action='store_true', help='show where time goes, too')
     add('--json', help='write everything to this file, size after size')
-    add('--plot', help='draw time over FLOPs, and growth, to this file')
-    return parser.parse_args()
-
-
-def check(args: argparse.Namespace, cfg: Config) -> None:
-    """Settle what depends on each other; raise a UserError if it clashes."""
-    for name in ('json', 'plot'):
-        if path := getattr(args, name):
-            checks.check_output(path, f'--{name}')
-    if args.plot:
-        known = Figure().canvas.get_supported_filetypes()
-        if Path(args.plot).suffix[1:] not in known:
-            raise UserError(
-                f'--plot {args.plot}: its name must end with one of '
-                f'{", ".join(sorted(known))}'
-            )
+    args = parser.parse_args()
+    kinds = CHECKPOINT if args.checkpoint else INFERENCE
+    kinds = TRAINING if args.train else kinds
+    args.arms = args.arms or kinds
+    if args.train and (args.checkpoint or args.scope == 'model'):
+        parser.error('--train: leave out the checkpoint and --scope model')
+    if args.ratio and args.checkpoint:
+        parser.error('--ratio is for random routing, --price for a router')
+    if args.price and not args.checkpoint:
+        parser.error('--price shifts a trained router: give a checkpoint')
+    if wrong := ', '.join(kind for kind in args.arms if kind not in kinds):
+        parser.error(f'--arms: {wrong} not, only {", ".join(kinds)} apply')
     on_gpu = torch.cuda.is_available()
     args.device = args.device or ('cuda' if on_gpu else 'cpu')
     if args.device == 'cuda' and not on_gpu:
-        raise UserError('--device cuda: PyTorch sees no GPU; use cpu')
-    if args.train and (args.checkpoint or args.scope == 'model'):
-        raise UserError(
-            '--train times the backbone with random weights; leave out the '
-            'checkpoint and --scope model'
-        )
-    if args.ratio and args.checkpoint:
-        raise UserError(
-            '--ratio is for random routing; with a checkpoint the router '
-            'decides, and --price shifts it'
-        )
-    if args.price and not args.checkpoint:
-        raise UserError('--price shifts a trained router: give a checkpoint')
+        parser.error('--device cuda: PyTorch sees no GPU')
     args.ratio, args.price = args.ratio or [0.45], args.price or [0.0]
-    allowed = CHECKPOINT if args.checkpoint else INFERENCE
-    allowed = TRAINING if args.train else allowed
-    args.arms = args.arms or allowed
-    if not set(args.arms) <= set(allowed):
-        raise UserError(
-            f'--arms: of {", ".join(args.arms)} only {", ".join(allowed)} '
-            'apply here'
+    return args
+
+
+class Benchmark:
+    """A config's backbone, the model it is part of, and their rivals."""
+
+    def __init__(self, cfg: Config, args: argparse.Namespace) -> None:
+        self.args, self.device = args, torch.device(args.device)
+        self.whole = args.scope == 'model'
+        self.config = {**cfg.model.backbone, 'init_cfg': None}
+        if args.train:
+            self.config['drop_path_rate'] = 0.0
+        self.model, self.state, self.pool = None, {}, []
+        if args.checkpoint or self.whole:
+            if (cfg.model.get('test_cfg') or {}).get('mode') == 'slide':
+                cfg.model.test_cfg.mode = 'whole'  # sizes are as asked for
+            cfg.model.backbone.init_cfg = None  # nothing is downloaded
+            self.model = launch.build_model(cfg, args.checkpoint).cpu()
+            self.model.requires_grad_(False)
+        # None of many backbones says which weights it loads.
+        MMLogger.get_current_instance().setLevel('WARNING')
+        if args.checkpoint:
+            loader = image_loader(cfg, number=max(16, *args.batch_size))
+            prepare = self.model.data_preprocessor
+            self.pool = [prepare(data, False)['inputs'] for data in loader]
+        elif self.whole:  # or a detector would be sure of all it proposes
+            self.model.init_weights()
+        source = self.model.backbone if self.model else self.build()
+        self.state = source.state_dict()
+
+    def build(self, **changes: Any) -> Backbone:
+        """Build the backbone with other settings, and the same weights."""
+        backbone = MODELS.build({**self.config, **changes})
+        if self.state and 'arch' not in changes:
+            own = 'routing' not in changes
+            keys = [k for k in self.state if own or '.router.' not in k]
+            state = {key: self.state[key] for key in keys}
+            backbone.load_state_dict(state, strict=own)
+        return backbone.eval()
+
+    def images(self, size: Size, number: int, turn: int) -> Tensor:
+        """The images of one turn, ``(number, C, *size)``, on the CPU."""
+        if not self.pool:
+            channels = self.config.get('in_channels', 3)
+            noise = torch.Generator().manual_seed(0)
+            return torch.randn(number, channels, *size, generator=noise)
+        fit = partial(F.interpolate, mode='bilinear', antialias=True)
+        indices = range(turn * number, (turn + 1) * number)
+        chosen = [self.pool[i % len(self.pool)] for i in indices]
+        return torch.cat([fit(image, size) for image in chosen])
+
+    def samples(self) -> list:
+        """What the host wants to know of each image."""
+        roots = [k.__module__.split('.')[0] for k in type(self.model).mro()]
+        host = next((root for root in roots if root in SAMPLES), None)
+        if host is None:
+            raise UserError(f'--scope model is for {", ".join(SAMPLES)}')
+        sample = getattr(import_module(f'{host}.structures'), SAMPLES[host])
+        keys = ('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape')
+        info = {**dict.fromkeys(keys, self.size), 'scale_factor': (1.0, 1.0)}
+        numbers = range(self.number)
+        return [sample(metainfo=dict(info, img_id=i)) for i in numbers]
+
+    def arms(self, size: Size, notes: list[str]) -> Iterator[Arm]:
+        """Build what takes turns; notes say what can't be built, and why."""
+        args, twin, ratios = self.args, self.build(**DENSE), []
+        yield Arm('dense twin', 'dense', twin)
+        if 'host' in args.arms:
+            try:
+                name, host = host_backbone(twin)
+            except (ImportError, ValueError) as error:
+                notes.append(f"left out, the host's own: {error}")
+            else:
+                flops = count_flops(copy.deepcopy(host).to('meta'), size)
+                note = type(host).__name__
+                yield Arm(f"{name}'s own", 'host', host, None, flops, note)
+        for asked in args.price if args.checkpoint else args.ratio:
+            if not args.checkpoint:
+                ratios.append(asked)
+                yield from self.fixed_shares(size, asked)
+                continue
+            backbone = self.build(price=asked)
+            with torch.inference_mode():
+                backbone(self.images(size, 4, 0))
+            ratios.append(backbone.cost.ratio.mean().item())
+            if 'dynamic' in args.arms:
+                yield Arm(f'price {asked:g}', 'dynamic', backbone, asked)
+        if 'smaller' in args.arms and self.whole:
+            notes.append('left out, smaller: the neck takes other channels')
+        elif 'smaller' in args.arms:
+            for asked in ratios:
+                config = smaller_backbone(self.config, asked, size)
+                note = '{embed_dims} x {num_layers}'.format(**config['arch'])
+                name, backbone = f'smaller {asked:.3g}', self.build(**config)
+                yield Arm(name, 'smaller', backbone, asked, None, note)
+
+    def fixed_shares(self, size: Size, asked: float) -> Iterator[Arm]:
+        """Build those that meet a ratio by their shares of granularities."""
+        try:
+            share = share_for_budget(self.config, asked, size)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        routings = dict(
+            dynamic=dict(type='RandomRouter', share=share),
+            variance=dict(type='QuantileRouter', share=share),
+            uniform=dict(type='UniformRouter', share=share),
+            sparse='learned',
+            paper='learned',
         )
-    config = cfg.get('model', {}).get('backbone') or {}
-    if dynamic_class(config) is None:
-        raise UserError(
-            f'{args.config} has no dynamic backbone: set e.g. '
-            "model.backbone.type='mmdge.DGEPVT'"
-        )
-    if args.scope == 'model' and cfg.get('default_scope') not in SAMPLES:
-        raise UserError(
-            f'--scope model needs default_scope in {args.config} to be one '
-            f'of {", ".join(SAMPLES)}'
-        )
-    if args.checkpoint:
-        if cfg.get('val_dataloader') is None:
-            raise UserError(
-                f'{args.config} has no val_dataloader, whose images a '
-                'checkpoint is timed with'
+        for kind in (kind for kind in routings if kind in self.args.arms):
+            change = dict(sparse_training=kind != 'paper')
+            backbone = self.build(routing=routings[kind], **change)
+            for router in backbone.routers if kind in TRAINING[1:] else ():
+                # Its noise gives the shares, on any image.
+                nn.init.zeros_(router.gate.weight)
+                shares = torch.tensor(share).clamp(min=1e-9)
+                router.gate.bias.data.copy_(shares.log())
+            # This computes all granularities. Routers know no meta device.
+            paper = kind == 'paper'
+            flops = count_flops(backbone.train(), size) if paper else None
+            name = 'random' if kind == 'dynamic' else kind
+            yield Arm(f'{name} {asked:g}', kind, backbone, asked, flops)
+
+    def use(self, arms: list[Arm], dtype: torch.dtype) -> None:
+        """Copy all arms to the device, and load the first images."""
+        autocasts = self.args.train or self.whole  # as the hosts do
+        self.weights = torch.float32 if autocasts else dtype
+        self.autocast = self.device.type, dtype, self.weights != dtype
+        self.known = {arm.name: arm.flops for arm in arms}
+        self.backbones = {
+            arm.name: copy.deepcopy(arm.backbone).to(self.device, self.weights)
+            for arm in arms
+        }
+        for backbone in self.backbones.values():
+            backbone.train(self.args.train)
+        if self.whole:
+            self.model.to(self.device)
+            self.data_samples = self.samples()
+        self.load(0)
+
+    def load(self, turn: int) -> None:
+        """Bring the images of a turn to the device."""
+        images = self.images(self.size, self.number, turn)
+        self.batch = images.to(self.device, self.weights)
+
+    def run(self, name: str) -> None:
+        """Do what is timed of an arm."""
+        inference = torch.inference_mode(not self.args.train)
+        with inference, torch.autocast(*self.autocast):
+            if self.whole:
+                self.model.backbone = self.backbones[name]
+                self.model(self.batch, self.data_samples, mode='predict')
+                return
+            outs = tree_leaves(self.backbones[name](self.batch))
+        if self.args.train:
+            sum(out.float().square().mean() for out in outs).backward()
+
+    def turns(self, runs: Mapping[str, Any], rounds: Any) -> tuple[dict, dict]:
+        """Times and FLOPs of what runs in turns."""
+        flops = {name: [] for name in runs}
+
+        def settle(name: str) -> None:
+            backbone = self.backbones[name]
+            ran = self.known[name] or backbone.cost.dynamic.mean().item()
+            flops[name].append(ran)
+            backbone.zero_grad(set_to_none=True)
+
+        return timing.interleave(runs, rounds, self.device, settle), flops
+
+    def measure(
+        self, arms: list[Arm], size: Size, number: int, dtype: Any
+    ) -> dict[str, Any]:
+        """Run all in turns: seconds, FLOPs per image, bytes, fit for JSON."""
+        self.size, self.number = size, number
+        runs = {arm.name: partial(self.run, arm.name) for arm in arms}
+        full, needs, rows, rest = {}, {}, [], 0
+        if self.args.checkpoint and dtype != torch.float32:
+            self.use(arms, torch.float32)
+            _, full = self.turns(runs, range(1))
+        self.use(arms, dtype)
+
+        def look(name: str) -> None:
+            needs[name] = timing.footprint(runs[name], self.device)
+
+        looks = {name: partial(look, name) for name in runs}
+        warm, first = self.turns(looks, range(2))
+        fits = {name: run for name, run in runs.items() if warm[name]}
+        if self.whole and fits:
+            name = next(iter(fits))
+            with flop_counter() as counter:
+                self.run(name)
+            rest = counter.get_total_flops() / 2 / number - first[name][0]
+
+        def rounds() -> Iterator[int]:
+            turns = range(self.args.repeats)
+            for turn in track_iter_progress(turns, file=sys.stderr):
+                self.load(turn)
+                yield turn
+
+        times, flops = self.turns(fits, rounds())
+        for arm in arms:
+            about = arm._asdict()
+            del about['backbone'], about['flops']
+            took = times.get(arm.name, [])
+            row = dict(about, out_of_memory=not took, times=took)
+            rows.append(row)
+            if not took:
+                continue
+            row.update(timing.Quartiles.of(took)._asdict())
+            row.update(
+                flops=fmean(flops[arm.name]) + rest,
+                images_per_second=number / row['median'],
+                memory=needs[arm.name].memory,
+                attention=needs[arm.name].kernels,
             )
-        checks.check_checkpoint(args.checkpoint)
-        checks.check_datasets(cfg, ['val'])
+            if not rows[0]['out_of_memory']:
+                row.update(ratios(row, rows[0]))
+            if full.get(arm.name):  # of images that are the same
+                shift = first[arm.name][0] - full[arm.name][0]
+                row.update(dtype_shift=shift / full[arms[0].name][0])
+        name = str(dtype).removeprefix('torch.')
+        return dict(size=size, batch_size=number, dtype=name, rows=rows)
+
+    def where_time_goes(self, rows: list[dict[str, Any]]) -> str:
+        """A table of what runs in the first that routes; its routers, too."""
+        ours = [row for row in rows if row['kind'] not in ('host', 'smaller')]
+        ran = [r['name'] for r in ours[1:] + ours if not r['out_of_memory']]
+        if not ran:
+            return 'nothing ran'
+        name = ran[0]
+        for router in self.backbones[name].routers:
+            router.forward = record_function('routers')(router.forward)
+        with profile() as seen:
+            self.run(name)
+        key = f'{self.device.type}_time_total'
+        table = seen.key_averages().table(sort_by=key, row_limit=15)
+        return f'{name}:\n{table}'
 
 
-def environment(args: argparse.Namespace) -> dict[str, Any]:
-    """What the times depend on."""
-    return dict(
-        mmdge=mmdge.__version__,
-        torch=torch.__version__,
-        device=timing.device_name(torch.device(args.device)),
-        threads=torch.get_num_threads(),
-        float32_products=torch.get_float32_matmul_precision(),
-        config=args.config,
-        checkpoint=args.checkpoint,
-        scope=args.scope,
-        train=args.train,
-        repeats=args.repeats,
-    )
+def ratios(row: dict[str, Any], dense: dict[str, Any]) -> dict[str, float]:
+    """A row's ratios to the dense twin's."""
+    time = row['median'] / dense['median']
+    flops = row['flops'] / dense['flops']
+    realised = None if flops == 1 else (1 - time) / (1 - flops)
+    found = dict(flops_ratio=flops, time_ratio=time, gap=time - flops)
+    return dict(found, realised_share=realised)
 
 
-def settings(
-    args: argparse.Namespace, subject: Subject
-) -> Iterator[dict[str, Any]]:
-    """Measure one size, precision and batch after the other."""
-    device = torch.device(args.device)
-    asked = args.price if args.checkpoint else args.ratio
-    for size in args.size:
-        notes = []
-        arms = list(build_arms(subject, size, args.arms, asked, notes))
-        off = host_difference(arms, subject.images(size, 1))
-        for name, number in product(args.dtype, args.batch_size):
-            dtype = getattr(torch, name)
-            setting = Setting(subject, arms, size, number, dtype, device)
-            found = setting.measure(args.repeats)
-            found.update(host_difference=off, notes=notes)
-            ran = [
-                row['name']
-                for row in found['rows'][1:]
-                if row['kind'] not in ('host', 'smaller')
-                and not row['out_of_memory']
-            ]
-            if args.profile and ran:
-                found['profiled'] = ran[0]
-                found['profile'] = setting.where_time_goes(ran[0])
-            yield found
+def count_flops(backbone: nn.Module, size: Size) -> int:
+    """Multiply-adds of one image, best on the meta device."""
+    device = next(backbone.parameters()).device
+    with flop_counter() as counter:
+        backbone(torch.ones(1, backbone.in_channels, *size, device=device))
+    return counter.get_total_flops() // 2
+
+
+def host_backbone(twin: Backbone) -> tuple[str, nn.Module]:
+    """Build the host's own backbone with the weights of a dense twin.
+
+    Raises:
+        ImportError: If the host is not installed.
+        ValueError: If the host has no such backbone.
+    """
+    if isinstance(twin, DGEPVT):
+        from mmdet.models.backbones import PyramidVisionTransformer
+
+        name, num = 'mmdet', twin.num_stages
+        arch = {key: list(values)[:num] for key, values in twin.arch.items()}
+        widths = map(floordiv, arch.pop('embed_dims'), arch['num_heads'])
+        width, *others = set(widths)
+        if others:
+            raise ValueError("mmdet's PVT has no heads of several widths")
+        host = PyramidVisionTransformer(
+            pretrain_img_size=twin.pos_sizes[0][0] * twin.strides[0],
+            in_channels=twin.in_channels,
+            embed_dims=width,
+            num_stages=num,
+            patch_sizes=twin.patch_sizes[:num],
+            strides=twin.patch_sizes[:num],
+            paddings=[0] * num,
+            out_indices=twin.out_indices,
+            norm_cfg=dict(type='LN', eps=1e-6),
+            **arch,
+        )
+    elif isinstance(twin, DGEDeiT):
+        from mmpretrain.models import backbones
+
+        name, distilled = 'mmpretrain', twin.num_extra_tokens == 2
+        kind = f'{"Distilled" * distilled}VisionTransformer'
+        host = getattr(backbones, kind)(
+            # Blocks that no output depends on are left out here, as in ours.
+            arch={**twin.arch, 'num_layers': len(twin.blocks)},
+            img_size=twin.pos_size[0] * twin.patch_size,
+            patch_size=twin.patch_size,
+            in_channels=twin.in_channels,
+            out_indices=twin.out_indices,
+            out_type=twin.out_type,
+            final_norm=isinstance(twin.norm, nn.LayerNorm),
+        )
+    else:
+        raise ValueError(f'no host has one like {type(twin).__name__}')
+    layout = next(layout for layout in LAYOUTS if layout.name == name)
+    weights, dropped = from_ours(twin.state_dict(), layout)
+    if dropped:
+        raise ValueError(f'{name} has no place for {", ".join(dropped)}')
+    host.load_state_dict(weights)
+    host.in_channels = twin.in_channels
+    host.eval()  # mmpretrain's returns None
+    return name, host
+
+
+def smaller_backbone(config: Mapping, ratio: float, size: Size) -> dict:
+    """Config of a static backbone with this ratio of the dense twin's FLOPs.
+
+    Heads get narrower, in steps of 8 channels, and stages shorter, all to the
+    same part give or take a block. What comes closest is returned.
+    """
+    config = dict(config, **DENSE, frozen_stages=-1)
+
+    def meta(config: dict) -> Backbone:
+        with torch.device('meta'):
+            return MODELS.build(dict(config, init_cfg=None)).eval()
+
+    full = meta(config)
+    arch, wanted = full.arch, ratio * count_flops(full, size)
+    flat = isinstance(arch['num_heads'], int)  # a single stage
+    heads, dims = np.atleast_1d(arch['num_heads'], arch['embed_dims'])
+    depths = [len(full.blocks)] if flat else arch['num_layers']
+    head_dims = dims // heads
+
+    def scaled(width: int, layers: tuple[int, ...]) -> dict:
+        part = width / head_dims.max()
+        wide = 8 * heads * np.round(part * head_dims / 8).clip(1).astype(int)
+        changes = dict(embed_dims=tuple(wide.tolist()), num_layers=layers)
+        if not flat:
+            return dict(config, arch={**arch, **changes})
+        changes = {key: value[0] for key, value in changes.items()}
+        inner = arch['feedforward_channels'] / dims[0] * wide[0]
+        changes.update(feedforward_channels=round(inner))
+        ends = [layers[0] / depths[0] * (i + 1) for i in full.out_indices]
+        outs = sorted({max(1, round(end)) - 1 for end in ends})
+        return dict(config, arch={**arch, **changes}, out_indices=outs)
+
+    every = np.array(list(product(*(range(1, n + 1) for n in depths))))
+    # How many blocks a stage is off the same part of all, at most.
+    parts = np.arange(1, max(depths) + 1)[:, None] / max(depths)
+    off = abs(every[:, None] - parts * depths).max(-1).min(-1)
+    widths, gaps = range(8, max(8, *head_dims) + 1, 8), []
+    first = np.vstack([0 * every[:1], np.eye(len(depths), dtype=int)]) + 1
+    for width in widths:  # FLOPs are linear in the depths
+        models = (meta(scaled(width, tuple(n.tolist()))) for n in first)
+        least, *more = (count_flops(model, size) for model in models)
+        flops = least + (every - 1) @ (np.array(more) - least)
+        gaps.append(abs(flops - wanted))
+    near = np.where(off < 0.99, gaps, np.inf)
+    if near.min() > 0.03 * wanted:  # as with stages of two blocks
+        near = np.where(off < 1.01, gaps, np.inf)
+    i, j = np.unravel_index(near.argmin(), near.shape)
+    return scaled(widths[i], tuple(every[j].tolist()))
+
+
+def show(console: Console, found: dict[str, Any]) -> None:
+    """Print what was found at one setting."""
+    title = '{size[0]} x {size[1]}, batch {batch_size}, {dtype}'
+    names = ['', *(name for name, *_ in COLUMNS), '']
+    table = Table(*names, title=title.format(**found))
+    for row in found['rows']:
+        cells = [
+            '-' if row.get(key) is None else format(row[key] * factor, form)
+            for _, key, form, factor in COLUMNS
+        ]
+        note = 'out of memory' if row['out_of_memory'] else row['note']
+        table.add_row(row['name'], *cells, note)
+    console.print(table, *found['notes'], sep='\n')
 
 
 def main() -> None:
     args = parse_args()
     cfg = launch.load_config(args.config, args.cfg_options)
-    check(args, cfg)
-    init_default_scope(cfg.get('default_scope', 'mmdge'))
+    if not backbone_class(cfg.get('model', {}).get('backbone') or {}):
+        raise UserError(
+            f'{args.config} has no dynamic backbone: set e.g. '
+            "model.backbone.type='mmdge.DGEPVT'"
+        )
+    if args.json:
+        checks.check_output(args.json, '--json')
+    if args.checkpoint:
+        checks.check_checkpoint(args.checkpoint)
+        checks.check_datasets(cfg, ['val'])
+    init_default_scope(cfg.get('default_scope') or 'mmdge')
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    subject = Subject(
-        cfg,
-        args.checkpoint,
-        whole=args.scope == 'model',
-        train=args.train,
-        num_images=max(16, *args.batch_size),
+    bench, console = Benchmark(cfg, args), Console(width=150, highlight=False)
+    environment = vars(args) | dict(
+        mmdge=mmdge.__version__,
+        torch=torch.__version__,
+        device=timing.device_name(bench.device),
+        threads=torch.get_num_threads(),
+        float32_products=torch.get_float32_matmul_precision(),
     )
-    results = dict(environment=environment(args), settings=[])
-    console = Console(width=150, highlight=False)
-    for key, value in results['environment'].items():
-        console.print(f'{key}: {value}')
-    for found in settings(args, subject):
-        results['settings'].append(found)
-        show(console, found)
-        if args.json:
-            Path(args.json).write_text(json.dumps(results, indent=2))
-        if args.plot:
-            draw(results['settings'], args.plot)
-
-
-def show(console: Console, found: dict[str, Any]) -> None:
-    """Print what was found at one setting."""
-    console.print(as_table(found))
-    users = {}
-    for row in found['rows']:
-        if not row['out_of_memory']:
-            names = ', '.join(row['attention']) or 'plain matrix products'
-            users.setdefault(names, []).append(row['name'])
-    for names, arms in users.items():
-        console.print(f'Attention of {", ".join(arms)}: {names}')
-    peak = 2 * found['peak_flops'] / 1e9
-    console.print(f'Matrix product: {peak:.4g} GFLOP/s, 2 per multiply-add')
-    if found['host_difference'] is not None:
-        console.print(
-            "Largest difference of the host's own from the dense twin, in "
-            f'float32: {found["host_difference"]:.2g}'
-        )
-    for note in found['notes']:
-        console.print(note)
-    profile = found.get('profile', {})
-    if profile:
-        console.print(
-            f'{sum(profile.values()):7.2%} of {found["profiled"]} are:'
-        )
-    for part, share in profile.items():
-        console.print(f'{share:7.2%}   {part}')
+    console.print(*map('{0[0]}: {0[1]}'.format, environment.items()), sep='\n')
+    results = dict(environment=environment, settings=[])
+    for size in args.size:
+        notes = []
+        arms = list(bench.arms(size, notes))
+        for dtype, number in product(args.dtype, args.batch_size):
+            found = bench.measure(arms, size, number, getattr(torch, dtype))
+            found.update(notes=notes)
+            show(console, found)
+            results['settings'].append(found)
+            if args.json:
+                Path(args.json).write_text(json.dumps(results, indent=2))
+            if args.profile:
+                console.print(bench.where_time_goes(found['rows']))
 
 
 if __name__ == '__main__':

@@ -19,3 +19,9 @@ param_scheduler = [
         convert_to_iter_based=True,
     ),
 ]
+# Configs of version 0.1 refer to these.
+shapes_dge_hooks = [
+    dict(type='mmdge.CostHook', budget=0.5, loss_weight=0.0),
+    dict(type='mmdge.RoutingWarmupHook', begin=0.3, end=0.6),
+    dict(type='mmdge.GranularityVisHook'),
+]

@@ -46,6 +46,11 @@ class Backbone(BaseModule):
         """The blocks, stage by stage."""
         raise NotImplementedError
 
+    @property
+    def max_stages(self) -> int:
+        """Stages of the architecture, built or not."""
+        return len(self.stages)
+
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Map ``(B, 3, H, W)`` to ``(B, C_i, H_i, W_i)``; set ``cost``."""
         raise NotImplementedError

@@ -158,6 +158,11 @@ class PVT(Backbone):
         """The blocks, stage by stage."""
         return [getattr(self, f'block{i + 1}') for i in range(self.num_stages)]
 
+    @property
+    def max_stages(self) -> int:
+        """See :class:`Backbone`."""
+        return len(self.patch_sizes)
+
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute the maps and set :attr:`cost`.
 

@@ -339,6 +339,7 @@ class TransformerBlock(nn.Module):
         name: str = '',
     ) -> None:
         super().__init__()
+        self.embed_dims = embed_dims
         self.name = name
         self.norm1 = nn.LayerNorm(embed_dims, eps=1e-6)
         self.attn = SpatialReductionAttention(embed_dims, num_heads, sr_ratio)

@@ -68,7 +68,7 @@ class Granularity(Method):
                 alone. Routers without parameters always do.
         """
         # A later stage may not be built, but is checked.
-        num_stages = len(getattr(self, 'patch_sizes', self.stages))
+        num_stages = self.max_stages
         self.granularities = check_granularities(granularities, num_stages)
         self.cells = [sides[-1] for sides in self.granularities]
         self.sparse_training = sparse_training
@@ -78,8 +78,9 @@ class Granularity(Method):
         ):
             cost = [(sides[0] / side) ** 2 for side in sides]
             for block in blocks:
-                dims = block.attn.embed_dims
-                router = build_router(kind, dims, cost, sides[-1], price)
+                router = build_router(
+                    kind, block.embed_dims, cost, sides[-1], price
+                )
                 if router is not None:
                     router.register_buffer(
                         'sides',
@@ -104,16 +105,11 @@ class Granularity(Method):
         num_extra = tokens.shape[1] - size[0] * size[1]
         grains = Grains(size, self.granularities[stage], num_extra)
         valid = self.valid_cells(mask, stage, grains.grids[-1])
-        cell = self.strides[stage] * grains.region
         outs, costs = [], []
         for number, block in enumerate(self.stages[stage]):
             decision = decide(block, tokens, grains, valid)
             tokens, cost = self._run_block(
-                block,
-                tokens,
-                grains,
-                decision,
-                partial(ComputeMap, cell=cell, name=block.name, valid=valid),
+                block, tokens, grains, decision, valid, self.strides[stage]
             )
             costs.append(cost)
             if number in keep:
@@ -126,7 +122,8 @@ class Granularity(Method):
         tokens: Tensor,
         grains: Grains,
         decision: Decision | None,
-        compute_map: partial,
+        valid: Tensor | None,
+        stride: int,
     ) -> tuple[Tensor, Cost]:
         flops = block.flops(grains.size, grains.num_extra)
         dense = Cost.constant(
@@ -143,13 +140,12 @@ class Granularity(Method):
             decision.gate,
             self.sparse_training,
         )
-        # Of a map of regions, rows and the share of the dense compute.
-        row_counts = grains.row_counts(tokens.device)  # (Rh, Rw, K)
-        shares = row_counts.new_tensor(grains.sides).double() ** -2  # (K,)
+        shares = grains.shares(tokens.device)  # (K,)
         if decision.gate is None:
             num_rows, share = choice.counts, shares[decision.choice]
         else:
             gate = decision.gate.double()  # (B, Rh, Rw, K)
+            row_counts = grains.row_counts(tokens.device)  # (Rh, Rw, K)
             num_rows = (gate * row_counts).flatten(1).sum(1)
             num_rows = grains.num_extra + num_rows
             share = gate @ shares
@@ -157,7 +153,9 @@ class Granularity(Method):
         if block.router is not None:
             num_cells = math.prod(grains.grids[-1])
             dynamic = dynamic + block.router.flops().at(num_cells)
-        return tokens, Cost(dynamic, dense.dense, (compute_map(share),))
+        cell = stride * grains.region
+        decided = ComputeMap(share, cell, block.name, valid)  # (B, Rh, Rw)
+        return tokens, Cost(dynamic, dense.dense, (decided,))
 
 
 def decide(
@@ -221,7 +219,7 @@ def update_chosen(
         return add(source, update, out=update)
     if sparse:
         # Each token times the gate of its region: 1, but with a gradient.
-        return source + unpool(update) * grains.spread(gate)
+        return source + unpool(update) * grains.spread(gate).to(source.dtype)
     # Where the gate is 0 nothing but the gate gets a gradient: what the other
     # candidates would have done is needed, but no graph of it.
     with torch.no_grad():

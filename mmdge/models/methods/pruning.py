@@ -112,6 +112,32 @@ class KeepPredictor(Router):
         )
 
 
+def masked_softmax(
+    logits: Tensor, policy: Tensor, eps: float = 1e-6
+) -> Tensor:
+    """Attention weights of kept keys, and of each token for itself.
+
+    Source: DynamicViT, equation (10), with the official code's ``eps``; the
+    maximum is over all keys and passes its gradient on.
+
+    Args:
+        logits (Tensor): Of all tokens for all keys, ``(B, h, T, T)``.
+        policy (Tensor): 1 for kept tokens, else 0, ``(B, T)``.
+        eps (float): Keeps rows without any key defined. Defaults to 1e-6.
+
+    Returns:
+        Tensor: ``(B, h, T, T)``, float32 or finer.
+    """
+    num = policy.shape[1]
+    eye = torch.eye(num, dtype=policy.dtype, device=policy.device)
+    seen = policy[:, None, None]  # (B, 1, 1, T)
+    seen = seen + (1 - seen) * eye  # (B, 1, T, T)
+    with torch.autocast(logits.device.type, enabled=False):
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        weights = (logits - logits.amax(-1, keepdim=True)).exp() * seen
+        return (weights + eps / num) / (weights.sum(-1, keepdim=True) + eps)
+
+
 def masked_attention(
     q: Tensor,
     k: Tensor,
@@ -119,12 +145,8 @@ def masked_attention(
     lengths: list[int],
     key_lengths: list[int],
     policy: Tensor,
-    eps: float = 1e-6,
 ) -> Tensor:
-    """Attention that sees kept keys, and each token itself.
-
-    Source: DynamicViT, equation (10), with the official code's ``eps``; the
-    maximum is over all keys and passes its gradient on. In float32.
+    """Attention by :func:`masked_softmax`, in the terms of packed rows.
 
     Args:
         q (Tensor): Queries of all tokens, ``(B * T, h, d)``.
@@ -133,24 +155,14 @@ def masked_attention(
         lengths (list[int]): ``T`` for each image.
         key_lengths (list[int]): The same.
         policy (Tensor): 1 for kept tokens, else 0, ``(B, T)``.
-        eps (float): Keeps rows without any key defined. Defaults to 1e-6.
 
     Returns:
         Tensor: ``(B * T, h, d)``.
     """
-    num = policy.shape[1]
     # (B * T, h, d) -> (B, h, T, d)
-    q, k, v = (x.unflatten(0, (-1, num)).transpose(1, 2) for x in (q, k, v))
+    q, k, v = (x.unflatten(0, policy.shape).transpose(1, 2) for x in (q, k, v))
     logits = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
-    eye = torch.eye(num, dtype=policy.dtype, device=policy.device)
-    # (B, 1, 1, T) -> (B, 1, T, T)
-    seen = policy[:, None, None]
-    seen = seen + (1 - seen) * eye
-    with torch.autocast(q.device.type, enabled=False):
-        logits = logits.float()
-        weights = (logits - logits.amax(-1, keepdim=True)).exp() * seen
-        weights = (weights + eps / num) / (weights.sum(-1, keepdim=True) + eps)
-    out = weights.to(v.dtype) @ v
+    out = masked_softmax(logits, policy).to(v.dtype) @ v
     return out.transpose(1, 2).flatten(0, 1)
 
 
@@ -210,7 +222,7 @@ class Pruning(Method):
         self.keep_ratios = dict(zip(locations, ratios, strict=True))
         self.reactivate = reactivate
         self.keep_features = keep_features
-        dims = self.stages[0][0].attn.embed_dims
+        dims = self.stages[0][0].embed_dims
 
         def predictor() -> Router | None:
             if routing in ('learned', 'gumbel'):
@@ -248,10 +260,10 @@ class Pruning(Method):
             ratio = self.keep_ratios.get(number)
             if ratio is not None:
                 router = next(predictors)
-                scored = torch.ones_like(kept) if self.reactivate else kept
-                scored = scored[:, num_extra:].double().sum(1)
-                dynamic = dynamic + router.flops().at(scored)
-                kept = self._decide(router, tokens, kept, valid, size, ratio)
+                kept, num_scored = self._decide(
+                    router, tokens, kept, valid, size, ratio
+                )
+                dynamic = dynamic + router.flops().at(num_scored.double())
                 if not self.training:
                     (rows,) = select(kept > 0)
                     packed = pack([tokens], [rows])
@@ -290,28 +302,32 @@ class Pruning(Method):
         valid: Tensor | None,
         size: tuple[int, int],
         ratio: float,
-    ) -> Tensor:
-        """Which of all tokens ``(B, E + N, C)`` to keep, ``(B, E + N)``."""
+    ) -> tuple[Tensor, Tensor]:
+        """Which of all tokens to keep, ``(B, E + N)``; how many it looked at.
+
+        The latter at test, ``(B,)``: in training it looks at all.
+        """
         num_extra = tokens.shape[1] - size[0] * size[1]
         patches, before = tokens[:, num_extra:], kept[:, num_extra:]  # (B, N)
-        allowed = torch.ones_like(before) if self.reactivate else before
+        inside = torch.ones_like(before)
         if valid is not None:
-            allowed = allowed * valid.flatten(1)
+            inside = valid.flatten(1).to(before)
+            before = before * inside
+        allowed = inside if self.reactivate else before
         with torch.autocast(tokens.device.type, enabled=False):
             if isinstance(router, KeepPredictor):
                 gate, scores = _predict(router, patches, before, allowed)
             else:
                 grid = patches.unflatten(1, size)  # (B, H, W, C)
-                inside = torch.ones_like(grid[..., 0], dtype=torch.bool)
-                gate, scores = None, router.ranks(grid, inside).flatten(1)
+                everywhere = inside.view(grid.shape[:3]) > 0
+                gate, scores = None, router.ranks(grid, everywhere).flatten(1)
         if gate is None:
             share = 1 - router.progress * (1 - ratio)
-            total = torch.full_like(before[:, 0], before.shape[1])
-            if valid is not None:
-                total = valid.flatten(1).sum(1)
-            gate = top(scores, (total.double() * share).long(), allowed > 0)
-        gate = gate * allowed
-        return torch.cat([kept[:, :num_extra], gate.to(kept.dtype)], dim=1)
+            counts = (inside.sum(1).double() * share).long()
+            gate = top(scores, counts, allowed > 0)
+        gate = (gate * allowed).to(kept.dtype)
+        kept = torch.cat([kept[:, :num_extra], gate], dim=1)
+        return kept, allowed.sum(1)
 
     def _masked(
         self,

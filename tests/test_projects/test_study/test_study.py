@@ -11,7 +11,7 @@ import pytest
 import torch
 from mmengine.registry import MODELS, init_default_scope
 
-from mmdge.models.backbones import DynamicBackbone
+from mmdge.models.methods import Method
 from mmdge.utils import UserError
 from tests.forked import forked
 from tests.tool_runs import ROOT, data_options
@@ -62,7 +62,7 @@ class TestPlan:
             cfg = setting.load()
             plan.route(cfg, setting, arm)
             backbone = MODELS.build(cfg.model.backbone).eval()
-            assert isinstance(backbone, DynamicBackbone)
+            assert isinstance(backbone, Method)
             assert plan.cost_hook(cfg).budget == (arm.budget or 1.0)
             static = arm.name in ('static', 'dense', 'smaller')
             assert (not backbone.routers) == static

@@ -1,3 +1,4 @@
+# ruff: noqa: D103
 """Recount the FLOPs that papers print for PVT, PVTv2, DeiT and ResNet-50.
 
 Every model is built from its host's config, runs once, without weights, at
@@ -8,7 +9,7 @@ against the count without; the table says which of the two it is.
 
 Example::
 
-    python tools/analysis_tools/recount_flops.py
+    python projects/recount_flops/recount_flops.py
 """
 
 from __future__ import annotations

@@ -1,0 +1,68 @@
+"""Small backbones whose blocks do something, and pictures for them."""
+
+import torch
+from torch import nn
+
+from mmdge.calibration import collect_errors
+from mmdge.models import DGEPVT, DGEDeiT
+from mmdge.models.routing import ErrorRouter, OracleRouter
+
+PVT = dict(
+    embed_dims=(8, 16, 16, 32), num_layers=(1, 2, 1, 1), num_heads=(1, 2, 2, 4)
+)
+DEIT = dict(embed_dims=24, num_layers=3, num_heads=3, feedforward_channels=48)
+
+
+def pvt(routing='learned', **kwargs):
+    return _build(DGEPVT, dict(arch=PVT, routing=routing, **kwargs))
+
+
+def deit(routing='learned', patch_size=8, **kwargs):
+    kwargs = dict(arch=DEIT, patch_size=patch_size, **kwargs)
+    return _build(DGEDeiT, dict(routing=routing, **kwargs))
+
+
+def _build(family, kwargs):
+    defaults = dict(drop_path_rate=0.0, pretrain_img_size=64)
+    return shaken(family(**{**defaults, **kwargs}))
+
+
+def shaken(model):
+    """Out of the linear regime around zero, with decisions that differ."""
+    for name, parameter in model.named_parameters():
+        if 'norm' not in name and '.router.' not in name:
+            parameter.data.mul_(4)
+        elif '.gate.weight' in name:
+            nn.init.normal_(parameter, std=0.5)
+        elif '.gate.bias' in name:
+            nn.init.zeros_(parameter)
+    if any(isinstance(router, ErrorRouter) for router in model.routers):
+        calibrate(model.eval())
+    return model.train()
+
+
+def calibrate(model):
+    """No two error routers are alike; half of the regions are worth it."""
+    seen = collect_errors(model, [pictures(4, 96, 96)])
+    for router, entry in zip(model.routers, seen, strict=True):
+        if not isinstance(router, ErrorRouter):
+            continue
+        router.scale.mul_(0.5 + torch.rand(len(router.scale)))
+        router.exponent.add_(torch.rand(len(router.exponent)) - 0.5)
+        errors = router.scale[-1] * entry.variance ** router.exponent[-1]
+        if isinstance(router, OracleRouter):
+            errors = entry.errors[:, -1]
+        router.weight.copy_(1 / errors.median())
+
+
+def pictures(num, height, width):
+    """Images whose parts differ, each but the first with some padding."""
+    grid = -(-height // 16), -(-width // 16)
+    colours = torch.randn(num, 3, *grid).repeat_interleave(16, 2)
+    colours = 3 * colours.repeat_interleave(16, 3)[..., :height, :width]
+    rough = torch.rand(num, 1, *grid).square().repeat_interleave(16, 2)
+    rough = rough.repeat_interleave(16, 3)[..., :height, :width]
+    images = colours + 3 * rough * torch.randn(num, 3, height, width)
+    for number, image in enumerate(images):
+        image[..., width - number * width // (2 * num) :] = 0
+    return images
