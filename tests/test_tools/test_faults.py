@@ -89,7 +89,7 @@ class TestAProcessOfTwoIsKilled:
     @pytest.fixture
     def die(self, tmp_path, options):
         mark = tmp_path / 'mark'
-        hook = ['custom_hooks.2.type=Die', f'custom_hooks.2.mark={mark}']
+        hook = ['default_hooks.die.type=Die', f'default_hooks.die.mark={mark}']
         return [*options, *hook]
 
     def test_the_other_ends_and_says_so(self, faulty, die, tmp_path):

@@ -27,8 +27,8 @@ def options(shapes):
         'train_cfg.max_epochs=3',
         'train_cfg.val_interval=2',
         'default_hooks.checkpoint.max_keep_ckpts=-1',
-        'custom_hooks.2.type=EMAHook',
-        'custom_hooks.2.momentum=0.5',
+        'default_hooks.ema.type=EMAHook',
+        'default_hooks.ema.momentum=0.5',
     ]
 
 

@@ -58,7 +58,7 @@ SAME_BATCHES = [
     'model.backbone.routing.type=GumbelRouter',
     'model.backbone.routing.noise=False',
     'model.backbone.routing.init_finest=0.34',
-    'custom_hooks.0.loss_weight=1.0',
+    'default_hooks.cost.loss_weight=1.0',
     'optim_wrapper.optimizer._delete_=True',
     'optim_wrapper.optimizer.type=SGD',
     'optim_wrapper.optimizer.lr=0.1',
@@ -207,7 +207,7 @@ def test_accumulated_halves_equal_a_batch(batches, tmp_path):
         work_dir = tmp_path / str(size)
         forked(
             *('tools/train.py', CONFIG, '--work-dir', work_dir, *batches),
-            'custom_hooks.0.loss_weight=0.0',
+            'default_hooks.cost.loss_weight=0.0',
             f'train_dataloader.batch_size={size}',
             f'optim_wrapper.accumulative_counts={count}',
             **ON_CPU,

@@ -71,9 +71,8 @@ def test_prices_of_all_hosts(sweep, host):
 
 
 def test_without_a_hook_for_the_cost(sweep):
-    _, found = sweep(
-        'mmseg', '--price', 0, '--repeats', 0, options=['custom_hooks=[]']
-    )
+    options = ['default_hooks.cost=None']
+    _, found = sweep('mmseg', '--price', 0, '--repeats', 0, options=options)
     (point,) = found['points']
     assert 0 < point['metrics']['backbone/FLOPs_ratio'] < 1
 
