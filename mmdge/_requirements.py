@@ -5,10 +5,7 @@ under two distribution names with the same import name, and pip would install
 one over the other.
 """
 
-from importlib import import_module
 from importlib.util import find_spec
-
-import torch
 
 _DISTRIBUTIONS = {
     'mmengine': ('onedl-mmengine', 'mmengine'),
@@ -33,17 +30,3 @@ def missing_message(module: str, who: str = 'mmdge') -> str:
 for _module in ('mmengine', 'mmcv'):
     if find_spec(_module) is None:
         raise ImportError(missing_message(_module))
-    try:
-        import_module(_module)
-    except ModuleNotFoundError as err:
-        if err.name != 'pkg_resources':
-            raise
-        raise ImportError(
-            f"open-mmlab's own {_module} needs pkg_resources, which newer "
-            "setuptools no longer have: pip install 'setuptools<81'."
-        ) from err
-if not hasattr(torch.serialization, 'safe_globals'):
-    raise ImportError(
-        f'mmdge needs torch 2.6 or newer, found {torch.__version__}: older '
-        'ones cannot read checkpoints without running what is in them.'
-    )

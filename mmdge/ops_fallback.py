@@ -41,14 +41,8 @@ _REDUCED_DTYPES = (torch.float16, torch.bfloat16)
 # mmcv clamps probabilities to C's FLT_MIN before it takes their logarithm.
 _FLT_MIN = torch.finfo(torch.float32).tiny
 
-# mmdet binds a function that only raises where ``mmcv.ops`` is missing.
-# Stub name in mmdet -> name of the op in ``mmcv.ops``.
-_MMDET_STUBS = {
-    'nms': 'nms',
-    'batched_nms': 'batched_nms',
-    'roi_align': 'roi_align',
-    '_sigmoid_focal_loss': 'sigmoid_focal_loss',
-}
+# In their place mmdet binds what only raises where mmcv has no ops.
+_MMDET_STUBS = ('nms', 'batched_nms', 'roi_align', '_sigmoid_focal_loss')
 
 
 def install() -> bool:
@@ -82,23 +76,23 @@ def install() -> bool:
     return True
 
 
+# The functions below take what mmcv's own wrappers hand to its compiled ops.
+
+
 def nms(
     boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int
 ) -> Tensor:
-    """Greedy non-maximum suppression, as ``mmcv._ext.nms``.
-
-    A box is dropped if its IoU with a kept box of higher score is strictly
-    greater than the threshold.
+    """Greedy non-maximum suppression.
 
     Args:
-        boxes (Tensor): Boxes (x1, y1, x2, y2) in pixels, shape (N, 4).
-        scores (Tensor): Scores, shape (N, ).
-        iou_threshold (float): IoU above which a box is dropped.
-        offset (int): 0 or 1, in pixels; a box is ``x2 - x1 + offset`` wide.
+        boxes (Tensor): ``(N, 4)``, xyxy in pixels, ``x2 - x1 + offset`` wide.
+        scores (Tensor): ``(N,)``.
+        iou_threshold (float): A box goes whose IoU with a kept one of higher
+            score is strictly greater.
+        offset (int): 0 or 1, in pixels.
 
     Returns:
-        Tensor: Indices of kept boxes in order of descending score, int64,
-        shape (K, ).
+        Tensor: Indices of kept boxes by descending score, int64, ``(K,)``.
     """
     dtype = _compute_dtype(boxes)
     boxes = boxes.to(dtype)
@@ -126,26 +120,11 @@ def roi_align_forward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """RoIAlign, as ``mmcv._ext.roi_align_forward``.
+    """Write the RoIAlign of ``input`` (B, C, H, W) to ``output``.
 
-    Args:
-        input (Tensor): Features, shape (B, C, H, W).
-        rois (Tensor): Rows (batch index, x1, y1, x2, y2), the box in pixels
-            of the image, shape (K, 5).
-        output (Tensor): Overwritten with the result, shape
-            (K, C, aligned_height, aligned_width).
-        argmax_y (Tensor): Unused, since it serves max pooling.
-        argmax_x (Tensor): Unused, since it serves max pooling.
-        aligned_height (int): Bins per column.
-        aligned_width (int): Bins per row.
-        spatial_scale (float): Feature pixels per image pixel.
-        sampling_ratio (int): Samples per bin along each axis; 0 to adapt it
-            to the size of the box.
-        pool_mode (int): 1 for the average over samples.
-        aligned (bool): Whether to shift boxes by half a feature pixel.
-
-    Raises:
-        NotImplementedError: If ``pool_mode`` is 0 (max).
+    ``rois`` (K, 5) are batch index and box, xyxy in pixels of the image;
+    ``output`` is (K, C, aligned_height, aligned_width). ``argmax_*`` serve
+    max pooling, ``pool_mode=0``, which raises NotImplementedError.
     """
     _check_pool_mode(pool_mode)
     dtype = _compute_dtype(input)
@@ -175,26 +154,7 @@ def roi_align_backward(
     pool_mode: int,
     aligned: bool,
 ) -> None:
-    """Gradient of RoIAlign, as ``mmcv._ext.roi_align_backward``.
-
-    Args:
-        grad_output (Tensor): Gradient with respect to the output, shape
-            (K, C, aligned_height, aligned_width).
-        rois (Tensor): As in :func:`roi_align_forward`, shape (K, 5).
-        argmax_y (Tensor): Unused, since it serves max pooling.
-        argmax_x (Tensor): Unused, since it serves max pooling.
-        grad_input (Tensor): The gradient with respect to the features is
-            added to it, shape (B, C, H, W).
-        aligned_height (int): Bins per column.
-        aligned_width (int): Bins per row.
-        spatial_scale (float): Feature pixels per image pixel.
-        sampling_ratio (int): As in :func:`roi_align_forward`.
-        pool_mode (int): 1 for the average over samples.
-        aligned (bool): As in :func:`roi_align_forward`.
-
-    Raises:
-        NotImplementedError: If ``pool_mode`` is 0 (max).
-    """
+    """Add the gradient of :func:`roi_align_forward` to ``grad_input``."""
     _check_pool_mode(pool_mode)
     dtype = _compute_dtype(grad_output)
     gradient = torch.ops.torchvision._roi_align_backward(
@@ -219,20 +179,10 @@ def sigmoid_focal_loss_forward(
     gamma: float,
     alpha: float,
 ) -> None:
-    """Sigmoid focal loss, as ``mmcv._ext.sigmoid_focal_loss_forward``.
+    """Write the focal loss of each logit of ``input`` (N, C) to ``output``.
 
-    Args:
-        input (Tensor): Logits, shape (N, C).
-        target (Tensor): Class of each row, int64, shape (N, ). C stands for
-            the background, which is the negative of each class.
-        weight (Tensor): Factor per class, shape (C, ), by the class of the
-            row; or empty for none.
-        output (Tensor): Overwritten with the loss per logit, shape (N, C).
-        gamma (float): Exponent of the modulating factor.
-        alpha (float): Weight of the positive class.
-
-    Raises:
-        IndexError: If there is a weight and a target is none of its classes.
+    ``target`` (N,) are classes, C the background; ``weight`` (C,) is a factor
+    by the class of the row, which a background then may not be, or empty.
     """
     _, right, wrong, scale = _focal_terms(input, target, weight, alpha)
     loss = -scale * wrong.pow(gamma) * right.clamp(min=_FLT_MIN).log()
@@ -248,20 +198,7 @@ def sigmoid_focal_loss_backward(
     gamma: float,
     alpha: float,
 ) -> None:
-    """Derivative of the loss, as ``mmcv._ext.sigmoid_focal_loss_backward``.
-
-    Args:
-        input (Tensor): Logits, shape (N, C).
-        target (Tensor): As in :func:`sigmoid_focal_loss_forward`.
-        weight (Tensor): As in :func:`sigmoid_focal_loss_forward`.
-        grad_input (Tensor): Overwritten with the derivative of each loss with
-            respect to its logit, shape (N, C).
-        gamma (float): Exponent of the modulating factor.
-        alpha (float): Weight of the positive class.
-
-    Raises:
-        IndexError: If there is a weight and a target is none of its classes.
-    """
+    """Write each loss's derivative by its logit to ``grad_input`` (N, C)."""
     positive, right, wrong, scale = _focal_terms(input, target, weight, alpha)
     log_right = right.clamp(min=_FLT_MIN).log()
     slope = wrong.pow(gamma) * (wrong - gamma * right * log_right)
@@ -272,18 +209,10 @@ def sigmoid_focal_loss_backward(
 def _focal_terms(
     input: Tensor, target: Tensor, weight: Tensor, alpha: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Quantities that the focal loss and its derivative share.
+    """What the focal loss and its derivative share, each (N, C).
 
-    Args:
-        input (Tensor): Logits, shape (N, C).
-        target (Tensor): Class of each row, shape (N, ).
-        weight (Tensor): Factor per class, shape (C, ) or (0, ).
-        alpha (float): Weight of the positive class.
-
-    Returns:
-        tuple[Tensor, Tensor, Tensor, Tensor]: Each of shape (N, C): whether
-        the entry is its row's class, the probability of the right answer,
-        that of the wrong one, and the factor from alpha and ``weight``.
+    Whether an entry is its row's class, the probability of the right answer,
+    that of the wrong one, and the factor from alpha and ``weight``.
     """
     probability = input.to(_compute_dtype(input)).sigmoid()
     classes = torch.arange(input.size(1), device=target.device)
@@ -297,11 +226,7 @@ def _focal_terms(
 
 
 def _compute_dtype(tensor: Tensor) -> torch.dtype:
-    """Return the dtype to compute in.
-
-    Reduced precision (as under autocast) lacks CPU kernels in torchvision,
-    and torchvision itself computes in float32 under autocast.
-    """
+    """What to compute in: torchvision has no CPU kernels of reduced ones."""
     return torch.float32 if tensor.dtype in _REDUCED_DTYPES else tensor.dtype
 
 
@@ -324,11 +249,6 @@ def _missing_op(name: str) -> Callable:
     return raise_missing
 
 
-def _not_compiled() -> str:
-    """What mmcv's environment report says where no ops were compiled."""
-    return 'n/a'
-
-
 class _FallbackExt(ModuleType):
     """Substitute for the compiled module ``mmcv._ext``."""
 
@@ -338,8 +258,8 @@ class _FallbackExt(ModuleType):
     sigmoid_focal_loss_forward = staticmethod(sigmoid_focal_loss_forward)
     sigmoid_focal_loss_backward = staticmethod(sigmoid_focal_loss_backward)
     # ``mmcv.utils.collect_env`` calls these.
-    get_compiler_version = staticmethod(_not_compiled)
-    get_compiling_cuda_version = staticmethod(_not_compiled)
+    get_compiler_version = staticmethod(lambda: 'n/a')
+    get_compiling_cuda_version = staticmethod(lambda: 'n/a')
 
     def __init__(self) -> None:
         super().__init__(_EXT_NAME, __doc__)
@@ -365,9 +285,9 @@ def _rebind_mmdet_stubs() -> None:
     for module_name, module in list(sys.modules.items()):
         if not module_name.startswith('mmdet.'):
             continue
-        for stub_name, op_name in _MMDET_STUBS.items():
+        for stub_name in _MMDET_STUBS:
             bound = vars(module).get(stub_name)
             # A stub is defined in the module, an op is imported from mmcv.
             if getattr(bound, '__module__', None) == module_name:
                 ops = importlib.import_module('mmcv.ops')
-                setattr(module, stub_name, getattr(ops, op_name))
+                setattr(module, stub_name, getattr(ops, stub_name.strip('_')))

@@ -141,10 +141,7 @@ def main() -> None:
     root = args.data_root or Path('data/shapes')
     if args.data_root is None:
         print(f'== Drawing the data set {root}', flush=True)
-        try:
-            drawn = write_shapes(root, progress=track_iter_progress)
-        except ValueError as error:
-            raise UserError(str(error)) from error
+        drawn = write_shapes(root, progress=track_iter_progress)
         print('' if drawn else 'It is there already.')
 
     options = ['--cfg-options', *data_options(root), *args.cfg_options]

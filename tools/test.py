@@ -61,7 +61,6 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
         parser.error(f'--out must end in .pkl or .pickle, not {args.out!r}')
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     return args
 
 
@@ -102,13 +101,6 @@ def augment(cfg: Config) -> None:
             '--tta needs tta_model and tta_pipeline in the config, e.g. '
             "tta_model=dict(type='SegTTAModel'); only for models of mmdet and "
             'mmpretrain can both be left out'
-        )
-    if checks.type_name(model) == 'DetTTAModel' and any(
-        'mask_head' in node for _, node in checks.walk(cfg.model)
-    ):
-        raise UserError(
-            "--tta cannot merge masks: mmdet's DetTTAModel takes boxes only; "
-            'test a model with a mask_head without it'
         )
     # What is added here is named as in a config of the host.
     cfg.default_scope = cfg.get('default_scope') or host

@@ -41,19 +41,11 @@ def parse_args() -> argparse.Namespace:
         help='go on from this checkpoint; without a name, from the latest '
         'whole one in the work dir, if there is one',
     )
-    args = parser.parse_args()
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    return args
+    return parser.parse_args()
 
 
 def use_amp(cfg: Config, dtype: str) -> None:
-    if not torch.cuda.is_available():
-        raise UserError(
-            '--amp needs a GPU and none was found; train without it'
-        )
-    wrapper = cfg.get('optim_wrapper')
-    if wrapper is None:
-        raise UserError('--amp needs an optim_wrapper in the config')
+    wrapper = cfg.optim_wrapper
     kind = checks.type_name(wrapper, 'OptimWrapper')
     if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
         raise UserError(
@@ -67,55 +59,20 @@ def use_amp(cfg: Config, dtype: str) -> None:
         wrapper.loss_scale = 'dynamic'
 
 
-def scale_lr(cfg: Config) -> None:
-    if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
-        raise UserError(
-            '--auto-scale-lr needs the batch size that the learning rate of '
-            'the config is meant for; set it with --cfg-options '
-            'auto_scale_lr.base_batch_size=16'
-        )
-    cfg.auto_scale_lr.enable = True
-
-
-def resume_from(cfg: Config, checkpoint: str | None) -> None:
-    auto = checkpoint in (None, 'auto')
-    if auto:
+def resume_from(cfg: Config, checkpoint: str) -> None:
+    if checkpoint == 'auto':
         checkpoint = find_latest_checkpoint(cfg)
     # A first run has nothing to go on from, and keeps its load_from.
-    if checkpoint is None:
-        cfg.resume = False
+    cfg.resume = checkpoint is not None
+    if not cfg.resume:
         print(f'nothing to resume in {cfg.work_dir}, starting afresh')
-        return
-    if checks.type_name(cfg.get('strategy') or {}) == 'FSDPStrategy':
+    elif checks.type_name(cfg.get('strategy') or {}) == 'FSDPStrategy':
         raise UserError(
             'MMEngine cannot resume with FSDPStrategy; start from the weights '
             f'with --cfg-options load_from={checkpoint}'
         )
-    if not auto and may_restart():
-        raise UserError(
-            'MAX_RESTARTS needs --resume without a name, or each time the '
-            f'training would begin again from {checkpoint}'
-        )
-    cfg.resume = True
-    cfg.load_from = checkpoint
-
-
-def start_afresh(cfg: Config) -> None:
-    mark = Path(cfg.work_dir, 'last_checkpoint')
-    if may_restart():
-        raise UserError(
-            'MAX_RESTARTS needs --resume, or each time the training would '
-            'begin again from nothing'
-        )
-    if mark.is_file():
-        print(
-            f'{cfg.work_dir} has checkpoints of an earlier training, which '
-            'this one will overwrite; --resume goes on from them'
-        )
-
-
-def may_restart() -> bool:
-    return os.environ.get('TORCHELASTIC_MAX_RESTARTS', '0') != '0'
+    else:
+        cfg.load_from = checkpoint
 
 
 def main() -> None:
@@ -123,14 +80,26 @@ def main() -> None:
     cfg = launch.load_config(
         args.config, args.cfg_options, args.work_dir, args.launcher
     )
+    resume = args.resume
+    if not resume and cfg.get('resume'):
+        resume = cfg.get('load_from') or 'auto'
+    restarts = os.environ.get('TORCHELASTIC_MAX_RESTARTS', '0') != '0'
+    if restarts and resume != 'auto':
+        raise UserError(
+            'MAX_RESTARTS needs --resume without a name, or each time the '
+            'training would begin again'
+        )
     if args.amp:
         use_amp(cfg, args.amp)
     if args.auto_scale_lr:
-        scale_lr(cfg)
-    if args.resume or cfg.get('resume'):
-        resume_from(cfg, args.resume or cfg.get('load_from'))
-    else:
-        start_afresh(cfg)
+        cfg.auto_scale_lr = dict(cfg.get('auto_scale_lr') or {}, enable=True)
+    if resume:
+        resume_from(cfg, resume)
+    elif Path(cfg.work_dir, 'last_checkpoint').is_file():
+        print(
+            f'{cfg.work_dir} has checkpoints of an earlier training, which '
+            'this one will overwrite; --resume goes on from them'
+        )
     checks.check_checkpoints(cfg)
     checks.check_datasets(cfg, ('train', 'val'))
     launch.do_without_amp(cfg)

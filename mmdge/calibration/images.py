@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import sys
+from itertools import cycle
 
 from mmengine.config import Config
 from mmengine.utils import track_iter_progress
 from torch import Tensor, nn
 
-from mmdge.datasets import image_loader
+from mmdge.datasets import image_loader, plain_datasets
 
 
 def load_images(
@@ -21,7 +22,8 @@ def load_images(
 
     Args:
         cfg (Config): See :func:`mmdge.datasets.image_loader`; the pipeline is
-            that of its ``test_dataloader`` if there is one.
+            that of its ``test_dataloader`` if there is one, inside wrappers
+            too.
         model (nn.Module): The host's model, with its preprocessor.
         number (int): Of images, at most as many as there are.
         split (str): ``'train'`` or ``'val'``. Defaults to ``'train'``.
@@ -30,10 +32,14 @@ def load_images(
         list[Tensor]: Each ``(1, 3, H, W)``, on the model's device.
     """
     cfg = copy.deepcopy(cfg)
-    tested = (cfg.get('test_dataloader') or {}).get('dataset') or {}
-    validated = (cfg.get('val_dataloader') or {}).get('dataset') or {}
-    if 'pipeline' in tested and 'pipeline' in validated:
-        validated['pipeline'] = tested['pipeline']
+    tested, validated = (
+        list(plain_datasets((cfg.get(loader) or {}).get('dataset') or {}))
+        for loader in ('test_dataloader', 'val_dataloader')
+    )
+    # One for each set, or the same for all; without a test, their own.
+    for part, like in zip(validated, cycle(tested), strict=False):
+        if 'pipeline' in part and 'pipeline' in like:
+            part['pipeline'] = like['pipeline']
     loader = image_loader(cfg, split, number)
     return [
         model.data_preprocessor(data, False)['inputs']

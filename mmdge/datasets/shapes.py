@@ -102,17 +102,12 @@ def write_shapes(
         True if the data set was drawn, False if it was there already.
 
     Raises:
-        ValueError: If a parameter is out of range.
+        ValueError: As :func:`draw_scene`, or if the seed is negative.
         TypeError: If there is no such parameter.
         UserError: If ``root`` holds a data set drawn with other parameters
             and not ``overwrite``.
     """
     look = {**_LOOK, 'size': size, **look}
-    for name, value in (('num_train', num_train), ('num_val', num_val)):
-        if value < 1:
-            raise ValueError(f'{name} must be 1 or more, got {value}')
-    if seed < 0:
-        raise ValueError(f'seed must be 0 or more, got {seed}')
     # Refuses what is out of range, while the folder is still untouched.
     draw_scene(scene_rng(seed, 'train', 0), **look)
     root = Path(root)

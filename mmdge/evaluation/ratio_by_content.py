@@ -15,7 +15,6 @@ from mmengine.evaluator import BaseMetric
 from torch import Tensor
 
 from mmdge.registry import METRICS
-from mmdge.utils import UserError
 from mmdge.utils.checks import check_output
 
 from .backbone_flops import cost_of
@@ -58,7 +57,7 @@ class RatioByContent(BaseMetric):
         prefix (str): Of the keys. Defaults to ``'content'``.
 
     Raises:
-        UserError: If ``out_file`` cannot be written.
+        UserError: If there is no folder for ``out_file``.
     """
 
     default_prefix = 'content'
@@ -87,7 +86,7 @@ class RatioByContent(BaseMetric):
         if not results:
             raise ValueError('RatioByContent saw no image: is the set empty?')
         if self.out_file is not None:
-            _write(self.out_file, results)
+            Path(self.out_file).write_text(json.dumps(results))
         ratios = [row['ratio'] for row in results]
         return {
             **{
@@ -168,12 +167,3 @@ def correlation(x: Sequence[float], y: Sequence[float]) -> float:
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return 0.0
     return float(np.corrcoef(x, y)[0, 1])
-
-
-def _write(path: str | os.PathLike, rows: list[dict[str, float]]) -> None:
-    try:
-        Path(path).write_text(json.dumps(rows))
-    except OSError as err:
-        raise UserError(
-            f'out_file {path} cannot be written: {err.strerror}'
-        ) from err

@@ -29,6 +29,8 @@ from mmdge.safe_training.reading import describe
 _STATE = {'meta', 'optimizer', 'message_hub'}
 # Images that are looked at for an object.
 _LOOKED_AT = 200
+# Data sets of mmpretrain that download their own files.
+_FETCHED = ('MNIST', 'FashionMNIST', 'CIFAR10', 'CIFAR100')
 # How to get what is missing, by the first folder that names it.
 _SOURCES = {
     'shapes': 'make it with `python tools/dataset_converters/make_shapes.py`',
@@ -95,7 +97,7 @@ def check_same_model(path: str | os.PathLike, model: nn.Module) -> None:
     model = model.module if is_model_wrapper(model) else model
     saved = _shapes(open_checkpoint(path)['state_dict'])
     own = _shapes(model.state_dict())
-    for key in dict.fromkeys([*saved, *own]):
+    for key in saved | own:
         there, here = (shapes.get(key, 'missing') for shapes in (saved, own))
         if there != here:
             raise UserError(
@@ -149,33 +151,10 @@ def check_output(path: str | os.PathLike, option: str) -> None:
         option: What it was given as, for the message.
 
     Raises:
-        UserError: If the folder is not there, or not to be written to.
+        UserError: If the folder is not there.
     """
-    folder = Path(path).absolute().parent
-    if not folder.is_dir():
+    if not Path(path).absolute().parent.is_dir():
         raise UserError(f'{option} {path}: there is no such folder')
-    if not os.access(folder, os.W_OK):
-        raise UserError(f'{option} {path}: its folder is not writable')
-
-
-def make_folder(path: str | os.PathLike, option: str) -> None:
-    """Make a folder for files to be written, unless it is there.
-
-    Args:
-        path: The folder.
-        option: What it was given as, for the message.
-
-    Raises:
-        UserError: If that is not possible, or it is not writable.
-    """
-    try:
-        Path(path).mkdir(parents=True, exist_ok=True)
-    except OSError as err:
-        raise UserError(
-            f'{option} {path}: there can be no such folder ({err.strerror})'
-        ) from err
-    if not os.access(path, os.W_OK):
-        raise UserError(f'{option} {path}: the folder is not writable')
 
 
 def check_checkpoints(cfg: Config) -> None:
@@ -207,9 +186,8 @@ def check_datasets(cfg: Config, splits: Iterable[str]) -> None:
     """Make sure that the files of the data sets are there.
 
     Looks at ``data_root``, ``ann_file`` and ``data_prefix`` of each data set
-    (inside wrappers too) and at ``ann_file`` of the evaluators. A split that
-    the config does not have is passed over, as is what other ``backend_args``
-    than for local files read.
+    (inside wrappers too). A split that the config does not have is passed
+    over, as is what other ``backend_args`` than for local files read.
 
     Args:
         cfg: The config of the run.
@@ -224,15 +202,14 @@ def check_datasets(cfg: Config, splits: Iterable[str]) -> None:
         for key, node in walk(cfg.get(loader), loader):
             if 'dataset' in node or 'datasets' in node:
                 continue  # a loader or a wrapper: what it wraps comes next
-            root = node.get('data_root') or ''
-            if _fetches_itself(node) or _is_remote(node):
-                continue
-            for path in _dataset_paths(node, root):
-                _check_data(split, path, root, f'{key}.data_root')
-        evaluator = f'{split}_evaluator'
-        for key, node in walk(cfg.get(evaluator), evaluator):
-            if isinstance(node.get('ann_file'), str) and not _is_remote(node):
-                _check_data(split, node['ann_file'], '', f'{key}.ann_file')
+            backend = (node.get('backend_args') or {}).get('backend', 'local')
+            fetched = type_name(node) in _FETCHED and node.get(
+                'download', True
+            )
+            if backend in ('local', 'disk') and not fetched:
+                root = node.get('data_root') or ''
+                for path in _dataset_paths(node, root):
+                    _check_data(split, path, root, f'{key}.data_root')
 
 
 def check_classes(dataset: Any) -> None:
@@ -248,12 +225,11 @@ def check_classes(dataset: Any) -> None:
         UserError: If annotations in the format of COCO or Pascal VOC have
             none of the classes, or one in another case: which they have.
     """
-    inner = getattr(dataset, 'datasets', None) or [
-        getattr(dataset, 'dataset', None)
-    ]
-    for other in inner:
-        if other is not None:
-            check_classes(other)
+    for inside in ('datasets', 'dataset'):
+        if other := getattr(dataset, inside, None):
+            for part in other if inside == 'datasets' else [other]:
+                check_classes(part)
+            return
     classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
     if not classes or not hasattr(dataset, 'get_data_info'):
         return
@@ -345,19 +321,6 @@ def walk(node: Any, key: str = '') -> Iterator[tuple[str, Mapping]]:
         return
     for name, child in children:
         yield from walk(child, f'{key}.{name}' if key else str(name))
-
-
-def _fetches_itself(dataset: Mapping) -> bool:
-    """Whether a data set of mmpretrain downloads its own files."""
-    name = type_name(dataset)
-    kinds = ('MNIST', 'FashionMNIST', 'CIFAR10', 'CIFAR100')
-    return name in kinds and dataset.get('download', True)
-
-
-def _is_remote(node: Mapping) -> bool:
-    """Whether another than the local file system is asked for files."""
-    backend = (node.get('backend_args') or {}).get('backend', 'local')
-    return backend not in ('local', 'disk')
 
 
 def _dataset_paths(dataset: Mapping, root: str) -> list[str]:

@@ -2,9 +2,7 @@
 
 import argparse
 import copy
-import difflib
 import gc
-import inspect
 import logging
 import os
 import sys
@@ -27,8 +25,7 @@ from mmdge.errors import UserError
 from mmdge.evaluation import with_metrics
 from mmdge.safe_training import use_safe_loading
 
-from . import checks
-from .checks import type_name, walk
+from .checks import is_whole_model, type_name, walk
 
 # Rank, world size and local rank, as each launcher names them.
 _LAUNCHER_ENV = {
@@ -79,7 +76,7 @@ def build_parser(description: str) -> argparse.ArgumentParser:
         default='none',
         help='who started the processes (default: none, a single one)',
     )
-    # Older launchers hand the rank over; the Runner reads the variable.
+    # Older launchers hand it over; all set the variable that is read.
     parser.add_argument(
         *('--local_rank', '--local-rank'),
         type=int,
@@ -111,7 +108,7 @@ def load_config(
         UserError: If the file or one of its ``_base_`` files cannot be read,
             its host is not installed, or an option does not fit the config.
     """
-    path, options = Path(path), dict(cfg_options or {})
+    path = Path(path)
     if not path.is_file():
         raise UserError(
             f'config not found: {path.absolute()} is not a file; the configs '
@@ -120,17 +117,14 @@ def load_config(
     try:
         cfg = Config.fromfile(path)
         host = host_of(cfg)
-    except ModuleNotFoundError as err:
-        raise UserError(_host_missing(path, err)) from err
     except Exception as err:  # a config is code, and may raise anything
         raise UserError(
             f'cannot read the config {path}: {type(err).__name__}: {err}'
         ) from err
     if host and find_spec(host) is None:
         raise UserError(missing_message(host, str(path)))
-    _check_option_names(cfg, options, path)
     try:
-        cfg.merge_from_dict(options)
+        cfg.merge_from_dict(dict(cfg_options or {}))
     except (KeyError, IndexError, TypeError) as err:
         raise UserError(
             f'--cfg-options does not fit {path}: {err.args[0]}'
@@ -155,11 +149,6 @@ def host_of(cfg: Config) -> str | None:
     return next((root for root in roots if root in HOSTS), None)
 
 
-def use_scope(cfg: Config) -> None:
-    """Build what a config names without a scope as its run would."""
-    init_default_scope(cfg.get('default_scope') or host_of(cfg) or 'mmdge')
-
-
 def hooks_of(cfg: Config) -> list[Mapping[str, Any]]:
     """The hooks that a config has, by default or of its own."""
     default = (cfg.get('default_hooks') or {}).values()
@@ -176,7 +165,7 @@ def replace_hooks(cfg: Config, *old: str, **new: Mapping[str, Any]) -> None:
     """
 
     def stays(hook: Mapping[str, Any] | None) -> bool:
-        name = checks.type_name(hook or {})
+        name = type_name(hook or {})
         return not any(fnmatch(name, pattern) for pattern in old)
 
     default, own = cfg.get('default_hooks') or {}, cfg.get('custom_hooks')
@@ -197,39 +186,13 @@ def init_cpu_distributed(cfg: Config) -> bool:
     Returns:
         Whether a group was opened for ``cfg.launcher``.
 
-    Raises:
-        UserError: If the launcher's variables are missing, or a process has
-            no GPU of its own.
     """
-    if cfg.launcher == 'none':
+    if cfg.launcher == 'none' or get_device() != 'cpu':
         return False
-    on_cpu, source = get_device() == 'cpu', _LAUNCHER_ENV[cfg.launcher]
-    needed = list(source)
-    if on_cpu or cfg.launcher == 'pytorch':
-        # On GPUs MMEngine finds what Slurm and MPI leave out.
-        needed.append('MASTER_ADDR')
-    missing = [name for name in needed if name not in os.environ]
-    if missing:
-        kind, first = 'dist', ''
-        if cfg.launcher == 'slurm':  # which does not set the address
-            kind, first = 'slurm', 'export MASTER_ADDR=<first node> and '
-        raise UserError(
-            f'--launcher {cfg.launcher} needs {", ".join(missing)} in the '
-            f'environment; {first}start with tools/{kind}_train.sh or '
-            f'tools/{kind}_test.sh, or drop --launcher'
-        )
-    wanted = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
-    if torch.cuda.is_available() and wanted > torch.cuda.device_count():
-        raise UserError(
-            f'{wanted} processes were started but this machine has '
-            f'{torch.cuda.device_count()} GPU(s); ask for as many processes '
-            'as GPUs'
-        )
-    if not on_cpu:
-        return False
-
-    for name, value in zip(_LAUNCHER_ENV['pytorch'], source, strict=True):
-        os.environ[name] = os.environ[value]
+    for name, source in zip(
+        _LAUNCHER_ENV['pytorch'], _LAUNCHER_ENV[cfg.launcher], strict=True
+    ):
+        os.environ[name] = os.environ[source]
     os.environ.setdefault('MASTER_PORT', '29500')
     torch.distributed.init_process_group('gloo')
     wrapper = cfg.get('model_wrapper_cfg') or dict(
@@ -262,14 +225,13 @@ def build_runner(cfg: Config) -> Runner:
     """Build the Runner, or the one that ``runner_type`` names.
 
     Raises:
-        UserError: If there is no model, or there can be no work dir.
+        UserError: If there is no model.
     """
     if cfg.get('model') is None:
         raise UserError(
             f"the config {cfg.filename} has no entry 'model'; inherit one by "
             '_base_, or name the config of a training'
         )
-    checks.make_folder(cfg.work_dir, '--work-dir')
     for key in ('val_evaluator', 'test_evaluator'):
         if cfg.get(key) is not None:
             cfg[key] = with_metrics(cfg[key])
@@ -292,7 +254,8 @@ def build_model(
     Raises:
         UserError: If the file is missing, broken, not safe or no fit.
     """
-    use_scope(cfg)
+    # What has no scope is named as in its run.
+    init_default_scope(cfg.get('default_scope') or host_of(cfg) or 'mmdge')
     config = copy.deepcopy(cfg.model)
     if cfg.get('data_preprocessor'):  # where mmpretrain has it, as the Runner
         config.setdefault('data_preprocessor', cfg.data_preprocessor)
@@ -301,7 +264,7 @@ def build_model(
         prefix = r'^module\.'
         # Models of several, as a teacher and its student, load as a whole.
         single = hasattr(model, 'backbone')
-        if single and not checks.is_whole_model(checkpoint, model):
+        if single and not is_whole_model(checkpoint, model):
             print_log(
                 f'from {checkpoint} the backbone alone is loaded; it does not '
                 'hold the rest of this model, which stays as it was built',
@@ -353,36 +316,6 @@ def run_tool(main: Callable[[], None]) -> int:
         gc.collect()
         torch.distributed.destroy_process_group()
     return 0
-
-
-def _check_option_names(
-    cfg: Config, options: Mapping[str, Any], path: Path
-) -> None:
-    """Refuse an entry that nobody reads, but that is nearly another's name."""
-    known = {*cfg.keys(), *inspect.signature(Runner.__init__).parameters}
-    for option in options:
-        name = option.partition('.')[0]
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
-        if name not in known and near:
-            raise UserError(
-                f'--cfg-options {option}: {path} has no entry {name!r}, and '
-                f'nothing reads it; is it {near[0]!r}?'
-            )
-
-
-def _host_missing(path: Path, err: ModuleNotFoundError) -> str:
-    """Say what to do if a ``_base_`` of a host is not found."""
-    # MMEngine names the distribution, which is not the package's name.
-    name = str(err).split(' is not installed')[0]
-    host = {'mmsegmentation': 'mmseg'}.get(name, name)
-    if host not in HOSTS:
-        return f'cannot read the config {path}: {err}'
-    if find_spec(host) is not None:
-        return (
-            f'{path} inherits from {host}:: and MMEngine finds that only in a '
-            f'distribution named {name}; with a fork of it, inherit by a path'
-        )
-    return missing_message(host, str(path))
 
 
 def _fill_dataloaders(cfg: Config) -> None:

@@ -16,7 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
-from mmdge.datasets.staging import progress, read_image, whole_folder
+from staging import progress, read_image, whole_folder
+
 from mmdge.utils import UserError, launch
 
 CATEGORIES = dict(RBC=1, WBC=2, Platelets=3)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from staging import progress, read_image, whole_folder
 
-from mmdge.datasets.staging import progress, read_image, whole_folder
 from mmdge.utils import UserError, launch
 
 SPLITS = dict(training=('train', 'val'), validation=('test',))

@@ -175,11 +175,20 @@ def test_images_are_as_the_backbone_gets_them(cfg, capfd):
             model.backbone(image)
 
 
+def repeated(dataset):
+    inner = dict(type='RepeatDataset', times=2, dataset=dataset)
+    return dict(type='ConcatDataset', datasets=[inner])
+
+
+@pytest.mark.parametrize('wrapped', [(), ('val',), ('test',), ('val', 'test')])
 @pytest.mark.parametrize('split', NUM)
-def test_images_have_the_size_of_the_test(split, shapes):
+def test_images_have_the_size_of_the_test(split, wrapped, shapes):
     cfg = config('mmdet', shapes)
     cfg.test_dataloader = copy.deepcopy(cfg.val_dataloader)
     cfg.test_dataloader.dataset.pipeline[1].scale = (64, 64)
+    for name in wrapped:
+        loader = cfg[f'{name}_dataloader']
+        loader.dataset = repeated(loader.dataset)
     model = launch.build_model(cfg)
     assert load_images(cfg, model, 1, split)[0].shape[2:] == (64, 64)
     cfg.pop('test_dataloader')

@@ -165,11 +165,6 @@ def test_only_the_first_rank_needs_the_folder(tmp_path, monkeypatch):
     RatioByContent(out_file=path).process({}, [sample()])
 
 
-def test_a_file_that_cannot_be_written_is_named(tmp_path):
-    with pytest.raises(UserError, match=f'out_file {tmp_path} cannot be'):
-        evaluate([sample()], out_file=tmp_path)
-
-
 def test_a_missing_hook_is_named():
     with pytest.raises(ValueError, match='RatioByContent .*mmdge.CostHook'):
         RatioByContent().process({}, [dict(img_id=1)])

@@ -36,8 +36,6 @@ def load(path):
 def test_a_config_without_what_it_needs_is_named(script):
     with pytest.raises(UserError, match='tta_model and tta_pipeline'):
         script.augment(load(SHAPES['mmseg']))
-    with pytest.raises(UserError, match='cannot merge masks'):
-        script.augment(load(MASK_RCNN))
 
 
 def test_every_data_set_gets_the_views(script):

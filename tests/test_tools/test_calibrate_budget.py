@@ -56,7 +56,7 @@ def test_a_ratio_is_met(tool, tmp_path, shapes, dynamic, routing):
 
     written = Config.fromfile(out)
     assert written.model.backbone.price == pytest.approx(price, rel=1e-4)
-    assert written.custom_hooks[0].budget == 0.7  # what is expected of it
+    assert written.default_hooks.cost.budget == 0.7  # what is expected of it
     ratio = ratio_of_a_test(tool, out, weights, tmp_path / 'test')
     # Of the same images, but random routing is another each time.
     within = 0.1 if routing == 'random' else 0.001

@@ -144,7 +144,7 @@ def test_training_goes_on_from_what_it_saved(tmp_path, options, tool):
     options = [
         *options,
         'train_cfg.val_interval=9',
-        'custom_hooks.2.type=EMAHook',
+        'default_hooks.ema.type=EMAHook',
     ]
     said = tool(*commands('init_cfg', tmp_path / 'a.pth', run, options))
     assert 'DGEPVT from the official PVT layout: 156 entries loaded' in said

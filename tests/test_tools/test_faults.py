@@ -89,7 +89,7 @@ class TestAProcessOfTwoIsKilled:
     @pytest.fixture
     def die(self, tmp_path, options):
         mark = tmp_path / 'mark'
-        hook = ['custom_hooks.2.type=Die', f'custom_hooks.2.mark={mark}']
+        hook = ['default_hooks.die.type=Die', f'default_hooks.die.mark={mark}']
         return [*options, *hook]
 
     def test_the_other_ends_and_says_so(self, faulty, die, tmp_path):
@@ -210,14 +210,14 @@ def test_a_work_dir_that_cannot_be(options, tmp_path, tool):
     (tmp_path / 'file').touch()
     work_dir = tmp_path / 'file' / 'run'
     command = ('tools/train.py', CONFIG, '--work-dir', work_dir, *options)
-    said = tool(*command, expect=2)
-    assert f'--work-dir {work_dir}: there can be no such folder' in said
+    with pytest.raises(NotADirectoryError, match=f"directory: '{work_dir}"):
+        tool(*command)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason='root may write everywhere')
 def test_a_work_dir_that_is_read_only(options, tmp_path, tool):
     tmp_path.chmod(0o555)
     command = ('tools/train.py', CONFIG, '--work-dir', tmp_path, *options)
-    said = tool(*command, expect=2)
+    with pytest.raises(PermissionError, match=f"denied: '{tmp_path}"):
+        tool(*command)
     tmp_path.chmod(0o755)
-    assert f'--work-dir {tmp_path}: the folder is not writable' in said

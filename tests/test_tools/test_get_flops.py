@@ -71,9 +71,9 @@ def counted(script, cfg, data):
     counts = script.count(model, [data], 1)
     with torch.no_grad(), flop_counter() as counter:
         model.test_step(data)
-    parts = {name: values[0] for name, values in counts.parts.items()}
+    parts = {name: counts[name][0] for name in script.PARTS}
     assert sum(parts.values()) == counter.get_total_flops() / 2
-    assert min(parts.values()) >= 0 < parts['backbone'] < counts.dense[0]
+    assert min(parts.values()) >= 0 < parts['backbone'] < counts['dense'][0]
     return model, counts, parts
 
 
@@ -136,9 +136,9 @@ def test_sliding_windows_are_added_up(script):
     _, whole, _ = counted(script, cfg, pixels())
     cfg.test_cfg = dict(mode='slide', crop_size=(64, 64), stride=(32, 32))
     _, slid, _ = counted(script, cfg, pixels(96))
-    assert slid.dense[0] == 4 * whole.dense[0]
-    assert sum(dense for _, dense in slid.stages[0]) <= slid.dense[0]
-    assert len(slid.stages[0]) == len(whole.stages[0]) == 4
+    assert slid['dense'] == 4 * whole['dense']
+    assert slid['stages'][0, :, 1].sum() <= slid['dense'][0]
+    assert slid['stages'].shape == whole['stages'].shape == (1, 4, 2)
 
 
 def test_of_two_backbones_those_that_run(script):
@@ -158,7 +158,8 @@ def test_of_two_backbones_those_that_run(script):
         semi_test_cfg=dict(predict_on='teacher'),
     )
     _, found, found_parts = counted(script, both, boxes())
-    assert found.dense == alone.dense and len(found.stages[0]) == 4
+    assert found['dense'] == alone['dense']
+    assert found['stages'].shape == (1, 4, 2)
     assert found_parts['neck'] == parts['neck'] > 0
 
 
@@ -178,7 +179,7 @@ class Features(BaseModel):
 def test_a_model_without_predictions(script):
     data = dict(inputs=torch.rand(1, 3, 64, 64))
     counts = script.count(Features().eval(), [data], 1)
-    assert 0 < counts.parts['backbone'][0] < counts.dense[0]
+    assert 0 < counts['backbone'] < counts['dense']
 
 
 def test_a_static_model_is_named(script):

@@ -19,7 +19,7 @@ OPTIONS = [
     'model.backbone.routing.type=GumbelRouter',
     'model.backbone.routing.init_finest=0.34',
     'model.backbone.drop_path_rate=0.2',
-    'custom_hooks.0.loss_weight=1.0',
+    'default_hooks.cost.loss_weight=1.0',
     'default_hooks.logger.interval=1',
     'model.test_cfg.score_thr=0.0',
     # Small, since it starts anew so often.
@@ -57,7 +57,7 @@ LOOPS = {
             'param_scheduler.1.convert_to_iter_based=False',
             'param_scheduler.1.end=16',
             # More that is saved, and that is resumed.
-            'custom_hooks.2.type=EMAHook',
+            'default_hooks.ema.type=EMAHook',
             'default_hooks.checkpoint.save_best=backbone/GFLOPs',
             'default_hooks.checkpoint.rule=less',
         ],

@@ -58,7 +58,7 @@ SAME_BATCHES = [
     'model.backbone.routing.type=GumbelRouter',
     'model.backbone.routing.noise=False',
     'model.backbone.routing.init_finest=0.34',
-    'custom_hooks.0.loss_weight=1.0',
+    'default_hooks.cost.loss_weight=1.0',
     'optim_wrapper.optimizer._delete_=True',
     'optim_wrapper.optimizer.type=SGD',
     'optim_wrapper.optimizer.lr=0.1',
@@ -199,16 +199,6 @@ def test_a_sharded_training_is_not_resumed():
         functions_of('tools/train.py').resume_from(cfg, 'a.pth')
 
 
-def test_the_learning_rate_is_scaled_from_a_known_batch_size():
-    scale_lr = functions_of('tools/train.py').scale_lr
-    cfg = Config(dict(auto_scale_lr=dict(base_batch_size=16, enable=False)))
-    scale_lr(cfg)
-    assert cfg.auto_scale_lr == dict(base_batch_size=16, enable=True)
-    for unknown in ({}, dict(auto_scale_lr=None), dict(auto_scale_lr={})):
-        with pytest.raises(UserError, match=r'auto_scale_lr\.base_batch_size'):
-            scale_lr(Config(unknown))
-
-
 @pytest.mark.slow
 def test_accumulated_halves_equal_a_batch(batches, tmp_path):
     """Without the budget loss: the square of a mean is no mean of squares."""
@@ -217,7 +207,7 @@ def test_accumulated_halves_equal_a_batch(batches, tmp_path):
         work_dir = tmp_path / str(size)
         forked(
             *('tools/train.py', CONFIG, '--work-dir', work_dir, *batches),
-            'custom_hooks.0.loss_weight=0.0',
+            'default_hooks.cost.loss_weight=0.0',
             f'train_dataloader.batch_size={size}',
             f'optim_wrapper.accumulative_counts={count}',
             **ON_CPU,

@@ -11,7 +11,6 @@ from mmdet.models import RetinaNet
 from mmengine.config import Config
 from mmengine.optim import AmpOptimWrapper
 from mmengine.registry import MODELS
-from mmengine.utils import is_installed
 from torch import nn
 
 from mmdge import CostHook
@@ -47,20 +46,6 @@ def test_load_config(tmp_path):
         launch.load_config(path)
 
 
-@pytest.mark.parametrize(
-    ('option', 'meant'),
-    [('optim_wraper.lr', 'optim_wrapper'), ('load_form', 'load_from')],
-)
-def test_a_misspelled_entry_is_refused(option, meant, tmp_path):
-    path = tmp_path / 'small.py'
-    path.write_text("optim_wrapper = dict(lr=1)\nmodel = dict(type='A')\n")
-    with pytest.raises(UserError, match=f'no entry .*is it {meant!r}'):
-        launch.load_config(path, {option: 2})
-    # What is of its own, or read by the runner, is let through.
-    cfg = launch.load_config(path, {'mine': 2, 'test_cfg.x': 3})
-    assert cfg.mine == 2 and cfg.test_cfg.x == 3
-
-
 @pytest.mark.parametrize('parser', [launch.config_parser, launch.build_parser])
 def test_cfg_options_without_a_value(parser, capsys):
     with pytest.raises(SystemExit) as info:
@@ -78,20 +63,6 @@ def test_a_tool_that_starts_no_run_takes_no_options_of_one():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='for a CPU machine')
-def test_cpu_group_needs_a_launcher(monkeypatch):
-    for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR'):
-        monkeypatch.delenv(name, raising=False)
-    with pytest.raises(UserError, match=r'RANK.*dist_train\.sh'):
-        launch.init_cpu_distributed(Config(dict(launcher='pytorch')))
-    for name in ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'):
-        monkeypatch.setenv(name, '0')
-    how = 'needs MASTER_ADDR in .*; export MASTER_ADDR=<first node> and start'
-    with pytest.raises(UserError, match=rf'{how} with tools/slurm_train\.sh'):
-        launch.init_cpu_distributed(Config(dict(launcher='slurm')))
-    assert not launch.init_cpu_distributed(Config(dict(launcher='none')))
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason='for a CPU machine')
 def test_cpu_group_and_its_config(monkeypatch):
     env = dict(RANK='0', WORLD_SIZE='1', LOCAL_RANK='0')
     env.update(MASTER_ADDR='127.0.0.1', MASTER_PORT='0')
@@ -104,6 +75,7 @@ def test_cpu_group_and_its_config(monkeypatch):
     )
     cfg = Config(dict(launcher='pytorch', model=model))
     cfg.find_unused_parameters = True
+    assert not launch.init_cpu_distributed(Config(dict(launcher='none')))
     assert launch.init_cpu_distributed(cfg)
     try:
         assert torch.distributed.get_backend() == 'gloo'
@@ -266,19 +238,8 @@ class TestHosts:
         with pytest.raises(UserError, match=message):
             launch.load_config(path)
 
-    def test_a_base_of_a_missing_host_is_named(self, without, tmp_path):
-        path = tmp_path / 'mine.py'
-        path.write_text("_base_ = 'mmseg::_base_/models/fpn_r50.py'")
-        if is_installed('mmsegmentation'):
-            pytest.skip('the distribution mmsegmentation is there')
-        with pytest.raises(UserError, match='inherit by a path'):
-            launch.load_config(path)
-        without('mmseg')
-        with pytest.raises(UserError, match='mine.py needs mmseg'):
-            launch.load_config(path)
-
     def test_another_missing_module_is_named(self, tmp_path):
         path = tmp_path / 'mine.py'
         path.write_text("x = __import__('surely_not_there')")
-        with pytest.raises(UserError, match="mine.py: No .*'surely_not_there"):
+        with pytest.raises(UserError, match="mine.py: .*'surely_not_there"):
             launch.load_config(path)

@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ from mmdge.utils import UserError, checks, launch
 from mmdge.utils.arguments import positive
 from mmdge.utils.counting import flop_counter
 from mmdge.utils.tables import print_table
+
+PARTS = ('backbone', 'neck', 'head')
 
 
 def parse_args():
@@ -53,51 +55,28 @@ def parse_args():
     return parser.parse_args()
 
 
-class Counts:
-    """Multiply-adds of each image, part by part.
-
-    Attributes:
-        parts (dict): Name of a part of the model to one number per image;
-            ``'backbone'`` is what ran.
-        dense (list): Of the plain backbone, per image.
-        stages (list): ``(dynamic, dense)`` per stage, per image.
-        spread (list): ``Cost.region_spread`` per image.
-    """
-
-    def __init__(self) -> None:
-        self.parts = dict(backbone=[], neck=[], head=[])
-        self.dense, self.stages, self.spread = [], [], []
-
-    def add(self, whole: float, ran: float, neck: float, cost: Cost) -> None:
-        """Note an image: what was seen, and what its backbone says."""
-        check_formula(cost.dynamic.sum().item(), ran)
-        # The hosts call the head's methods, which the counter can't name.
-        seen = dict(backbone=ran, neck=neck, head=whole - ran - neck)
-        for name, flops in seen.items():
-            self.parts[name].append(flops)
-        self.dense.append(cost.dense.sum().item())
-        self.spread.append(cost.region_spread.mean().item())
-        self.stages.append(
-            [
-                (s.dynamic.sum().item(), s.dense.sum().item())
-                for s in cost.stages
-            ]
-        )
-
-
 @torch.no_grad()
-def count(model: nn.Module, loader: Iterable, num_images: int) -> Counts:
+def count(
+    model: nn.Module, loader: Iterable, num_images: int
+) -> dict[str, np.ndarray]:
     """Predict ``num_images`` images of ``loader`` by ``model``.
 
     A model may have several dynamic backbones, as a teacher and its student;
     those count that a prediction runs, as often as it does.
 
+    Returns:
+        dict[str, np.ndarray]: Multiply-adds of each image: of what ran in
+        each of ``PARTS``, ``(N,)``; ``'dense'``, of the plain backbone,
+        ``(N,)``; ``'stages'``, dynamic and dense, ``(N, S, 2)``. And
+        ``'spread'``, :attr:`Cost.region_spread`, ``(N,)``.
+
     Raises:
-        UserError: If it runs none.
+        UserError: If it runs no dynamic backbone.
+        RuntimeError: If the formulae of one don't give what ran.
     """
     # The counter follows gradients even where there are none.
     model.requires_grad_(False)
-    counts, costs, root = Counts(), [], type(model).__name__
+    counts, costs, root = defaultdict(list), [], type(model).__name__
     handles, backbones, necks = [], [], []
     for name, module in model.named_modules():
         if isinstance(module, Backbone):
@@ -119,17 +98,36 @@ def count(model: nn.Module, loader: Iterable, num_images: int) -> Counts:
                 "none; set e.g. model.backbone.type='mmdge.DGEPVT'"
             )
         seen = counter.get_flop_counts()
-        flops = [
+        whole, ran, neck = (
             sum(sum(seen.get(part, {}).values()) for part in parts) / 2
             for parts in (['Global'], backbones, necks)
-        ]
-        stages = zip_longest(*(cost.stages for cost in costs))
-        stages = [Cost.add_up(list(filter(None, same))) for same in stages]
-        cost = replace(Cost.add_up(costs), stages=tuple(stages))
-        counts.add(*flops, cost)
+        )
+        cost = Cost.add_up(costs)
+        formula = cost.dynamic.sum().item()
+        if formula != ran:
+            raise RuntimeError(
+                f'the formulae give {formula:.0f} multiply-adds for the '
+                f"backbone, PyTorch's counter {ran:.0f}; please report this"
+            )
+        # The hosts call the head's methods, which the counter can't name.
+        for part, flops in zip(
+            PARTS, (ran, neck, whole - ran - neck), strict=True
+        ):
+            counts[part].append(flops)
+        counts['dense'].append(cost.dense.sum().item())
+        counts['spread'].append(cost.region_spread.mean().item())
+        counts['stages'].append(
+            [
+                [
+                    sum(getattr(s, kind).sum().item() for s in same if s)
+                    for kind in ('dynamic', 'dense')
+                ]
+                for same in zip_longest(*(cost.stages for cost in costs))
+            ]
+        )
     for handle in handles:
         handle.remove()
-    return counts
+    return {name: np.array(values) for name, values in counts.items()}
 
 
 def predict(model: nn.Module, data: Any) -> None:
@@ -142,28 +140,19 @@ def predict(model: nn.Module, data: Any) -> None:
         model(**model.data_preprocessor(data, False), mode='tensor')
 
 
-def check_formula(formula: float, counted: float) -> None:
-    """Refuse to print figures that are not what ran."""
-    if formula != counted:
-        raise RuntimeError(
-            f'the formulae give {formula:.0f} multiply-adds for the backbone, '
-            f"PyTorch's counter {counted:.0f}; please report this"
-        )
-
-
-def summary(counts: Counts) -> dict:
+def summary(counts: dict[str, np.ndarray]) -> dict:
     """Distributions over the images, in GFLOPs."""
-    dense = np.array(counts.dense)
-    parts = {name: np.array(v) for name, v in counts.parts.items()}
-    stages = np.array(counts.stages).mean(0) / 1e9
+    parts = {part: distribution(counts[part] / 1e9) for part in PARTS}
+    whole = sum(counts[part] for part in PARTS)
+    stages = counts['stages'].mean(0) / 1e9
     return dict(
         unit='1e9 multiply-adds',
-        num_images=len(dense),
-        parts={name: distribution(v / 1e9) for name, v in parts.items()},
-        model=distribution(sum(parts.values()) / 1e9),
-        backbone_dense=distribution(dense / 1e9),
-        backbone_ratio=distribution(parts['backbone'] / dense),
-        region_spread=float(np.mean(counts.spread)),
+        num_images=len(whole),
+        parts=parts,
+        model=distribution(whole / 1e9),
+        backbone_dense=distribution(counts['dense'] / 1e9),
+        backbone_ratio=distribution(counts['backbone'] / counts['dense']),
+        region_spread=float(counts['spread'].mean()),
         stages=[dict(dynamic=d, dense=s) for d, s in stages.tolist()],
     )
 

@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections import defaultdict
 from pathlib import Path
-from statistics import mean
 
 import torch
 from mmengine.config import Config
@@ -24,9 +22,7 @@ from mmengine.runner import save_checkpoint
 from torch import nn
 
 from mmdge.calibration import (
-    BlockErrors,
     collect_errors,
-    correlation,
     find_price,
     load_images,
     ratio_at_price,
@@ -40,7 +36,6 @@ from mmdge.models.architectures import Backbone, backbone_class
 from mmdge.models.routing.router import STATIC
 from mmdge.utils import UserError, checks, launch
 from mmdge.utils.arguments import add_calibration_options, positive, ratio
-from mmdge.utils.tables import print_table
 
 # Hooks whose shares, warm-up and prices belong to other routers, or to an
 # earlier calibration; here the budget is met.
@@ -111,15 +106,10 @@ def calibrate(
     images: list[torch.Tensor],
     num_fit: int,
     ratio: float,
-) -> list[BlockErrors]:
-    """Set all routers so that ``ratio`` is spent.
-
-    Returns:
-        list[BlockErrors]: What was seen of the blocks.
-    """
+) -> None:
+    """Set all routers so that ``ratio`` is spent."""
     print(f'fitting errors to {min(num_fit, len(images))} images')
-    seen = collect_errors(backbone, images[:num_fit])
-    set_routers(backbone, seen)
+    set_routers(backbone, collect_errors(backbone, images[:num_fit]))
     print(f'looking for the price on {len(images)} images')
     price, _ = find_price(ratio_at_price(backbone, images), ratio)
     price = max(price, _ALMOST_FREE)
@@ -127,51 +117,6 @@ def calibrate(
         # From here on the price is 1, and 0 on top.
         router.weight /= 1 + price
     set_price(backbone, 0.0)
-    return seen
-
-
-@torch.no_grad()
-def spending(
-    backbone: Backbone, images: list[torch.Tensor]
-) -> tuple[float, dict[str, float]]:
-    """Dynamic over dense FLOPs, and queries per token of each block."""
-    ratios, shares = [], defaultdict(list)
-    for image in images:
-        backbone(image)
-        ratios.append(backbone.cost.ratio.mean().item())
-        for block in backbone.cost.maps:
-            shares[block.name].append(block.share.mean().item())
-    return mean(ratios), {name: mean(seen) for name, seen in shares.items()}
-
-
-def report(
-    backbone: Backbone,
-    seen: list[BlockErrors],
-    shares: dict[str, float],
-    spent: float,
-) -> None:
-    """Print what each block is like, and what it spends."""
-    rows = []
-    routers = backbone.routers_by_name()
-    for (path, router), entry in zip(routers.items(), seen, strict=True):
-        block = path.removesuffix('.router')
-        known = correlation(entry.variance, entry.errors[:, -1])
-        rows.append(
-            (
-                block,
-                'too few regions' if known is None else f'{known:.3f}',
-                f'{router.exponent[-1].item():.2f}',
-                f'{shares[block]:.3f}',
-            )
-        )
-    print_table(
-        f'Ratio {spent:.3f} on the calibration images',
-        ('block', 'correlation', 'exponent', 'queries/token'),
-        rows,
-        'correlation: of the logarithms of variance and error at the coarsest '
-        'granularity; exponent: error ~ variance ** exponent; queries/token: '
-        '1 is all finest.',
-    )
 
 
 def write(
@@ -227,15 +172,16 @@ def main() -> None:
     backbone = find_dynamic_backbone(model, 'make_dynamic.py')
     stem = Path(args.config).stem
     folder = args.out or Path(f'work_dirs/{stem}_dynamic-{args.ratio:g}')
-    checks.make_folder(folder, '--out')
+    folder.mkdir(parents=True, exist_ok=True)
     images = load_images(cfg, model, args.num_images, args.split)
-    seen = calibrate(backbone, images, args.num_fit, args.ratio)
-    spent, shares = spending(backbone, images)
-    report(backbone, seen, shares, spent)
+    calibrate(backbone, images, args.num_fit, args.ratio)
+    ratio_at = ratio_at_price(backbone, images)
+    spent = ratio_at(0.0)
+    print(f'Ratio {spent:.3f} on the calibration images')
     warn_if_far(args.ratio, spent)
     # Before other ratios are tried, which may be out of reach.
     path = write(cfg, model, whole, args.ratio, [], folder)
-    prices, ratio_at = [], ratio_at_price(backbone, images)
+    prices = []
     for other in args.also:
         price, spent = find_price(ratio_at, other)
         print(f'ratio {spent:.3f} at a price of {price:.4g}')

@@ -4,7 +4,8 @@ For each ratio asked for, the price is found on images of the training set,
 and the model is evaluated at that price on its test set; or the prices are
 given. Among the metrics are the correlations of the ratio with what is in the
 images. Time is that of the backbone alone, in turns on the same images.
-Everything is written to a folder: ``sweep.json``, ``sweep.png``, the logs.
+Everything is written to a folder: ``sweep.json`` and the logs; report.py draws
+them.
 
 Example::
 
@@ -22,7 +23,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
 from mmengine.config import Config
 from mmengine.runner import Runner
 from torch import Tensor
@@ -172,31 +172,6 @@ def summarise(points: list[dict[str, Any]], metric: str) -> None:
     )
 
 
-def draw(
-    points: list[dict[str, Any]],
-    metric: str,
-    dense: dict[str, float] | None,
-    path: Path,
-) -> None:
-    """Accuracy against FLOPs, and against time where it was taken."""
-    timed = dense is not None
-    figure = Figure(figsize=(10 if timed else 5, 4), layout='constrained')
-    panels = figure.subplots(1, 1 + timed, squeeze=False, sharey=True)[0]
-    accuracy = [point['metrics'].get(metric, math.nan) for point in points]
-    flops = [point['metrics']['backbone/GFLOPs'] for point in points]
-    panels[0].plot(flops, accuracy, 'o-')
-    panels[0].set(xlabel='GFLOPs of the backbone, mean', ylabel=metric)
-    if timed:
-        ms = [1000 * point['seconds']['median'] for point in points]
-        panels[1].plot(ms, accuracy, 'o-')
-        panels[1].axvline(1000 * dense['median'], ls='--', label='dense twin')
-        panels[1].set(xlabel='ms of the backbone, batch 1, median')
-        panels[1].legend()
-    for panel in panels:
-        panel.grid(alpha=0.3)
-    figure.savefig(path, dpi=150)
-
-
 def write(
     args: argparse.Namespace,
     folder: Path,
@@ -223,7 +198,7 @@ def main() -> None:
     cfg.work_dir = str(folder)
     checks.check_checkpoint(args.checkpoint)
     checks.check_datasets(cfg, ['test', args.split])
-    checks.make_folder(folder, '--out')
+    folder.mkdir(parents=True, exist_ok=True)
     runner = build_runner(cfg, args.checkpoint)
     model = runner.model.eval()
     backbone = find_dynamic_backbone(model, 'sweep_budget.py')
@@ -263,11 +238,13 @@ def main() -> None:
     for point, taken in zip(points, seconds, strict=True):
         point['seconds'] = taken
     write(args, folder, metric, points, dense)
-    draw(points, metric, dense, folder / 'sweep.png')
     summarise(points, metric)
     if dense:
         print(f'The dense twin takes {1000 * dense["median"]:.1f} ms.')
-    print(f'wrote {folder}/sweep.json and sweep.png')
+    print(
+        f'wrote {folder}/sweep.json; to draw it:\n'
+        f'  python tools/analysis_tools/report.py {folder}'
+    )
 
 
 if __name__ == '__main__':

@@ -6,7 +6,7 @@ drawn, with the queries that their regions got.
 
 Example::
 
-    python tools/analysis_tools/show_cases.py CONFIG CHECKPOINT --out cases.png
+    python projects/study/show_cases.py CONFIG CHECKPOINT --out cases.png
 """
 
 from __future__ import annotations

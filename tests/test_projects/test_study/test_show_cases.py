@@ -10,7 +10,7 @@ from mmengine.registry import init_default_scope
 from mmdge.datasets import image_loader
 from tests.tool_runs import ROOT, SHAPES, data_options, functions_of
 
-TOOL = 'tools/analysis_tools/show_cases.py'
+TOOL = 'projects/study/show_cases.py'
 
 
 @pytest.mark.parametrize('host', SHAPES)

@@ -4,8 +4,10 @@ import re
 
 import pytest
 
-from mmdge.datasets.staging import progress, read_image, whole_folder
 from mmdge.utils import UserError
+from tests.tool_runs import functions_of
+
+staging = functions_of('projects/study/staging.py')
 
 
 @pytest.fixture
@@ -14,7 +16,7 @@ def root(tmp_path):
 
 
 def fill(root, text='new', **kwargs):
-    with whole_folder(root, ('train', 'val'), **kwargs) as folder:
+    with staging.whole_folder(root, ('train', 'val'), **kwargs) as folder:
         assert folder != root
         (folder / 'train').write_text(text)
 
@@ -24,7 +26,7 @@ def contents(root):
 
 
 def test_it_takes_its_name_at_the_end(root):
-    with whole_folder(root, ('train',)) as folder:
+    with staging.whole_folder(root, ('train',)) as folder:
         (folder / 'train').write_text('')
         assert not root.exists()
     assert contents(root) == {'train': ''}
@@ -34,7 +36,7 @@ def test_it_takes_its_name_at_the_end(root):
 def test_nothing_is_left_of_what_fails(root):
     fill(root, 'old')
     with pytest.raises(KeyboardInterrupt):  # noqa: SIM117
-        with whole_folder(root, ('train',), overwrite=True) as folder:
+        with staging.whole_folder(root, ('train',), overwrite=True) as folder:
             (folder / 'train').write_text('half')
             raise KeyboardInterrupt
     assert contents(root) == {'train': 'old'}
@@ -82,7 +84,7 @@ def test_a_link_stays_and_its_target_is_replaced(root, tmp_path):
 
 
 def test_the_bar_counts_and_closes_its_line(capsys):
-    with pytest.raises(UserError), progress(4) as step:  # noqa: PT012
+    with pytest.raises(UserError), staging.progress(4) as step:  # noqa: PT012
         step()
         raise UserError('no')
     said = capsys.readouterr().out
@@ -93,7 +95,7 @@ def test_the_bar_counts_and_closes_its_line(capsys):
 def test_what_is_no_image(tmp_path):
     path = tmp_path / 'a.png'
     with pytest.raises(UserError, match=f'{re.escape(str(path))} is missing'):
-        read_image(path)
+        staging.read_image(path)
     path.write_text('text')
     with pytest.raises(UserError, match='a.png is not an image'):
-        read_image(path)
+        staging.read_image(path)
