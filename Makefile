@@ -26,9 +26,9 @@ env: $(STAMP)  ## set up .venv (once, 2-5 minutes)
 demo: $(STAMP)  ## train, evaluate and picture a small dynamic detector
 	@$(BIN) tools/demo.py
 
-study: $(STAMP)  ## go on with the study of docs/results.md (many hours)
-	@$(BIN) tools/study/run.py --jobs $(JOBS)
-	@$(BIN) tools/study/fill_results.py
+study: $(STAMP)  ## go on with projects/study (many hours)
+	@$(BIN) projects/study/run.py --jobs $(JOBS)
+	@$(BIN) projects/study/render.py
 
 test: $(STAMP)  ## run the tests, e.g. make test PYTEST_ARGS='-k router'
 	@OMP_NUM_THREADS=1 $(BIN) -m pytest -n $(JOBS) --dist loadfile \

@@ -6,16 +6,23 @@ with ``custom_imports = dict(imports=['mmdge'], allow_failed_imports=False)``.
 
 # _requirements comes first: it says in one sentence what is missing.
 from . import _requirements, ops_fallback  # noqa: F401
-from .datasets import seed_worker
 from .engine import (
     CostHook,
+    DistillHook,
     GranularityVisHook,
     RandomPriceHook,
     RoutingWarmupHook,
-    SafeCheckpointHook,
 )
 from .evaluation import BackboneFLOPs, RatioByContent
-from .models import DGEPVT, Cost, DGEDeiT, SimpleFPN, share_for_budget
+from .models import (
+    DGEPVT,
+    Cost,
+    DGEDeiT,
+    DynamicViT,
+    SimpleFPN,
+    share_for_budget,
+)
+from .safe_training import SafeCheckpointHook, seed_worker
 from .version import __version__
 
 ops_fallback.install()
@@ -25,7 +32,9 @@ __all__ = [
     'BackboneFLOPs',
     'Cost',
     'CostHook',
+    'DistillHook',
     'DGEDeiT',
+    'DynamicViT',
     'GranularityVisHook',
     'RandomPriceHook',
     'RatioByContent',

@@ -6,6 +6,7 @@ on too, ``type='mmdge.DGEPVT'`` resolves from any of their scopes.
 
 from __future__ import annotations
 
+from mmengine.registry import EVALUATOR as MMENGINE_EVALUATOR
 from mmengine.registry import FUNCTIONS as MMENGINE_FUNCTIONS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import METRICS as MMENGINE_METRICS
@@ -22,7 +23,7 @@ HOOKS = Registry(
     'hook',
     parent=MMENGINE_HOOKS,
     scope='mmdge',
-    locations=['mmdge.engine.hooks'],
+    locations=['mmdge.engine.hooks', 'mmdge.safe_training'],
 )
 METRICS = Registry(
     'metric',
@@ -30,11 +31,17 @@ METRICS = Registry(
     scope='mmdge',
     locations=['mmdge.evaluation'],
 )
+EVALUATOR = Registry(
+    'evaluator',
+    parent=MMENGINE_EVALUATOR,
+    scope='mmdge',
+    locations=['mmdge.evaluation'],
+)
 FUNCTIONS = Registry(
     'function',
     parent=MMENGINE_FUNCTIONS,
     scope='mmdge',
-    locations=['mmdge.datasets'],
+    locations=['mmdge.safe_training'],
 )
 
 

@@ -59,4 +59,5 @@ class Page(HTMLParser):
                 if target.startswith('#'):
                     assert target[1:] in ('', *self.texts), target
                 else:
-                    assert target.startswith('data:image/jpeg;base64,')
+                    kind = target.split(';')[0]
+                    assert kind in ('data:image/jpeg', 'data:image/svg+xml')

@@ -21,15 +21,15 @@ from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.utils import track_iter_progress
-from rich.console import Console
-from rich.table import Table
 
 from mmdge.datasets import write_shapes
 from mmdge.models import share_for_budget
 from mmdge.utils import UserError, launch
+from mmdge.utils.tables import print_table
 
 TOOLS = Path(__file__).resolve().parent
 CONFIG = TOOLS.parent / 'configs/shapes/retinanet_dge-pvt_fpn_shapes.py'
+ROUTING = 'model.backbone.routing'
 
 
 def parse_args() -> argparse.Namespace:
@@ -56,15 +56,14 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run(name: str, tool: str, arguments: list, log: Path) -> None:
+def run(name: str, tool: str, *arguments: str | Path, log: Path) -> None:
     """Run a tool, its log in a file and its progress on the screen."""
     log.parent.mkdir(parents=True, exist_ok=True)
     print(f'\n== {name} (log: {log})', flush=True)
-    command = [sys.executable, '-W', 'ignore', TOOLS / tool, *arguments]
     with (
         log.open('w') as file,
         subprocess.Popen(
-            [str(part) for part in command],
+            [sys.executable, '-W', 'ignore', TOOLS / tool, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -84,33 +83,23 @@ def run(name: str, tool: str, arguments: list, log: Path) -> None:
 def shorten(line: str) -> str:
     """Keep of a log line what fits on a screen."""
     shown = ('eta', 'loss', 'flops_ratio', 'coco/bbox_mAP', 'backbone/GFLOPs')
-    head, *entries = line.rstrip().split('  ')
+    head, *entries = line.split('  ')
     kept = [e.strip() for e in entries if e.strip().split(':')[0] in shown]
     return '  '.join([head.rstrip(), *kept])
 
 
-def last_metrics(work_dir: Path) -> dict:
-    """The figures of the last evaluation below a work dir."""
-    logs = sorted(work_dir.glob('2*/2*.json'))
-    return json.loads(logs[-1].read_text())
-
-
-def random_routing(config: Path, rows: dict[str, dict]) -> list[str]:
-    """Config entries of random routing at the FLOPs of the first row."""
+def random_routing(config: Path, ratio: float) -> list[str]:
+    """Config entries of random routing at a ratio of FLOPs."""
     backbone = Config.fromfile(config).model.backbone
-    ratio = rows['its own']['backbone/FLOPs_ratio']
     share = share_for_budget(backbone, ratio, (256, 256))
-    key = 'model.backbone.routing'
     return [
-        f'{key}._delete_=True',
-        f'{key}.type=RandomRouter',
-        f'{key}.share=[{",".join(f"{part:.6f}" for part in share)}]',
+        f'{ROUTING}._delete_=True',
+        f'{ROUTING}.type=RandomRouter',
+        f'{ROUTING}.share=[{",".join(f"{part:.6f}" for part in share)}]',
     ]
 
 
-def print_table(rows: dict[str, dict]) -> None:
-    table = Table(title='RetinaNet + DGE-PVT on shapes, one checkpoint')
-    table.add_column('routing')
+def report(rows: dict[str, dict]) -> None:
     columns = {
         'AP': 'coco/bbox_mAP',
         'AP50': 'coco/bbox_mAP_50',
@@ -120,38 +109,35 @@ def print_table(rows: dict[str, dict]) -> None:
         'ratio': 'backbone/FLOPs_ratio',
         'ratio std': 'backbone/FLOPs_ratio_std',
     }
-    for column in (*columns, 'ms/image'):
-        table.add_column(column, justify='right')
-    for name, metrics in rows.items():
-        ms = 1000 * (metrics['time'] - metrics['data_time'])
-        cells = [f'{metrics[key]:.3f}' for key in columns.values()]
-        table.add_row(name, *cells, f'{ms:.1f}')
-    console = Console(width=100)
-    console.print(table)
-    console.print(
+    print_table(
+        'RetinaNet + DGE-PVT on shapes, one checkpoint',
+        ('routing', *columns, 'ms/image'),
+        [
+            (
+                name,
+                *(f'{found[key]:.3f}' for key in columns.values()),
+                f'{1000 * (found["time"] - found["data_time"]):.1f}',
+            )
+            for name, found in rows.items()
+        ],
         'GFLOPs: 1e9 multiply-adds of the backbone. ms: mean of the whole '
-        'detector, batch 1, without data loading; no benchmark.'
+        'detector, batch 1, without data loading; no benchmark.',
     )
 
 
 def data_options(root: Path) -> list[str]:
     """Config entries that lead to the data set, wherever it is."""
-    annotations = root / 'annotations' / 'instances_val.json'
+    file = root / 'annotations' / 'instances_val.json'
+    loaders = [f'{split}_dataloader' for split in ('train', 'val', 'test')]
     return [
-        *(
-            f'{split}_dataloader.dataset.data_root={root}/'
-            for split in ('train', 'val', 'test')
-        ),
-        *(
-            f'{split}_evaluator.0.ann_file={annotations}'
-            for split in ('val', 'test')
-        ),
+        *(f'{loader}.dataset.data_root={root}/' for loader in loaders),
+        *(f'{each}_evaluator.0.ann_file={file}' for each in ('val', 'test')),
     ]
 
 
 def main() -> None:
     args = parse_args()
-    start = time.time()
+    start, folder = time.time(), args.work_dir
     root = args.data_root or Path('data/shapes')
     if args.data_root is None:
         print(f'== Drawing the data set {root}', flush=True)
@@ -161,42 +147,33 @@ def main() -> None:
             raise UserError(str(error)) from error
         print('' if drawn else 'It is there already.')
 
-    options = [*data_options(root), *args.cfg_options]
-    folder = args.work_dir / 'train'
-    run(
-        'Training',
-        'train.py',
-        [CONFIG, '--work-dir', folder, '--cfg-options', *options],
-        args.work_dir / 'train.log',
-    )
-    checkpoint = (folder / 'last_checkpoint').read_text()
-    (config,) = folder.glob('*.py')  # as it was trained, with all options
+    options = ['--cfg-options', *data_options(root), *args.cfg_options]
+    command = ['train.py', CONFIG, '--work-dir', folder / 'train', *options]
+    run('Training', *command, log=folder / 'train.log')
+    checkpoint = (folder / 'train/last_checkpoint').read_text()
+    # As it was trained, with all options.
+    (config,) = (folder / 'train').glob('*.py')
 
     rows = {}
-    for title, name in (
-        ('its own', 'own'),
-        ('finest (dense twin)', 'finest'),
-        ('random, same FLOPs', 'random'),
-    ):
-        if name == 'own':
-            routing = []
-        elif name == 'finest':
-            routing = ['--cfg-options', 'model.backbone.routing=finest']
-        else:
-            routing = ['--cfg-options', *random_routing(config, rows)]
-        folder = args.work_dir / f'test_{name}'
-        run(
-            f'Evaluating with routing: {title}',
-            'test.py',
-            [config, checkpoint, '--work-dir', folder, *routing],
-            folder.with_suffix('.log'),
-        )
-        rows[title] = last_metrics(folder)
 
+    def evaluate(title: str, name: str, *options: str) -> dict:
+        tested = folder / f'test_{name}'
+        command = ['test.py', config, checkpoint, '--work-dir', tested]
+        if options:
+            command += ['--cfg-options', *options]
+        title_of_run = f'Evaluating with routing: {title}'
+        run(title_of_run, *command, log=tested.with_suffix('.log'))
+        *_, log = sorted(tested.glob('2*/2*.json'))
+        rows[title] = json.loads(log.read_text())
+        return rows[title]
+
+    spent = evaluate('its own', 'own')['backbone/FLOPs_ratio']
+    evaluate('finest (dense twin)', 'finest', f'{ROUTING}=finest')
+    evaluate('random, same FLOPs', 'random', *random_routing(config, spent))
     print()
-    print_table(rows)
-    pictures = sorted((args.work_dir / 'test_own').glob('2*/vis_data/*/*.png'))
-    print(f'Where the queries went, as a picture: {pictures[-1]}')
+    report(rows)
+    *_, picture = sorted(folder.glob('test_own/2*/vis_data/*/*.png'))
+    print(f'Where the queries went, as a picture: {picture}')
     print(f'Done in {(time.time() - start) / 60:.1f} minutes.')
 
 

@@ -24,7 +24,8 @@ from mmengine import fileio
 from mmengine.utils import get_git_hash
 
 from mmdge import __version__
-from mmdge.utils import UserError, checks, launch
+from mmdge.safe_training import open_checkpoint
+from mmdge.utils import UserError, launch
 
 # Entries of a training's meta that say what the weights are.
 KEPT = ('cfg', 'dataset_meta', 'epoch', 'iter', 'mmengine_version', 'seed')
@@ -72,12 +73,11 @@ def evaluated(checkpoint: Path, meta: dict) -> dict[str, float]:
     # The folder of a run is named by the time at the end of its name.
     run = str(meta.get('experiment_name'))[-15:]
     log = checkpoint.parent / run / 'vis_data' / 'scalars.json'
-    lines = log.read_text().splitlines() if log.is_file() else []
     # A look at the text: to read it as a config would run it.
     by_iter = re.search(r'log_metric_by_epoch\s*=\s*False', meta['cfg'])
     step = meta['iter' if by_iter else 'epoch']
     found = []
-    for line in lines:
+    for line in log.read_text().splitlines() if log.is_file() else ():
         # One is cut off where a process was killed.
         with suppress(json.JSONDecodeError):
             entries = json.loads(line)
@@ -114,10 +114,9 @@ def published(checkpoint: dict, metrics: dict[str, float]) -> dict[str, dict]:
 
 def main() -> None:
     args = parse_args()
-    checkpoint = checks.open_checkpoint(args.checkpoint)
-    if not {'state_dict', 'meta'} <= checkpoint.keys() or not checkpoint[
-        'meta'
-    ].get('cfg'):
+    checkpoint = open_checkpoint(args.checkpoint)
+    meta = checkpoint.get('meta') or {}
+    if 'state_dict' not in checkpoint or not meta.get('cfg'):
         raise UserError(
             f'{args.checkpoint} does not say by which config it was trained; '
             'publish a checkpoint that tools/train.py wrote'
@@ -125,7 +124,7 @@ def main() -> None:
     if args.metrics:
         metrics = tested(args.metrics)
     else:
-        metrics = evaluated(args.checkpoint, checkpoint['meta'])
+        metrics = evaluated(args.checkpoint, meta)
     content = published(checkpoint, metrics)
     if not content['meta']['metrics']:
         raise UserError(

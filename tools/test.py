@@ -13,7 +13,8 @@ from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import BaseMetric, DumpResults
 from mmengine.registry import METRICS
 
-import mmdge  # noqa: F401  registers the backbones before a config asks
+from mmdge.datasets import plain_datasets
+from mmdge.evaluation import with_metrics
 from mmdge.utils import UserError, checks, launch
 
 # What the hosts' own test.py take where the config has no tta_model.
@@ -35,13 +36,11 @@ class DumpPredictions(DumpResults):
 
     def process(self, data_batch, predictions) -> None:
         """Keep each prediction but its logits."""
-        super().process(
-            data_batch,
-            [
-                {k: v for k, v in sample.items() if k != 'seg_logits'}
-                for sample in predictions
-            ],
-        )
+        kept = [
+            {k: v for k, v in sample.items() if k != 'seg_logits'}
+            for sample in predictions
+        ]
+        super().process(data_batch, kept)
 
 
 def parse_args() -> argparse.Namespace:
@@ -94,14 +93,14 @@ def show_in(cfg: Config, folder: str) -> None:
 
 def augment(cfg: Config) -> None:
     """Test each image in several views, and merge what is predicted."""
-    scope = cfg.get('default_scope')
-    model = cfg.get('tta_model') or TTA_MODELS.get(scope)
+    host = launch.host_of(cfg)
+    model = cfg.get('tta_model') or TTA_MODELS.get(host)
     if model is None or (
-        scope not in TTA_MODELS and not cfg.get('tta_pipeline')
+        host not in TTA_MODELS and not cfg.get('tta_pipeline')
     ):
         raise UserError(
             '--tta needs tta_model and tta_pipeline in the config, e.g. '
-            "tta_model=dict(type='SegTTAModel'); only for mmdet and "
+            "tta_model=dict(type='SegTTAModel'); only for models of mmdet and "
             'mmpretrain can both be left out'
         )
     if checks.type_name(model) == 'DetTTAModel' and any(
@@ -111,33 +110,32 @@ def augment(cfg: Config) -> None:
             "--tta cannot merge masks: mmdet's DetTTAModel takes boxes only; "
             'test a model with a mask_head without it'
         )
-    for _, node in checks.walk(cfg.test_dataloader):
-        if 'pipeline' in node:
-            node['pipeline'] = cfg.get('tta_pipeline') or flip(
-                node['pipeline'], scope
-            )
+    # What is added here is named as in a config of the host.
+    cfg.default_scope = cfg.get('default_scope') or host
+    for dataset in plain_datasets(cfg.test_dataloader.dataset):
+        own = cfg.get('tta_pipeline')
+        dataset['pipeline'] = own or flip(dataset['pipeline'], host)
     cfg.model = ConfigDict(**model, module=cfg.model)
 
 
-def flip(pipeline: list, scope: str) -> list:
+def flip(pipeline: list, host: str) -> list:
     """Show each image as it is and flipped, at the end of a pipeline."""
     pack = dict(pipeline[-1])
-    if scope == 'mmdet':  # the flip is undone by what the sample says of it
+    if host == 'mmdet':  # the flip is undone by what the sample says of it
         meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape')
         meta_keys += ('scale_factor', 'flip', 'flip_direction')
-        pack = dict(type='PackDetInputs', meta_keys=meta_keys)
-    views = [dict(type='RandomFlip', prob=p) for p in (0.0, 1.0)]
+        pack = dict(type='mmdet.PackDetInputs', meta_keys=meta_keys)
+    views = [dict(type=f'{host}.RandomFlip', prob=p) for p in (0.0, 1.0)]
     return [
         *pipeline[:-1],
         dict(type='TestTimeAug', transforms=[views, [pack]]),
     ]
 
 
-def dump_to(path: str, scope: str | None) -> BaseMetric:
-    if scope == 'mmdet':  # its own dump packs the masks
-        return METRICS.build(
-            dict(type='mmdet.DumpDetResults', out_file_path=path)
-        )
+def dump_to(path: str, host: str | None) -> BaseMetric:
+    if host == 'mmdet':  # its own dump packs the masks
+        dump = dict(type='mmdet.DumpDetResults', out_file_path=path)
+        return METRICS.build(dump)
     return DumpPredictions(out_file_path=path)
 
 
@@ -150,6 +148,7 @@ def main() -> None:
     # The checkpoint replaces init_cfg, which a test never loads.
     checks.check_checkpoint(cfg.load_from)
     checks.check_datasets(cfg, ('test',))
+    host = launch.host_of(cfg)
     if args.show_dir:
         show_in(cfg, args.show_dir)
     if args.tta:
@@ -158,8 +157,9 @@ def main() -> None:
     runner = launch.build_runner(cfg)
     checks.check_classes(runner.test_dataloader.dataset)
     if args.out:
-        metrics = runner.test_evaluator.metrics
-        metrics.append(dump_to(args.out, cfg.get('default_scope')))
+        runner.test_loop.evaluator = with_metrics(
+            runner.test_evaluator, dump_to(args.out, host)
+        )
     runner.test()
 
 

@@ -14,8 +14,8 @@ import torch
 from mmengine.config import Config
 
 import mmdge  # noqa: F401  registers the backbones before a config asks
+from mmdge.safe_training import find_latest_checkpoint
 from mmdge.utils import UserError, checks, launch
-from mmdge.utils.latest import find_latest_checkpoint
 
 
 def parse_args() -> argparse.Namespace:
@@ -51,22 +51,24 @@ def use_amp(cfg: Config, dtype: str) -> None:
         raise UserError(
             '--amp needs a GPU and none was found; train without it'
         )
-    kind = checks.type_name(cfg.optim_wrapper, 'OptimWrapper')
+    wrapper = cfg.get('optim_wrapper')
+    if wrapper is None:
+        raise UserError('--amp needs an optim_wrapper in the config')
+    kind = checks.type_name(wrapper, 'OptimWrapper')
     if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
         raise UserError(
             f'--amp does not go with optim_wrapper.type={kind}; allowed: '
             'OptimWrapper, AmpOptimWrapper'
         )
-    cfg.optim_wrapper.type = 'AmpOptimWrapper'
-    cfg.optim_wrapper.dtype = dtype
+    wrapper.type, wrapper.dtype = 'AmpOptimWrapper', dtype
     if dtype == 'bfloat16':  # has the range of float32: nothing to scale
-        cfg.optim_wrapper.loss_scale = dict(enabled=False)
-    else:
-        cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+        wrapper.loss_scale = dict(enabled=False)
+    elif wrapper.get('loss_scale') is None:
+        wrapper.loss_scale = 'dynamic'
 
 
 def scale_lr(cfg: Config) -> None:
-    if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
+    if not (cfg.get('auto_scale_lr') or {}).get('base_batch_size'):
         raise UserError(
             '--auto-scale-lr needs the batch size that the learning rate of '
             'the config is meant for; set it with --cfg-options '
@@ -84,7 +86,7 @@ def resume_from(cfg: Config, checkpoint: str | None) -> None:
         cfg.resume = False
         print(f'nothing to resume in {cfg.work_dir}, starting afresh')
         return
-    if (cfg.get('strategy') or {}).get('type') == 'FSDPStrategy':
+    if checks.type_name(cfg.get('strategy') or {}) == 'FSDPStrategy':
         raise UserError(
             'MMEngine cannot resume with FSDPStrategy; start from the weights '
             f'with --cfg-options load_from={checkpoint}'
@@ -135,10 +137,15 @@ def main() -> None:
     launch.init_cpu_distributed(cfg)
     runner = launch.build_runner(cfg)
     # FlexibleRunner has none yet.
-    if cfg.resume and isinstance(runner.model, torch.nn.Module):
+    if cfg.get('resume') and isinstance(runner.model, torch.nn.Module):
         checks.check_same_model(cfg.load_from, runner.model)
-    if runner.train_loop is None:
+    if cfg.get('train_dataloader') is None:
         raise UserError(f'{args.config} has no train_dataloader to train with')
+    try:
+        runner.train_loop  # noqa: B018  is built
+    except ValueError:
+        checks.check_filtered_classes(cfg.train_dataloader)
+        raise
     checks.check_classes(runner.train_dataloader.dataset)
     if runner.val_loop is not None:
         checks.check_classes(runner.val_dataloader.dataset)

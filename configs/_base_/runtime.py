@@ -1,5 +1,11 @@
 # What our own configs share, whatever the host.
 default_hooks = dict(
+    # A dynamic config says what it wants to spend: cost=dict(budget=0.5).
+    # The metric of the FLOPs comes with the hook. With loss_weight=0.0 the log
+    # holds the ratio against the budget, no more: routers with shares spend
+    # those, and a loss would have no gradient.
+    cost=dict(type='mmdge.CostHook', budget=1.0),
+    granularity=dict(type='mmdge.GranularityVisHook'),
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=20),
     param_scheduler=dict(type='ParamSchedulerHook'),

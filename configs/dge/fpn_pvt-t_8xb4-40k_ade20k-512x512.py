@@ -3,7 +3,7 @@ _base_ = [
     '../_base_/datasets/ade20k_512x512.py',
     '../_base_/schedules/schedule_40k.py',
     '../_base_/seg_iters_runtime.py',
-    '../_base_/mmdge_runtime.py',
+    '../_base_/import_mmdge.py',
 ]
 
 model = dict(

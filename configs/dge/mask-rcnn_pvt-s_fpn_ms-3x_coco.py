@@ -1,7 +1,7 @@
 # DETR's multi-scale pipeline and 36 epochs, as mmdet has them for Swin.
 _base_ = [
     'mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_ms-crop-3x_coco.py',
-    '../_base_/mmdge_runtime.py',
+    '../_base_/import_mmdge.py',
 ]
 
 model = dict(
@@ -26,10 +26,12 @@ optim_wrapper = dict(
         }
     )
 )
-# Checkpoints that a killed training goes on from: docs/reliability.md.
-default_hooks = dict(checkpoint=dict(type='mmdge.SafeCheckpointHook'))
-val_evaluator = [
-    {{_base_.val_evaluator}},
-    dict(type='mmdge.BackboneFLOPs'),
-]
+default_hooks = dict(
+    cost=dict(type='mmdge.CostHook', budget=1.0),
+    granularity=dict(type='mmdge.GranularityVisHook'),
+    # What a killed training goes on from: docs/reliability.md.
+    checkpoint=dict(type='mmdge.SafeCheckpointHook'),
+)
+# A list, as in the other configs: its file is val_evaluator.0.ann_file.
+val_evaluator = [{{_base_.val_evaluator}}]
 test_evaluator = val_evaluator

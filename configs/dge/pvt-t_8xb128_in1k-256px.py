@@ -3,5 +3,5 @@ _base_ = [
     '../_base_/datasets/imagenet_256px.py',
     '../_base_/schedules/imagenet_300e.py',
     '../_base_/cls_runtime.py',
-    '../_base_/mmdge_runtime.py',
+    '../_base_/import_mmdge.py',
 ]

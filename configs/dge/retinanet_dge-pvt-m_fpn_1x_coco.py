@@ -1,4 +1,7 @@
 _base_ = './retinanet_pvt-m_fpn_1x_coco.py'
 
 model = dict(backbone=dict(routing='variance'))
-custom_hooks = {{_base_.dge_hooks}}  # budget 0.5: ../_base_/mmdge_runtime.py
+default_hooks = dict(
+    cost=dict(budget=0.5, loss_weight=0.0),
+    warmup=dict(type='mmdge.RoutingWarmupHook', begin=0.1, end=0.3),
+)

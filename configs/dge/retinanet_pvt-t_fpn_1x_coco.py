@@ -1,6 +1,6 @@
 _base_ = [
     'mmdet::pvt/retinanet_pvt-t_fpn_1x_coco.py',
-    '../_base_/mmdge_runtime.py',
+    '../_base_/import_mmdge.py',
 ]
 
 # The same PVT as mmdet's, with its FLOPs reported.
@@ -17,10 +17,12 @@ model = dict(
         ),
     ),
 )
-# Checkpoints that a killed training goes on from: docs/reliability.md.
-default_hooks = dict(checkpoint=dict(type='mmdge.SafeCheckpointHook'))
-val_evaluator = [
-    {{_base_.val_evaluator}},
-    dict(type='mmdge.BackboneFLOPs'),
-]
+default_hooks = dict(
+    cost=dict(type='mmdge.CostHook', budget=1.0),
+    granularity=dict(type='mmdge.GranularityVisHook'),
+    # What a killed training goes on from: docs/reliability.md.
+    checkpoint=dict(type='mmdge.SafeCheckpointHook'),
+)
+# A list, as in the other configs: its file is val_evaluator.0.ann_file.
+val_evaluator = [{{_base_.val_evaluator}}]
 test_evaluator = val_evaluator

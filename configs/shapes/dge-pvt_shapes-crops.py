@@ -8,4 +8,7 @@ model = dict(
         routing=dict(_delete_=True, type='QuantileRouter', share=share)
     )
 )
-custom_hooks = {{_base_.shapes_dge_hooks}}  # budget 0.5
+default_hooks = dict(
+    cost=dict(budget=0.5, loss_weight=0.0),
+    warmup=dict(type='mmdge.RoutingWarmupHook', begin=0.3, end=0.6),
+)

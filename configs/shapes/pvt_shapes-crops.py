@@ -4,7 +4,7 @@ _base_ = [
     '../_base_/datasets/shapes_classification.py',
     '../_base_/schedules/shapes.py',
     '../_base_/cls_runtime.py',
-    '../_base_/mmdge_runtime.py',
+    '../_base_/import_mmdge.py',
 ]
 
 # One label per image teaches less than a map of them: slower.

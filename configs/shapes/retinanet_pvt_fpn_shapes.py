@@ -4,5 +4,5 @@ _base_ = [
     '../_base_/datasets/shapes_detection.py',
     '../_base_/schedules/shapes.py',
     '../_base_/det_runtime.py',
-    '../_base_/mmdge_runtime.py',
+    '../_base_/import_mmdge.py',
 ]

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmdge.models.architectures import LAYOUTS
 from mmdge.models.backbones import DGEPVT, DGEDeiT, DynamicBackbone
-from mmdge.models.layouts import LAYOUTS, from_ours
+from mmdge.models.weights import from_ours
 from mmdge.registry import MODELS
 from mmdge.utils.counting import flop_counter
 

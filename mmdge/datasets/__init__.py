@@ -1,6 +1,6 @@
 """Data sets drawn by mmdge, images of any; needs no host library."""
 
-from .loading import image_loader
+from .loading import image_loader, plain_datasets
 from .scenes import (
     CLASSES,
     PALETTE,
@@ -10,7 +10,6 @@ from .scenes import (
     draw_scene,
 )
 from .shapes import write_shapes
-from .workers import seed_worker
 
 __all__ = [
     'CLASSES',
@@ -20,6 +19,6 @@ __all__ = [
     'Scene',
     'draw_scene',
     'image_loader',
-    'seed_worker',
+    'plain_datasets',
     'write_shapes',
 ]

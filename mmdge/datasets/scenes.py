@@ -92,14 +92,30 @@ def draw_scene(
     Raises:
         ValueError: If a parameter is out of range.
     """
-    _check_pair('num_objects', num_objects, least=0)
-    _check_pair('object_size', object_size, least=8)
-    _check_pair('detail', detail, least=1)
-    _check_pair('distractors', distractors, least=0)
-    _check_size(size, object_size[1])
-    _check_number('tilt', tilt, most=180)
-    _check_number('overlap', overlap, most=1)
-    _check_classes(classes)
+    for name, pair, least in (
+        ('num_objects', num_objects, 0),
+        ('object_size', object_size, 8),
+        ('detail', detail, 1),
+        ('distractors', distractors, 0),
+    ):
+        if len(pair) != 2 or not least <= pair[0] <= pair[1]:
+            raise ValueError(
+                f'{name} must be (low, high) with {least} <= low <= high, '
+                f'got {pair}'
+            )
+    for name, value, most in (('tilt', tilt, 180), ('overlap', overlap, 1)):
+        if not 0 <= value <= most:
+            raise ValueError(f'{name} must be in [0, {most}], got {value}')
+    if size < object_size[1] * _REACH:
+        raise ValueError(
+            f'size must be at least {_REACH} x the largest object_size '
+            f'({object_size[1]}), got {size}'
+        )
+    if not 0 < len(set(classes) & set(CLASSES)) == len(classes):
+        raise ValueError(
+            f'classes must be different names out of {CLASSES}, '
+            f'got {tuple(classes)}'
+        )
     image = _draw_background(rng, size)
     # Which shape is seen at a pixel: -1 for background.
     owner = np.full((size, size), -1, np.int16)
@@ -130,46 +146,14 @@ def draw_scene(
     ]
     labels = np.array([kinds[i] for i in keep], np.int64)
     masks = owner[None] == np.array(keep, np.int16)[:, None, None]
-    semantic = np.zeros((size, size), np.uint8)
-    for label, mask in zip(labels, masks, strict=True):
-        semantic[mask] = label + 1
     return Scene(
         image=np.clip(image + 0.5, 0, 255).astype(np.uint8),
         boxes=_tight_boxes(masks),
         labels=labels,
         masks=masks,
-        semantic=semantic,
+        # They don't meet: each pixel is of one of them, or of none.
+        semantic=np.tensordot(labels + 1, masks, 1).astype(np.uint8),
     )
-
-
-def _check_pair(name: str, value: Sequence[float], least: float) -> None:
-    if len(value) != 2 or not least <= value[0] <= value[1]:
-        raise ValueError(
-            f'{name} must be (low, high) with {least} <= low <= high, '
-            f'got {value}'
-        )
-
-
-def _check_number(name: str, value: float, most: float) -> None:
-    if not 0 <= value <= most:
-        raise ValueError(f'{name} must be in [0, {most}], got {value}')
-
-
-def _check_size(size: int, largest: float) -> None:
-    if size < largest * _REACH:
-        raise ValueError(
-            f'size must be at least {_REACH} x the largest object_size '
-            f'({largest}), got {size}'
-        )
-
-
-def _check_classes(classes: Sequence[str]) -> None:
-    unknown = [name for name in classes if name not in CLASSES]
-    if unknown or not classes or len(set(classes)) < len(classes):
-        raise ValueError(
-            f'classes must be different names out of {CLASSES}, '
-            f'got {tuple(classes)}'
-        )
 
 
 def _colour(hue: float, saturation: float, value: float) -> np.ndarray:

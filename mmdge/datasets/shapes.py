@@ -37,6 +37,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from mmdge.errors import UserError
+
 from .scenes import VERSION, draw_scene
 
 MANIFEST = 'shapes.json'
@@ -100,16 +102,11 @@ def write_shapes(
         True if the data set was drawn, False if it was there already.
 
     Raises:
-        ValueError: If a parameter is out of range or unknown, or if
-            ``root`` holds a data set drawn with other parameters and not
-            ``overwrite``.
+        ValueError: If a parameter is out of range.
+        TypeError: If there is no such parameter.
+        UserError: If ``root`` holds a data set drawn with other parameters
+            and not ``overwrite``.
     """
-    unknown = [name for name in look if name not in _LOOK]
-    if unknown:
-        raise ValueError(
-            f'unknown drawing parameter {", ".join(unknown)}; allowed are '
-            f'{", ".join(_LOOK)}'
-        )
     look = {**_LOOK, 'size': size, **look}
     for name, value in (('num_train', num_train), ('num_val', num_val)):
         if value < 1:
@@ -120,16 +117,22 @@ def write_shapes(
     draw_scene(scene_rng(seed, 'train', 0), **look)
     root = Path(root)
     manifest = root / MANIFEST
-    params = dict(
-        version=VERSION,
-        num_train=num_train,
-        num_val=num_val,
-        seed=seed,
-        **look,
-    )
+    numbers = dict(num_train=num_train, num_val=num_val, seed=seed)
+    params = dict(version=VERSION, **numbers, **look)
     params = json.loads(json.dumps(params))  # tuples as they are read back
     if manifest.exists() and not overwrite:
-        _check_same(root, json.loads(manifest.read_text()), params)
+        found = json.loads(manifest.read_text())
+        differ = ', '.join(
+            f'{name} is {found.get(name)}, wanted {params[name]}'
+            for name in params
+            if found.get(name) != params[name]
+        )
+        if differ:
+            raise UserError(
+                f'{root} holds shapes drawn with other parameters ({differ}); '
+                'choose another root, or draw again with overwrite=True '
+                '(--overwrite)'
+            )
         return False
     # From here on and until the end the folder is not a data set.
     manifest.unlink(missing_ok=True)
@@ -140,20 +143,6 @@ def write_shapes(
     part.write_text(json.dumps(params, indent=2) + '\n')
     part.replace(manifest)
     return True
-
-
-def _check_same(root: Path, found: dict, wanted: dict) -> None:
-    """Raise a ValueError if two manifests differ."""
-    names = [k for k in wanted if found.get(k) != wanted[k]]
-    if names:
-        differ = ', '.join(
-            f'{k} is {found.get(k)}, wanted {wanted[k]}' for k in names
-        )
-        raise ValueError(
-            f'{root} holds shapes drawn with other parameters ({differ}); '
-            f'choose another root, or draw again with overwrite=True '
-            f'(--overwrite)'
-        )
 
 
 def _write_split(
@@ -169,52 +158,32 @@ def _write_split(
 
     images, maps = root / split, root / 'semantic' / split
     crops = [root / 'crops' / split / name for name in look['classes']]
-    for folder, suffix in (
-        (images, 'jpg'),
-        (maps, 'png'),
-        *((folder, 'jpg') for folder in crops),
-    ):
+    for folder in (images, maps, *crops):
         folder.mkdir(parents=True, exist_ok=True)
         # Scenes of an earlier, larger drawing; no other file is touched.
-        for old in folder.glob(f'shapes_*.{suffix}'):
+        kind = 'png' if folder == maps else 'jpg'
+        for old in folder.glob(f'shapes_*.{kind}'):
             old.unlink()
-    size = look['size']
-    coco: dict[str, Any] = dict(
-        info=dict(description='mmdge shapes', version=str(VERSION)),
-        licenses=[],
-        categories=[
-            dict(id=i, name=name, supercategory='shape')
-            for i, name in enumerate(look['classes'], 1)
-        ],
-        images=[],
-        annotations=[],
-    )
+    size, pictures, annotations = look['size'], [], []
     for i in progress(range(count)):
         scene = draw_scene(scene_rng(seed, split, i), **look)
         stem = f'shapes_{i:06d}'
         image = scene.image[..., ::-1]
         _write_image(images / f'{stem}.jpg', image)
         _write_image(maps / f'{stem}.png', scene.semantic)
-        coco['images'].append(
+        pictures.append(
             dict(id=i + 1, file_name=f'{stem}.jpg', height=size, width=size)
         )
-        for number, (box, label, mask) in enumerate(
-            zip(
-                scene.boxes.tolist(),
-                scene.labels.tolist(),
-                scene.masks,
-                strict=True,
-            )
-        ):
-            _write_image(
-                crops[label] / f'{stem}_{number}.jpg', _crop(image, box)
-            )
+        for number, box in enumerate(scene.boxes.tolist()):
+            label, mask = int(scene.labels[number]), scene.masks[number]
+            path = crops[label] / f'{stem}_{number}.jpg'
+            _write_image(path, _crop(image, box))
             rle = rle_api.encode(np.asfortranarray(mask, np.uint8))
             rle['counts'] = rle['counts'].decode()
             left, top, right, bottom = box
-            coco['annotations'].append(
+            annotations.append(
                 dict(
-                    id=len(coco['annotations']) + 1,
+                    id=len(annotations) + 1,
                     image_id=i + 1,
                     category_id=label + 1,
                     bbox=[left, top, right - left, bottom - top],
@@ -223,6 +192,17 @@ def _write_split(
                     segmentation=rle,
                 )
             )
+    categories = [
+        dict(id=i, name=name, supercategory='shape')
+        for i, name in enumerate(look['classes'], 1)
+    ]
+    coco = dict(
+        info=dict(description='mmdge shapes', version=str(VERSION)),
+        licenses=[],
+        categories=categories,
+        images=pictures,
+        annotations=annotations,
+    )
     path = root / 'annotations' / f'instances_{split}.json'
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(coco))
@@ -245,11 +225,8 @@ def _write_image(path: Path, image: np.ndarray) -> None:
     """Write one image, BGR or grey; a full disk raises an OSError."""
     # JPEG decodes fastest; without chroma subsampling, which would blur
     # the colours of the patterns, it loses nothing visible at 95.
-    options = [
-        cv2.IMWRITE_JPEG_QUALITY,
-        95,
-        cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
-        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
-    ]
+    options = [cv2.IMWRITE_JPEG_QUALITY, 95]
+    options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR]
+    options += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
     options = options if path.suffix == '.jpg' else []
     path.write_bytes(cv2.imencode(path.suffix, image, options)[1].tobytes())

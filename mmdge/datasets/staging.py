@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from mmengine import ProgressBar
 
-from ..utils import UserError
+from mmdge.errors import UserError
 
 
 @contextmanager
@@ -39,8 +39,20 @@ def whole_folder(
         UserError: If the folder is there and may not be written over.
     """
     root = Path(root).resolve()  # what a link leads to, not the link
-    if root.exists():
-        _check_replaceable(root, set(contents), overwrite)
+    if root.exists() and not root.is_dir():
+        raise UserError(f'{root} is a file; name a folder with --root')
+    found = {path.name for path in root.iterdir()} if root.exists() else set()
+    if found and not overwrite:
+        raise UserError(
+            f'{root} is there already; make it again with --overwrite, or '
+            'name another folder with --root'
+        )
+    if found.difference(contents):
+        raise UserError(
+            f'{root} also holds {min(found.difference(contents))}, which is '
+            'not of the data set and would be lost; name another folder with '
+            '--root'
+        )
     part = root.with_name(f'{root.name}.part')
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -51,23 +63,6 @@ def whole_folder(
         part.rename(root)
     finally:
         shutil.rmtree(part, ignore_errors=True)
-
-
-def _check_replaceable(root: Path, contents: set, overwrite: bool) -> None:
-    """Raise a UserError if a folder must stay as it is."""
-    if not root.is_dir():
-        raise UserError(f'{root} is a file; name a folder with --root')
-    found = {path.name for path in root.iterdir()}
-    if found and not overwrite:
-        raise UserError(
-            f'{root} is there already; make it again with --overwrite, or '
-            'name another folder with --root'
-        )
-    if found - contents:
-        raise UserError(
-            f'{root} also holds {min(found - contents)}, which is not of the '
-            'data set and would be lost; name another folder with --root'
-        )
 
 
 @contextmanager

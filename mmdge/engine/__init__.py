@@ -2,16 +2,16 @@
 
 from .hooks import (
     CostHook,
+    DistillHook,
     GranularityVisHook,
     RandomPriceHook,
     RoutingWarmupHook,
-    SafeCheckpointHook,
 )
 
 __all__ = [
     'CostHook',
+    'DistillHook',
     'GranularityVisHook',
     'RandomPriceHook',
     'RoutingWarmupHook',
-    'SafeCheckpointHook',
 ]

@@ -17,9 +17,9 @@ class BackboneFLOPs(BaseMetric):
 
     As a metric, and not a hook, it stands in the same log line and JSON as
     ``coco/bbox_mAP`` or ``mIoU``, is collected per image from all ranks and
-    covers the whole set. It needs :class:`mmdge.CostHook` in
-    ``custom_hooks``. What an image costs is the sum of all forwards of the
-    backbone for it: its sliding windows, its views in an augmented test.
+    covers the whole set. It needs :class:`mmdge.CostHook`, which also adds
+    it where it is missing. What an image costs is the sum of all forwards of
+    the backbone for it: its sliding windows, its views in an augmented test.
 
     Unit: 1 GFLOPs = 1e9 multiply-adds; convolutions, linear layers and both
     attention products, routers included. Keys: ``backbone/GFLOPs`` (mean),
@@ -75,8 +75,8 @@ def cost_of(sample: Mapping[str, Any], who: str) -> dict[str, Any]:
     if 'backbone_cost' not in sample:
         raise ValueError(
             f'{who} found a sample without backbone_cost; add '
-            "dict(type='mmdge.CostHook', budget=...) to custom_hooks, or "
-            'leave the metric out if a tta_model of your own makes new '
+            "cost=dict(type='mmdge.CostHook', budget=...) to default_hooks, "
+            'or leave the metric out if a tta_model of your own makes new '
             'samples.'
         )
     return sample['backbone_cost']

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 import torch
 
 from mmdge.registry import find_class
+from mmdge.utils import UserError
 
 from .methods import Granularity
 from .routing import default_share
+from .routing.router import STATIC
 
 
 def share_for_budget(
@@ -47,12 +49,12 @@ def share_for_budget(
     granularities = backbone.get('granularities', (1, 2, 4))
     build = find_class(backbone['type']) if 'type' in backbone else None
     if not (isinstance(build, type) and issubclass(build, Granularity)):
-        raise ValueError(
+        raise UserError(
             'share_for_budget needs the config of a dynamic backbone, e.g. '
             f"dict(type='mmdge.DGEPVT', arch='small'), but got {backbone}."
         )
     if not all(isinstance(side, int) for side in granularities):
-        raise ValueError(
+        raise UserError(
             'share_for_budget needs one set of granularities for all stages, '
             f'but got {granularities}.'
         )
@@ -64,7 +66,7 @@ def share_for_budget(
         uniform = dict(type='UniformRouter', share=share)
         routing = backbone.get('routing')
         if isinstance(routing, (list, tuple)):  # some stages may be static
-            routing = [r if r == 'finest' else uniform for r in routing]
+            routing = [r if r in STATIC else uniform for r in routing]
         else:
             routing = uniform
         config = dict(backbone, routing=routing, init_cfg=None)
@@ -76,7 +78,7 @@ def share_for_budget(
 
     costs = [ratio_at(corner) for corner in corners]
     if not costs[-1] <= budget <= costs[0]:
-        raise ValueError(
+        raise UserError(
             f"budget={budget} can't be met at {size[0]} x {size[1]}: all "
             f'coarsest costs {costs[-1]:.3f} of the dense FLOPs, all finest '
             f'{costs[0]:.3f}.'

@@ -1,6 +1,7 @@
-"""Helpers of the tools: starting, checking, explaining mistakes, timing."""
+"""Helpers of the tools: starting, checking, timing."""
 
-from .errors import UserError
+from mmdge.errors import UserError
+
 from .numbers import is_number
 
 __all__ = ['UserError', 'is_number']

@@ -11,16 +11,19 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
-import torch
+from mmengine import fileio
 from mmengine.config import Config
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
+from mmengine.registry import DATASETS
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
-from .errors import UserError
-from .safe_load import read_checkpoint
+from mmdge.errors import UserError
+from mmdge.safe_training import open_checkpoint
+from mmdge.safe_training.reading import describe
 
 # What MMEngine resumes with; trainings before it wrote no message_hub.
 _STATE = {'meta', 'optimizer', 'message_hub'}
@@ -70,7 +73,7 @@ def check_checkpoint(
     if prefix and not any(str(key).startswith(prefix) for key in weights):
         raise UserError(
             f'the file {path} holds nothing below {prefix!r} but '
-            f'{_describe(weights)}; leave out the prefix of init_cfg, or name '
+            f'{describe(weights)}; leave out the prefix of init_cfg, or name '
             'a checkpoint of a whole model'
         )
 
@@ -90,48 +93,17 @@ def check_same_model(path: str | os.PathLike, model: nn.Module) -> None:
     if '://' in os.fspath(path):
         return
     model = model.module if is_model_wrapper(model) else model
-    saved, own = (
-        {key: tuple(value.shape) for key, value in weights.items()}
-        for weights in (
-            open_checkpoint(path)['state_dict'],
-            model.state_dict(),
-        )
-    )
+    saved = _shapes(open_checkpoint(path)['state_dict'])
+    own = _shapes(model.state_dict())
     for key in dict.fromkeys([*saved, *own]):
-        if saved.get(key) != own.get(key):
-            there, here = (
-                'missing' if weights.get(key) is None else weights[key]
-                for weights in (saved, own)
-            )
+        there, here = (shapes.get(key, 'missing') for shapes in (saved, own))
+        if there != here:
             raise UserError(
                 f'cannot resume from {path}, which is of another model: '
                 f'{key} is {there} there and {here} here; resume with the '
                 'config of that training, or start from its weights with '
                 f'--cfg-options load_from={path}'
             )
-
-
-def open_checkpoint(path: str | os.PathLike) -> Mapping[str, Any]:
-    """Read a local file that holds weights; run no code of its.
-
-    Args:
-        path: The file, which is mapped where its format allows: tensors are
-            read when they are used.
-
-    Returns:
-        What it holds: tensors, or a dict of tensors, among the values.
-
-    Raises:
-        UserError: If the file is missing, cut off, or something else, or if
-            reading it would run code.
-    """
-    checkpoint = read_checkpoint(path, mmap=True)
-    if not _holds_weights(checkpoint):
-        raise UserError(
-            f'the file {path} holds no weights but '
-            f'{_describe(checkpoint)}; name a checkpoint of this model'
-        )
-    return checkpoint
 
 
 def is_whole_model(path: str | os.PathLike, model: nn.Module) -> bool:
@@ -145,24 +117,28 @@ def is_whole_model(path: str | os.PathLike, model: nn.Module) -> bool:
         model: Has its backbone as ``backbone``.
 
     Raises:
-        UserError: As :func:`open_checkpoint`.
+        UserError: As :func:`~mmdge.safe_training.open_checkpoint`.
     """
     if '://' in os.fspath(path):
         checkpoint = CheckpointLoader.load_checkpoint(path, 'cpu')
     else:
         checkpoint = open_checkpoint(path)
-    shapes = {
-        # As PyTorch's parallel wrapper saves it, too.
-        str(key).removeprefix('module.'): getattr(value, 'shape', None)
-        for key, value in checkpoint.get('state_dict', checkpoint).items()
-    }
-    if not any(key.startswith('backbone.') for key in shapes):
-        return False
-    return all(
-        shapes.get(name) == weight.shape
+    shapes = _shapes(checkpoint.get('state_dict', checkpoint))
+    # As PyTorch's parallel wrapper saves it, too.
+    shapes = {key.removeprefix('module.'): shapes[key] for key in shapes}
+    return any(key.startswith('backbone.') for key in shapes) and all(
+        shapes.get(name) == tuple(weight.shape)
         for name, weight in model.named_parameters()
         if not name.startswith('backbone.')
     )
+
+
+def _shapes(weights: Mapping) -> dict[str, tuple[int, ...] | None]:
+    """The shape of each entry, by name; None of what is no tensor."""
+    return {
+        str(key): tuple(value.shape) if hasattr(value, 'shape') else None
+        for key, value in weights.items()
+    }
 
 
 def check_output(path: str | os.PathLike, option: str) -> None:
@@ -216,13 +192,14 @@ def check_checkpoints(cfg: Config) -> None:
     if cfg.get('load_from'):
         check_checkpoint(cfg.load_from, resume=bool(cfg.get('resume')))
     for _, node in walk(cfg.get('model')):
-        if node.get('type') == 'Pretrained' and node.get('checkpoint'):
+        known = type_name(node) in ('Pretrained', 'PretrainedInit')
+        if known and node.get('checkpoint'):
             check_checkpoint(node['checkpoint'], prefix=node.get('prefix'))
 
 
 def type_name(node: Mapping, default: str = 'None') -> str:
     """The name, without a scope, of what a config's ``type`` is or names."""
-    kind = node.get('type', default)
+    kind = node.get('type') or default
     return str(getattr(kind, '__name__', kind)).rsplit('.', 1)[-1]
 
 
@@ -250,7 +227,7 @@ def check_datasets(cfg: Config, splits: Iterable[str]) -> None:
             root = node.get('data_root') or ''
             if _fetches_itself(node) or _is_remote(node):
                 continue
-            for path in _dataset_paths(node):
+            for path in _dataset_paths(node, root):
                 _check_data(split, path, root, f'{key}.data_root')
         evaluator = f'{split}_evaluator'
         for key, node in walk(cfg.get(evaluator), evaluator):
@@ -259,17 +236,17 @@ def check_datasets(cfg: Config, splits: Iterable[str]) -> None:
 
 
 def check_classes(dataset: Any) -> None:
-    """Make sure that a data set of boxes has any of the config's classes.
+    """Make sure that a data set of objects has the classes of the config.
 
-    Those of other names are left out without a word, and what trains on
-    nothing learns nothing.
+    Those of other names, or in another case, are left out without a word, and
+    what trains on nothing learns nothing.
 
     Args:
         dataset: Any that was built, or a wrapper of others.
 
     Raises:
-        UserError: If annotations in COCO's format have none of the classes:
-            which they have.
+        UserError: If annotations in the format of COCO or Pascal VOC have
+            none of the classes, or one in another case: which they have.
     """
     inner = getattr(dataset, 'datasets', None) or [
         getattr(dataset, 'dataset', None)
@@ -277,27 +254,83 @@ def check_classes(dataset: Any) -> None:
     for other in inner:
         if other is not None:
             check_classes(other)
-    categories = getattr(dataset, 'cat_ids', None)
-    if categories is None:
+    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+    if not classes or not hasattr(dataset, 'get_data_info'):
         return
-    if not categories:
-        wanted = ', '.join(map(repr, dataset.metainfo['classes'][:5]))
-        with open(dataset.ann_file) as file:
-            found = json.load(file)['categories']
-        names = ', '.join(repr(category['name']) for category in found[:5])
-        raise UserError(
-            f'{dataset.ann_file} has none of the classes of the config '
-            f'({wanted}, ...) but {names}: set metainfo=dict(classes=(...)) '
-            'of the data set, and num_classes of the heads'
-        )
     number = min(len(dataset), _LOOKED_AT)
-    infos = (dataset.get_data_info(i) for i in range(number))
-    if not any(info.get('instances') for info in infos):
+    infos = [dataset.get_data_info(i) for i in range(number)]
+    source = dataset.ann_file or getattr(dataset, 'image_set_path', '')
+    found = _annotated_classes(dataset, infos)
+    missing = [name for name in classes if name not in found]
+    others = sorted(found.difference(classes))
+    folded = {name.casefold() for name in others}
+    alike = [name for name in missing if name.casefold() in folded]
+    none = len(missing) == len(classes)
+    if found and (none or alike):
+        here, there = (str(n[:5])[1:-1] for n in (alike or missing, others))
+        raise UserError(
+            f'{source} has {"none" if none else "not all"} of the classes of '
+            f'the config: {here} here, but {there} there; set '
+            'metainfo=dict(classes=(...)) of the data set, and num_classes of '
+            'the heads'
+        )
+    # In other data sets an image has one class, or a map of them.
+    objects = [info.get('instances', info.get('gt_label')) for info in infos]
+    if not any(objects) and all(isinstance(some, list) for some in objects):
         print_log(
-            f'none of the first {number} images of {dataset.ann_file} has an '
-            'object of the classes of the config',
+            f'none of the first {number} images of {source} has an object of '
+            'the classes of the config',
             level=logging.WARNING,
         )
+
+
+def check_filtered_classes(loader: Mapping) -> None:
+    """Check the classes of data sets of which a filter leaves nothing.
+
+    MMEngine cannot build these, and does not say why.
+
+    Args:
+        loader: The config of a loader.
+
+    Raises:
+        UserError: As :func:`check_classes`.
+    """
+    for _, node in walk(loader):
+        if node.get('filter_cfg'):
+            whole = dict(node, filter_cfg=None, pipeline=[])
+            check_classes(DATASETS.build(whole))
+
+
+def _annotated_classes(dataset: Any, infos: list[dict]) -> set[str]:
+    """The names of classes in annotations of COCO's or Pascal VOC's format.
+
+    Returns:
+        Those of the whole file, where some may be missing, or of the images
+        that were looked at; empty where the format has none.
+    """
+
+    def read(path: str) -> bytes:
+        backend_args = getattr(dataset, 'backend_args', None)
+        return fileio.get(path, backend_args=backend_args)
+
+    file, classes = str(dataset.ann_file), dataset.metainfo['classes']
+    known = getattr(dataset, 'cat_ids', None)
+    if known is not None:
+        if len(known) == len(classes) or not file.endswith('.json'):
+            return set(classes)
+        categories = json.loads(read(file))['categories']
+        return {category['name'] for category in categories}
+    paths = [info.get('xml_path') for info in infos]
+    if getattr(dataset, 'ann_prefix', None) and hasattr(
+        dataset, 'image_set_path'
+    ):  # mmpretrain's
+        stems = [Path(info['img_path']).stem for info in infos]
+        paths = [f'{dataset.ann_prefix}/{stem}.xml' for stem in stems]
+    return {
+        name.text
+        for path in filter(None, paths)
+        for name in ElementTree.fromstring(read(path)).iterfind('object/name')
+    }
 
 
 def walk(node: Any, key: str = '') -> Iterator[tuple[str, Mapping]]:
@@ -314,29 +347,6 @@ def walk(node: Any, key: str = '') -> Iterator[tuple[str, Mapping]]:
         yield from walk(child, f'{key}.{name}' if key else str(name))
 
 
-def _holds_weights(checkpoint: Any) -> bool:
-    """Whether a dict holds tensors by name, or a dict of them."""
-    if not isinstance(checkpoint, Mapping):
-        return False
-    weights = checkpoint.get('state_dict', checkpoint)
-    if not isinstance(weights, Mapping):
-        return False
-    inner = [v for v in weights.values() if isinstance(v, Mapping)]
-    return any(
-        isinstance(name, str) and isinstance(value, torch.Tensor)
-        for entries in (weights, *inner)
-        for name, value in entries.items()
-    )
-
-
-def _describe(checkpoint: Any) -> str:
-    """Name what was found instead of weights."""
-    if not isinstance(checkpoint, Mapping):
-        return f'one object of type {type(checkpoint).__name__}'
-    keys = ', '.join(map(str, list(checkpoint)[:5]))
-    return f'a dict with the keys: {keys}' if keys else 'an empty dict'
-
-
 def _fetches_itself(dataset: Mapping) -> bool:
     """Whether a data set of mmpretrain downloads its own files."""
     name = type_name(dataset)
@@ -350,17 +360,14 @@ def _is_remote(node: Mapping) -> bool:
     return backend not in ('local', 'disk')
 
 
-def _dataset_paths(dataset: Mapping) -> Iterator[str]:
-    """Yield the paths a data set reads, joined as MMEngine joins them."""
-    root = dataset.get('data_root') or ''
-    if root:
-        yield root
+def _dataset_paths(dataset: Mapping, root: str) -> list[str]:
+    """The paths that a data set reads, joined as MMEngine joins them."""
     prefix = dataset.get('data_prefix') or {}
     prefixes = prefix.values() if isinstance(prefix, Mapping) else [prefix]
     files = dataset.get('ann_file') or []
-    for path in [*([files] if isinstance(files, str) else files), *prefixes]:
-        if isinstance(path, str) and path:
-            yield os.path.join(root, path)
+    files = [files] if isinstance(files, str) else files
+    names = [n for n in (*files, *prefixes) if isinstance(n, str) and n]
+    return [root] * bool(root) + [os.path.join(root, name) for name in names]
 
 
 def _check_data(split: str, path: str, root: str, key: str) -> None:

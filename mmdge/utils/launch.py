@@ -1,8 +1,4 @@
-"""What ``tools/train.py`` and ``tools/test.py`` share.
-
-Everything here works for mmdet, mmseg and mmpretrain alike, because all
-three run through MMEngine's Runner.
-"""
+"""What the tools share: they start runs and build models of any host."""
 
 import argparse
 import copy
@@ -13,6 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping
+from fnmatch import fnmatch
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,21 +23,19 @@ from mmengine.runner import Runner, load_checkpoint
 from torch import nn
 
 from mmdge._requirements import HOSTS, missing_message
+from mmdge.errors import UserError
+from mmdge.evaluation import with_metrics
+from mmdge.safe_training import use_safe_loading
 
 from . import checks
-from .checks import walk
-from .errors import UserError
-from .mistakes import in_one_line
-from .safe_load import use_safe_loading
+from .checks import type_name, walk
 
 # Rank, world size and local rank, as each launcher names them.
 _LAUNCHER_ENV = {
     'pytorch': ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'),
     'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
-    'mpi': (
-        'OMPI_COMM_WORLD_RANK',
-        'OMPI_COMM_WORLD_SIZE',
-        'OMPI_COMM_WORLD_LOCAL_RANK',
+    'mpi': tuple(
+        f'OMPI_COMM_WORLD_{name}' for name in ('RANK', 'SIZE', 'LOCAL_RANK')
     ),
 }
 
@@ -56,14 +51,7 @@ class _CfgOptions(DictAction):
 
 
 def config_parser(description: str) -> argparse.ArgumentParser:
-    """Make the parser of a tool that reads a config.
-
-    Args:
-        description: What the tool does, for ``--help``.
-
-    Returns:
-        A parser with ``config`` and ``--cfg-options``.
-    """
+    """The parser of a tool that reads a config, with ``--cfg-options``."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument('config', help='path of the config file')
     parser.add_argument(
@@ -78,15 +66,7 @@ def config_parser(description: str) -> argparse.ArgumentParser:
 
 
 def build_parser(description: str) -> argparse.ArgumentParser:
-    """Make the parser of a tool that starts a run.
-
-    Args:
-        description: What the tool does, for ``--help``.
-
-    Returns:
-        The one of :func:`config_parser` with ``--work-dir``, ``--launcher``
-        and ``--local_rank``.
-    """
+    """The parser of a tool that starts a run, of one process or many."""
     parser = config_parser(description)
     parser.add_argument(
         '--work-dir',
@@ -99,11 +79,9 @@ def build_parser(description: str) -> argparse.ArgumentParser:
         default='none',
         help='who started the processes (default: none, a single one)',
     )
-    # Older launchers hand the rank over as an argument, newer ones as a
-    # variable; the Runner reads the variable.
+    # Older launchers hand the rank over; the Runner reads the variable.
     parser.add_argument(
-        '--local_rank',
-        '--local-rank',
+        *('--local_rank', '--local-rank'),
         type=int,
         default=0,
         help=argparse.SUPPRESS,
@@ -133,7 +111,7 @@ def load_config(
         UserError: If the file or one of its ``_base_`` files cannot be read,
             its host is not installed, or an option does not fit the config.
     """
-    path = Path(path)
+    path, options = Path(path), dict(cfg_options or {})
     if not path.is_file():
         raise UserError(
             f'config not found: {path.absolute()} is not a file; the configs '
@@ -141,61 +119,83 @@ def load_config(
         )
     try:
         cfg = Config.fromfile(path)
+        host = host_of(cfg)
     except ModuleNotFoundError as err:
         raise UserError(_host_missing(path, err)) from err
     except Exception as err:  # a config is code, and may raise anything
         raise UserError(
             f'cannot read the config {path}: {type(err).__name__}: {err}'
         ) from err
-    scope = cfg.get('default_scope')
-    if scope in HOSTS and find_spec(scope) is None:
-        raise UserError(missing_message(scope, str(path)))
-    _check_option_names(cfg, cfg_options or {}, path)
+    if host and find_spec(host) is None:
+        raise UserError(missing_message(host, str(path)))
+    _check_option_names(cfg, options, path)
     try:
-        cfg.merge_from_dict(dict(cfg_options or {}))
+        cfg.merge_from_dict(options)
     except (KeyError, IndexError, TypeError) as err:
         raise UserError(
             f'--cfg-options does not fit {path}: {err.args[0]}'
         ) from err
     cfg.launcher = launcher
-    if work_dir is not None:
-        cfg.work_dir = os.fspath(work_dir)
-    elif cfg.get('work_dir') is None:
-        cfg.work_dir = os.path.join('work_dirs', path.stem)
-    _fill_dataloaders(cfg)
+    cfg.work_dir = os.fspath(
+        work_dir or cfg.get('work_dir') or Path('work_dirs', path.stem)
+    )
+    if host_of(cfg) == 'mmpretrain':
+        _fill_dataloaders(cfg)
     return cfg
 
 
-def _check_option_names(
-    cfg: Config, options: Mapping[str, Any], path: Path
-) -> None:
-    """Refuse an entry that nobody reads, but that is nearly another's name."""
-    known = {*cfg.keys(), *inspect.signature(Runner.__init__).parameters}
-    for option in options:
-        name = option.partition('.')[0]
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
-        if name not in known and near:
-            raise UserError(
-                f'--cfg-options {option}: {path} has no entry {name!r}, and '
-                f'nothing reads it; is it {near[0]!r}?'
-            )
+def host_of(cfg: Config) -> str | None:
+    """The host whose model a config builds, whatever its default scope."""
+    if cfg.get('default_scope') in HOSTS:
+        return cfg.default_scope
+    kind = (cfg.get('model') or {}).get('type', '')
+    # A class, or one's own that inherits from a host's.
+    named = [c.__module__ for c in getattr(kind, '__mro__', ())] or [kind]
+    roots = [name.partition('.')[0] for name in named]
+    return next((root for root in roots if root in HOSTS), None)
+
+
+def use_scope(cfg: Config) -> None:
+    """Build what a config names without a scope as its run would."""
+    init_default_scope(cfg.get('default_scope') or host_of(cfg) or 'mmdge')
+
+
+def hooks_of(cfg: Config) -> list[Mapping[str, Any]]:
+    """The hooks that a config has, by default or of its own."""
+    default = (cfg.get('default_hooks') or {}).values()
+    return [*filter(None, default), *(cfg.get('custom_hooks') or [])]
+
+
+def replace_hooks(cfg: Config, *old: str, **new: Mapping[str, Any]) -> None:
+    """Take hooks out of a config and put others among its default ones.
+
+    Args:
+        cfg: The config, which is changed.
+        *old: Names of those that go, such as ``'*EMAHook'``.
+        **new: Those that come, by their keys in ``default_hooks``.
+    """
+
+    def stays(hook: Mapping[str, Any] | None) -> bool:
+        name = checks.type_name(hook or {})
+        return not any(fnmatch(name, pattern) for pattern in old)
+
+    default, own = cfg.get('default_hooks') or {}, cfg.get('custom_hooks')
+    kept = {name: hook for name, hook in default.items() if stays(hook)}
+    cfg.default_hooks = {**kept, **new}
+    if own:
+        cfg.custom_hooks = [hook for hook in own if stays(hook)]
 
 
 def init_cpu_distributed(cfg: Config) -> bool:
     """Open the process group where MMEngine cannot: without a GPU.
 
     MMEngine's ``init_dist`` calls ``torch.cuda.set_device`` whatever the
-    backend, but leaves an open group alone. On a machine without an
-    accelerator this opens a gloo group and changes the config to fit: the
-    model wrapper gets no device ids, and SyncBN, which has no CPU kernel,
-    becomes BN. Call it before the Runner is built; on a GPU it only checks
-    what the launcher left, and that there are as many as processes.
-
-    Args:
-        cfg: The config of the run; ``cfg.launcher`` says who started it.
+    backend, but leaves an open group alone. Without an accelerator this opens
+    a gloo group and changes the config to fit: the model wrapper gets no
+    device ids, and SyncBN, which has no CPU kernel, becomes BN.
 
     Returns:
-        Whether a group was opened.
+        Whether a group was opened for ``cfg.launcher``.
 
     Raises:
         UserError: If the launcher's variables are missing, or a process has
@@ -203,10 +203,11 @@ def init_cpu_distributed(cfg: Config) -> bool:
     """
     if cfg.launcher == 'none':
         return False
-    source = _LAUNCHER_ENV[cfg.launcher]
-    # On GPUs MMEngine finds the address that Slurm and MPI leave out.
-    own = get_device() == 'cpu' or cfg.launcher == 'pytorch'
-    needed = [*source, 'MASTER_ADDR'] if own else source
+    on_cpu, source = get_device() == 'cpu', _LAUNCHER_ENV[cfg.launcher]
+    needed = list(source)
+    if on_cpu or cfg.launcher == 'pytorch':
+        # On GPUs MMEngine finds what Slurm and MPI leave out.
+        needed.append('MASTER_ADDR')
     missing = [name for name in needed if name not in os.environ]
     if missing:
         kind, first = 'dist', ''
@@ -217,33 +218,28 @@ def init_cpu_distributed(cfg: Config) -> bool:
             f'environment; {first}start with tools/{kind}_train.sh or '
             f'tools/{kind}_test.sh, or drop --launcher'
         )
-    if torch.cuda.is_available():
-        wanted = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
-        if wanted > torch.cuda.device_count():
-            raise UserError(
-                f'{wanted} processes were started but this machine has '
-                f'{torch.cuda.device_count()} GPU(s); ask for as many '
-                'processes as GPUs'
-            )
-        return False
-    if get_device() != 'cpu':
+    wanted = int(os.environ.get('LOCAL_WORLD_SIZE', 1))
+    if torch.cuda.is_available() and wanted > torch.cuda.device_count():
+        raise UserError(
+            f'{wanted} processes were started but this machine has '
+            f'{torch.cuda.device_count()} GPU(s); ask for as many processes '
+            'as GPUs'
+        )
+    if not on_cpu:
         return False
 
     for name, value in zip(_LAUNCHER_ENV['pytorch'], source, strict=True):
         os.environ[name] = os.environ[value]
     os.environ.setdefault('MASTER_PORT', '29500')
     torch.distributed.init_process_group('gloo')
-
-    wrapper = cfg.setdefault('model_wrapper_cfg', None)
-    if wrapper is None:
-        cfg.model_wrapper_cfg = dict(
-            type='MMDistributedDataParallel',
-            device_ids=None,
-            broadcast_buffers=False,
-            find_unused_parameters=cfg.get('find_unused_parameters', False),
-        )
-    elif 'FullySharded' not in str(wrapper.get('type')):
+    wrapper = cfg.get('model_wrapper_cfg') or dict(
+        type='MMDistributedDataParallel',
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False),
+    )
+    if 'FullySharded' not in str(wrapper.get('type')):
         wrapper.setdefault('device_ids', None)
+    cfg.model_wrapper_cfg = wrapper
     _replace_sync_bn(cfg)
     return True
 
@@ -255,7 +251,7 @@ def do_without_amp(cfg: Config) -> None:
         cfg: The config of the run; its ``optim_wrapper.type`` is changed.
     """
     wrapper = cfg.get('optim_wrapper') or {}
-    if wrapper.get('type') == 'AmpOptimWrapper' and get_device() == 'cpu':
+    if type_name(wrapper) == 'AmpOptimWrapper' and get_device() == 'cpu':
         for key in ('loss_scale', 'dtype', 'use_fsdp'):
             wrapper.pop(key, None)
         wrapper['type'] = 'OptimWrapper'
@@ -274,9 +270,10 @@ def build_runner(cfg: Config) -> Runner:
             '_base_, or name the config of a training'
         )
     checks.make_folder(cfg.work_dir, '--work-dir')
-    if 'runner_type' in cfg:
-        return RUNNERS.build(cfg)
-    return Runner.from_cfg(cfg)
+    for key in ('val_evaluator', 'test_evaluator'):
+        if cfg.get(key) is not None:
+            cfg[key] = with_metrics(cfg[key])
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
 def build_model(
@@ -285,8 +282,7 @@ def build_model(
     """Build the model of a config, ready for evaluation.
 
     Args:
-        cfg: The config, which stays as it is; nothing that it names is
-            downloaded if there is a checkpoint.
+        cfg: The config, which stays as it is; no ``init_cfg`` is read.
         checkpoint: Weights of the model, or of its backbone alone, in any
             layout that the backbone knows. Default: random weights.
 
@@ -296,28 +292,28 @@ def build_model(
     Raises:
         UserError: If the file is missing, broken, not safe or no fit.
     """
-    init_default_scope(cfg.get('default_scope', 'mmdge'))
+    use_scope(cfg)
     config = copy.deepcopy(cfg.model)
     if cfg.get('data_preprocessor'):  # where mmpretrain has it, as the Runner
         config.setdefault('data_preprocessor', cfg.data_preprocessor)
-    if checkpoint is None:
-        return MODELS.build(config).to(get_device()).eval()
-    config.backbone.init_cfg = None
-    model = MODELS.build(config)
-    part, prefix = model, r'^module\.'
-    if not checks.is_whole_model(checkpoint, model):
-        print_log(
-            f'from {checkpoint} the backbone alone is loaded; it does not '
-            'hold the rest of this model, which stays as it was built',
-            logger='current',
+    part = model = MODELS.build(config)
+    if checkpoint is not None:
+        prefix = r'^module\.'
+        # Models of several, as a teacher and its student, load as a whole.
+        single = hasattr(model, 'backbone')
+        if single and not checks.is_whole_model(checkpoint, model):
+            print_log(
+                f'from {checkpoint} the backbone alone is loaded; it does not '
+                'hold the rest of this model, which stays as it was built',
+                logger='current',
+            )
+            part, prefix = model.backbone, r'^(module\.)?(backbone\.)?'
+        load_checkpoint(
+            part,
+            os.fspath(checkpoint),
+            map_location='cpu',
+            revise_keys=[(prefix, '')],
         )
-        part, prefix = model.backbone, r'^(module\.)?(backbone\.)?'
-    load_checkpoint(
-        part,
-        os.fspath(checkpoint),
-        map_location='cpu',
-        revise_keys=[(prefix, '')],
-    )
     return model.to(get_device()).eval()
 
 
@@ -338,11 +334,10 @@ def run_tool(main: Callable[[], None]) -> int:
     logging.raiseExceptions = False
     try:
         main()
-    except Exception as err:
-        said = in_one_line(err)
-        if said is None or os.environ.get('MMDGE_TRACEBACK'):
+    except UserError as err:
+        if os.environ.get('MMDGE_TRACEBACK'):
             raise
-        print(f'error: {said}', file=sys.stderr, flush=True)
+        print(f'error: {err}', file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
         print(
@@ -358,6 +353,21 @@ def run_tool(main: Callable[[], None]) -> int:
         gc.collect()
         torch.distributed.destroy_process_group()
     return 0
+
+
+def _check_option_names(
+    cfg: Config, options: Mapping[str, Any], path: Path
+) -> None:
+    """Refuse an entry that nobody reads, but that is nearly another's name."""
+    known = {*cfg.keys(), *inspect.signature(Runner.__init__).parameters}
+    for option in options:
+        name = option.partition('.')[0]
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.85)
+        if name not in known and near:
+            raise UserError(
+                f'--cfg-options {option}: {path} has no entry {name!r}, and '
+                f'nothing reads it; is it {near[0]!r}?'
+            )
 
 
 def _host_missing(path: Path, err: ModuleNotFoundError) -> str:
@@ -377,8 +387,6 @@ def _host_missing(path: Path, err: ModuleNotFoundError) -> str:
 
 def _fill_dataloaders(cfg: Config) -> None:
     """Give mmpretrain's loaders the defaults that its own tools give."""
-    if cfg.get('default_scope') != 'mmpretrain':
-        return
     for split in ('train', 'val', 'test'):
         loader = cfg.get(f'{split}_dataloader')
         if loader is not None:
@@ -394,7 +402,8 @@ def _replace_sync_bn(cfg: Config) -> None:
     found = [
         node
         for _, node in walk(cfg.get('model'))
-        if node.get('type') in ('SyncBN', 'MMSyncBN')
+        # The last is what the classes of both are called.
+        if type_name(node) in ('SyncBN', 'MMSyncBN', 'SyncBatchNorm')
     ]
     for node in found:
         node['type'] = 'BN'

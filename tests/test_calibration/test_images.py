@@ -114,17 +114,49 @@ def test_what_the_training_set_does_not_say_is_not_the_validations(shapes):
     assert all('/train/' in path for path in paths(image_loader(cfg, 'train')))
 
 
+@pytest.mark.parametrize(
+    'wrap',
+    [
+        lambda ds: dict(type='ConcatDataset', datasets=[ds, ds]),
+        lambda ds: dict(type='RepeatDataset', times=2, dataset=ds),
+        lambda ds: dict(
+            type='ConcatDataset',
+            datasets=[dict(type='RepeatDataset', times=2, dataset=ds)],
+        ),
+    ],
+)
+def test_wrappers_of_the_validation_are_not_the_trainings(shapes, wrap):
+    cfg = config('mmdet', shapes)
+    dataset = cfg.val_dataloader.dataset
+    cfg.val_dataloader.dataset = Config(dict(d=wrap(dataset))).d
+    found = paths(image_loader(cfg, 'train'))
+    assert len(found) == NUM['train']
+    assert all('/train/' in path for path in found)
+    assert len(image_loader(cfg, 'val')) == 2 * NUM['val']
+
+
+def test_a_mixture_is_taken_from_all_of_its_parts(shapes):
+    """Each set once, also of another type than the validation's."""
+    cfg = config('mmdet', shapes)
+    train, val = (cfg[f'{s}_dataloader'].dataset for s in ('train', 'val'))
+    cfg.train_dataloader.dataset = Config(
+        dict(d=dict(type='ConcatDataset', datasets=[train, train, val]))
+    ).d
+    found = paths(image_loader(cfg, 'train'))
+    assert len(found) == len(set(found)) == NUM['train'] + NUM['val']
+    assert len(image_loader(cfg, 'train', 3)) == 3
+    cfg.train_dataloader.dataset.datasets[2] = dict(
+        val,
+        type='mmdet.DeepFashionDataset',  # of COCO's format
+        pipeline=[dict(type='NoSuchStep')],
+    )
+    assert sorted(paths(image_loader(cfg, 'train'))) == sorted(found)
+
+
 def test_mistakes_are_named(shapes):
     cfg = config('mmdet', shapes)
-    dataset = cfg.train_dataloader.dataset
-    cfg.train_dataloader.dataset = dict(
-        type='ConcatDataset', datasets=[dataset, dataset]
-    )
-    with pytest.raises(UserError, match='no single data set in train_dat'):
-        image_loader(cfg, 'train')
-    assert len(image_loader(cfg)) == NUM['val']
     cfg.pop('train_dataloader')
-    with pytest.raises(UserError, match='take them from the validation set'):
+    with pytest.raises(UserError, match='has no train_dataloader; take tho'):
         image_loader(cfg, 'train')
     cfg.pop('val_dataloader')
     with pytest.raises(UserError, match='has no val_dataloader'):

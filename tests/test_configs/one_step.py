@@ -6,17 +6,17 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mmdge import DGEPVT
-from mmdge.models.backbones import dynamic_class
+import mmdge
+from mmdge.models.architectures import backbone_class
 from mmdge.utils import checks, launch
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 SIDE = 96
 
 
-def shipped(folder, pattern='*'):
-    """The configs of a folder whose names match."""
-    return sorted((CONFIGS / folder).glob(f'{pattern}.py'))
+def shipped(pattern='*', folder='[!_]*'):
+    """The configs whose names match, of all folders or one."""
+    return sorted(CONFIGS.glob(f'{folder}/{pattern}.py'))
 
 
 def run(path, data_root, work_dir):
@@ -26,11 +26,13 @@ def run(path, data_root, work_dir):
         tuple[Config, dict, dict]: The config, the training's and the
         evaluation's entries of the log.
     """
-    assert len(path.read_text().splitlines()) < 60
     cfg = launch.load_config(path, work_dir=work_dir)
     assert cfg.custom_imports['imports'] == ['mmdge']
     assert cfg.val_evaluator == cfg.test_evaluator
-    cfg.model.backbone.init_cfg = None  # no download
+    # No download; where a config has weights, its training starts from them.
+    cfg.model.backbone.init_cfg = cfg.load_from = None
+    if 'distill' in cfg.default_hooks:
+        cfg.default_hooks.distill.teacher = None
     make_shallow(cfg.model.backbone)
     # MMEngine hands out loggers and visualizers by name.
     cfg.experiment_name = f'{work_dir.name}_{path.stem}'
@@ -78,12 +80,17 @@ def run(path, data_root, work_dir):
 
 
 def make_shallow(backbone):
-    """Leave one block of each stage, which saves most of the time."""
+    """Leave one block of each stage, which saves most of the time.
+
+    Where tokens are dropped, they are before all blocks but the first.
+    """
     if isinstance(backbone.arch, str):
-        family = dynamic_class(backbone)
+        family = backbone_class(backbone)
         arch = family.arch_zoo[backbone.arch]
-        pvt = issubclass(family, DGEPVT)
-        backbone.arch = dict(arch, num_layers=(1, 1, 1, 1) if pvt else 1)
+        depth = (1, 1, 1, 1) if issubclass(family, mmdge.DGEPVT) else 1
+        if issubclass(family, mmdge.DynamicViT):
+            backbone.pruning_loc, depth = (1, 2, 3), 4
+        backbone.arch = dict(arch, num_layers=depth)
 
 
 def shrink(step):
@@ -114,22 +121,33 @@ def record_gradients(runner: Runner) -> set[str]:
 
 def check(path: Path, cfg: Config, train: dict, val: dict, metric: str):
     """The realised ratio, the metric and the FLOPs stand where they belong."""
-    dynamic = 'dge-' in path.stem
-    (cost_hook,) = [
-        hook for hook in cfg.custom_hooks if hook.type == 'mmdge.CostHook'
-    ]
-    assert cost_hook.budget == (0.5 if dynamic else 1.0)
-    assert cfg.default_hooks.checkpoint.type == 'mmdge.SafeCheckpointHook'
+    hooks, backbone = cfg.default_hooks, cfg.model.backbone
+    assert hooks.checkpoint.type == 'mmdge.SafeCheckpointHook'
+    assert hooks.cost.type == 'mmdge.CostHook'
+    assert hooks.granularity.type == 'mmdge.GranularityVisHook'
+    assert not cfg.get('custom_hooks')
     assert metric in val
     assert train['loss'] > 0 and 'loss_budget' in train
     gflops = val['backbone/GFLOPs'], val['backbone/GFLOPs_dense']
     ratio = val['backbone/FLOPs_ratio']
-    if not dynamic:
-        assert train['flops_ratio'] == ratio == 1
+    taught = {key for key in train if key.startswith('loss_distill_')}
+    assert len(taught) == len(hooks.get('distill', {}).get('targets', ()))
+    if 'dynamic-vit' in path.stem:
+        assert backbone.type == 'mmdge.DynamicViT'
+        assert taught and all(train[key] >= 0 for key in taught)
+        assert 0.4 < train['flops_ratio'] < 0.95  # drawn, about even
+        # As many of each image, though not the same.
+        assert 0.4 < ratio < 0.9 and val['backbone/FLOPs_ratio_std'] < 1e-6
+        assert 0 < gflops[0] < gflops[1] and val['backbone/region_spread'] > 0
+    elif 'dge-' not in path.stem:
+        assert hooks.cost.budget == train['flops_ratio'] == ratio == 1
         assert gflops[0] == gflops[1] > 0
-    elif cfg.model.backbone.routing == 'learned':  # starts at 95 % finest
+    elif backbone.routing == 'learned':  # starts at 95 % finest
+        assert hooks.cost.budget == 0.5
+        assert hooks.cost.get('loss_weight', 1) == 1
         assert 0.85 < train['flops_ratio'] < 1.01
         assert 0.85 < ratio < 1.01
     else:
+        assert hooks.cost.budget == 0.5 and hooks.cost.loss_weight == 0
         assert train['flops_ratio'] < 1.01  # still warming up
         assert 0.2 < ratio < 0.9 and 0 < gflops[0] < gflops[1]

@@ -5,9 +5,7 @@ import pytest
 from .one_step import check, run, shipped
 
 
-@pytest.mark.parametrize(
-    'path', shipped('dge', '*_coco'), ids=lambda p: p.stem
-)
+@pytest.mark.parametrize('path', shipped('*_coco'), ids=lambda p: p.stem)
 def test_config(path, coco, tmp_path):
     cfg, train, val = run(path, coco, tmp_path)
     check(path, cfg, train, val, 'coco/bbox_mAP')

@@ -22,7 +22,7 @@ from torch import nn
 
 import mmdge
 from mmdge.engine.hooks import find_dynamic_backbone
-from mmdge.models import DGEPVT
+from mmdge.models import DGEPVT, ComputeMap, Cost
 
 ARCH = dict(
     embed_dims=(8, 16, 16, 32), num_layers=(1, 1, 1, 1), num_heads=(1, 2, 2, 4)
@@ -51,7 +51,7 @@ class Host(BaseModel):
 def attached(**kwargs):
     model = Host(**kwargs)
     hook = mmdge.CostHook(budget=0.5)
-    hook.before_run(SimpleNamespace(model=model))
+    hook.before_run(SimpleNamespace(model=model, hooks=[hook]))
     return model, hook
 
 
@@ -181,7 +181,7 @@ class Runner:
     def __init__(self, model, hub=None):
         self.model, self.message_hub, self.said = model, hub, []
         self.logger = SimpleNamespace(warning=self.said.append)
-        self.iter = 0
+        self.iter, self.hooks = 0, []
 
 
 def metrics(ratio=0.5, std=0.1, spread=0.2):
@@ -201,8 +201,8 @@ def test_a_ratio_far_from_the_budget_is_said(ratio, warned):
 
 
 COLLAPSES = {
-    'all regions of a block are finest': metrics(1.0, 0.0, 0.0),
-    'all regions of a block are of one granularity': metrics(0.55, 0.0, 0.0),
+    'all cells of a block are dense': metrics(1.0, 0.0, 0.0),
+    'all cells of a block are computed alike': metrics(0.55, 0.0, 0.0),
     'all images cost the same': metrics(0.55, 0.0005, 0.2),
 }
 
@@ -230,8 +230,8 @@ def test_a_static_model_has_not_collapsed():
 @pytest.mark.parametrize(
     'bias, said',
     [
-        ((9.0, 0.0, 0.0), 'are finest over the last 200 iterations'),
-        ((0.0, 0.0, 9.0), 'are of one granularity over the last 200'),
+        ((9.0, 0.0, 0.0), 'are dense over the last 200 iterations'),
+        ((0.0, 0.0, 9.0), 'are computed alike over the last 200'),
         (None, None),
     ],
 )
@@ -270,6 +270,61 @@ def test_a_model_without_a_dynamic_backbone_is_named():
     model.backbone = nn.ModuleList([DGEPVT(ARCH), DGEPVT(ARCH)])
     with pytest.raises(ValueError, match='but found 2'):
         find_dynamic_backbone(model, 'x')
+
+
+class TeacherAndStudent(nn.Module):
+    """As mmdet's SemiBaseDetector: two models, one of them frozen."""
+
+    def __init__(self):
+        super().__init__()
+        self.student, self.teacher = Host(), Host()
+        self.teacher.requires_grad_(False)
+
+    def forward(self, x, mode):
+        with torch.no_grad():
+            self.teacher(x.flip(-1))
+        if mode == 'predict':
+            return self.teacher(x, mode=mode)
+        return self.student(x, mode=mode)
+
+
+def test_a_teacher_and_its_student_each_count_where_they_work():
+    model, x = TeacherAndStudent(), torch.rand(2, 3, 64, 64)
+    mmdge.CostHook(budget=0.5).attach(model)
+    losses = model(x, mode='loss')
+    student, teacher = model.student.backbone, model.teacher.backbone
+    ratio = student.cost.dynamic.sum() / student.cost.dense.sum()
+    assert losses['flops_ratio'] == pytest.approx(ratio.item())
+    assert not student.cost.dynamic.requires_grad
+    losses['loss_budget'].backward()
+    assert student.block1[0].router.gate.weight.grad is not None
+    samples = model.eval()(x, mode='predict')
+    for i, sample in enumerate(samples):  # it ran twice
+        dense = 2 * teacher.cost.dense[i].item()
+        assert sample.backbone_cost['dense'] == dense
+
+
+def test_decisions_with_targets_have_losses_of_their_own():
+    maps = [
+        ComputeMap(torch.tensor([[[1.0, 0.0]], [[1.0, 1.0]]]), 8, 'a', None, t)
+        for t in (0.5, 0.75)
+    ]
+    flops = torch.ones(2, dtype=torch.float64)
+    cost = Cost(flops, flops, tuple(maps))
+    loss = mmdge.CostHook(budget=0.9, loss_weight=2).losses(cost)
+    expected = 2 * ((0 + 0.5**2) / 2 + (0.25**2 + 0.25**2) / 2) / 2
+    assert loss['loss_budget'] == pytest.approx(expected)
+
+
+def test_of_several_cost_hooks_the_last_one_counts():
+    model = Host()
+    base, own = (mmdge.CostHook(budget) for budget in (1.0, 0.5))
+    runner = SimpleNamespace(model=model, hooks=[base, own])
+    for hook in runner.hooks:
+        hook.before_run(runner)
+    losses = model(torch.rand(1, 3, 64, 64), mode='loss')
+    expected = (losses['flops_ratio'] - 0.5) ** 2
+    torch.testing.assert_close(losses['loss_budget'].detach(), expected)
 
 
 def gradients(model, x):
@@ -326,7 +381,7 @@ def run_rank(name, folder):
         calibrated(ROUTINGS[name]), device_ids=None, broadcast_buffers=False
     )
     hook = mmdge.CostHook(budget=0.5)
-    hook.before_run(SimpleNamespace(model=model))
+    hook.before_run(SimpleNamespace(model=model, hooks=[hook]))
     grads = gradients(model, torch.load(f'{folder}/x.pth').chunk(2)[rank])
     state = dict(
         grads={n.removeprefix('module.'): g for n, g in grads.items()},

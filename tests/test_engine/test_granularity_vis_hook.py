@@ -14,13 +14,14 @@ from mmdge.engine.hooks.granularity_vis_hook import (
     stage_panels,
     to_picture,
 )
-from mmdge.models.cost import Cost, GranularityMap
+from mmdge.models.cost import ComputeMap, Cost
 
 
 def cost():
     flops = torch.tensor([1.0, 2.0], dtype=torch.float64)
     maps = torch.tensor([[[1, 4], [2, 1]], [[4, 4], [4, 4]]])
-    routed = Cost(flops, 4 * flops, (GranularityMap(maps, 16, 'block1.0'),))
+    shares = maps.double() ** -2
+    routed = Cost(flops, 4 * flops, (ComputeMap(shares, 16, 'block1.0'),))
     return Cost.of_stages([routed, Cost(flops, flops)])
 
 
@@ -35,7 +36,7 @@ def test_panels_are_the_maps_in_pixels():
 
 def test_blocks_of_a_stage_are_averaged():
     stage = cost().stages[0]
-    other = GranularityMap(torch.full((2, 2, 2), 4), 16, 'block1.1')
+    other = ComputeMap(torch.full((2, 2, 2), 1 / 16), 16, 'block1.1')
     both = Cost(stage.dynamic, stage.dense, (*stage.maps, other))
     (panel,) = stage_panels(Cost.of_stages([both]), 0, (32, 32))
     assert panel.queries[0, 0] == pytest.approx((1 + 1 / 16) / 2)

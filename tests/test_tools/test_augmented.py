@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from mmdet.models import RetinaNet
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from pycocotools import mask as coco_mask
@@ -52,6 +53,23 @@ def test_every_data_set_gets_the_views(script):
         assert views.type == 'TestTimeAug'
         # The first view's sample is kept: it is not the flipped one.
         assert [flip.prob for flip in views.transforms[0]] == [0.0, 1.0]
+
+
+@pytest.mark.parametrize('scope', [None, 'missing'])
+@pytest.mark.parametrize('kind', [RetinaNet, 'mmdet.RetinaNet'])
+def test_the_model_says_whose_it_is(script, kind, scope):
+    """Where the config has no default scope, as in pure Python."""
+    cfg = load(SHAPES['mmdet'])
+    cfg.model.type, cfg.default_scope = kind, scope
+    if scope:
+        cfg.pop('default_scope')
+    script.augment(cfg)
+    assert cfg.model.type == 'DetTTAModel' and cfg.default_scope == 'mmdet'
+    init_default_scope('mmdet')
+    assert isinstance(MODELS.build(cfg.model).module, RetinaNet)
+    (flipped, _), (pack,) = cfg.test_dataloader.dataset.pipeline[-1].transforms
+    assert flipped.type == 'mmdet.RandomFlip'
+    assert pack.type == 'mmdet.PackDetInputs'
 
 
 def test_the_configs_own_augmentation_comes_first(script):

@@ -7,8 +7,9 @@ import torch
 
 from mmdge.datasets import write_shapes
 from mmdge.models import DGEPVT, DGEDeiT
-from mmdge.models.layouts import LAYOUTS, from_ours
-from mmdge.utils.safe_load import read_checkpoint
+from mmdge.models.architectures import LAYOUTS
+from mmdge.models.weights import from_ours
+from mmdge.safe_training import read_checkpoint
 from tests import hostile
 from tests.forked import forked
 from tests.tool_runs import (

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from mmdge.datasets import write_shapes
-from mmdge.utils.safe_load import read_checkpoint
+from mmdge.safe_training import read_checkpoint
 from tests.forked import forked
 from tests.tool_runs import ON_CPU, ROOT, data_options, equal
 

@@ -1,5 +1,7 @@
 """A static checkpoint made dynamic; then what the last lines say to do."""
 
+import json
+import pickle
 import re
 import shutil
 from pathlib import Path
@@ -8,8 +10,10 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmdge.models.layouts import LAYOUTS, from_ours
-from mmdge.utils.safe_load import read_checkpoint
+from mmdge.models.architectures import LAYOUTS
+from mmdge.models.weights import from_ours
+from mmdge.safe_training import read_checkpoint
+from mmdge.utils import launch
 from tests.tool_runs import NO_WORKERS, ROOT, SHAPES, data_options, metrics
 
 TOOL = 'tools/analysis_tools/make_dynamic.py'
@@ -93,9 +97,10 @@ def test_a_whole_model(tool, tmp_path, shapes, random_model, host):
     config, checkpoint = commands['tools/test.py']
     cfg = Config.fromfile(config)
     assert cfg.model.backbone.routing == 'error'
-    kinds = [hook.type for hook in cfg.custom_hooks]
-    assert kinds[0] == 'mmdge.CostHook' and len(set(kinds)) == len(kinds)
-    assert cfg.custom_hooks[0].budget == 0.6
+    kinds = [hook.type for hook in launch.hooks_of(cfg)]
+    assert len(set(kinds)) == len(kinds)
+    cost = dict(type='mmdge.CostHook', budget=0.6, loss_weight=0.0)
+    assert cfg.default_hooks.cost == cost
     state = read_checkpoint(checkpoint)['state_dict']
     static = model.state_dict()
     assert all(state[key].equal(value) for key, value in static.items())
@@ -199,7 +204,18 @@ custom_hooks = [
     assert cfg.model.backbone.routing == ['finest', 'error', 'error', 'error']
     assert cfg.custom_imports.imports == ['mmdge']
     kinds = [hook.type for hook in cfg.custom_hooks]
-    assert kinds == ['mmdge.CostHook', 'mmdge.GranularityVisHook']
+    assert kinds == ['mmdge.GranularityVisHook']
+    assert cfg.default_hooks.cost.type == 'mmdge.CostHook'
+    # Made dynamic again, by a config as older versions wrote it, and this one.
+    old = dict(cfg.default_hooks.pop('cost'), budget=0.7)
+    cfg.custom_hooks.insert(0, old)
+    cfg.dump(tmp_path / 'old.py')
+    for again in (tmp_path / 'old.py', tmp_path / 'new/old_dynamic-0.8.py'):
+        make(tool, again, weights, tmp_path / 'new', options[:-1], 0.8)
+        made = Config.fromfile(tmp_path / f'new/{again.stem}_dynamic-0.8.py')
+        kinds = [hook.type for hook in launch.hooks_of(made)]
+        assert kinds.count('mmdge.CostHook') == 1
+        assert made.default_hooks.cost.budget == 0.8
 
 
 def test_one_checkpoint_for_many_budgets(tool, tmp_path, shapes, random_model):
@@ -210,7 +226,7 @@ def test_one_checkpoint_for_many_budgets(tool, tmp_path, shapes, random_model):
         few=['--split', 'val', '--also', 0.5, 0.7],
     )  # fmt: skip
     config, checkpoint = commands['tools/test.py']
-    draw = Config.fromfile(config).custom_hooks[-1]
+    draw = Config.fromfile(config).default_hooks.price
     assert draw.type == 'mmdge.RandomPriceHook'
     none, more, less = draw.prices
     assert less < none == 0 < more
@@ -220,6 +236,163 @@ def test_one_checkpoint_for_many_budgets(tool, tmp_path, shapes, random_model):
              *once(work_dir), f'model.backbone.price={price}')  # fmt: skip
         spent = metrics(work_dir, 'test')['backbone/FLOPs_ratio']
         assert spent == pytest.approx(ratio, abs=0.02)
+
+
+PURE = """
+from mmcv.transforms import LoadImageFromFile
+from mmdet.datasets import CocoDataset
+from mmdet.datasets.transforms import PackDetInputs, Resize
+from mmdet.evaluation import CocoMetric
+from mmdet.models import FPN, DetDataPreprocessor, RetinaHead, RetinaNet
+from mmengine.dataset import DefaultSampler
+from mmengine.runner import TestLoop, ValLoop
+
+from mmdge import DGEPVT, BackboneFLOPs, CostHook
+
+default_scope = None
+custom_hooks = [dict(type=CostHook, budget=0.5, loss_weight=0.0)]
+dataset = dict(
+    type=CocoDataset,
+    metainfo=dict(classes=('rows', 'columns', 'checks', 'rings')),
+    data_root={root!r},
+    ann_file='annotations/instances_val.json',
+    data_prefix=dict(img='val/'),
+    test_mode=True,
+    pipeline=[
+        dict(type=LoadImageFromFile),
+        dict(type=Resize, scale=(96, 96)),
+        dict(type=PackDetInputs),
+    ],
+)
+val_dataloader = dict(
+    num_workers=0,
+    sampler=dict(type=DefaultSampler, shuffle=False),
+    dataset=dataset,
+)
+test_dataloader = val_dataloader
+test_evaluator = [
+    dict(
+        type=CocoMetric,
+        ann_file={root!r} + '/annotations/instances_val.json',
+        metric='bbox',
+    ),
+    dict(type=BackboneFLOPs),
+]
+val_evaluator = test_evaluator
+val_cfg = dict(type=ValLoop)
+test_cfg = dict(type=TestLoop)
+model = dict(
+    type=RetinaNet,
+    data_preprocessor=dict(
+        type=DetDataPreprocessor, mean=[124] * 3, std=[58] * 3
+    ),
+    backbone=dict(
+        type=DGEPVT,
+        arch=dict(
+            embed_dims=(16, 32, 64, 64),
+            num_layers=(1, 1, 1, 1),
+            num_heads=(1, 2, 4, 4),
+        ),
+        routing='variance',
+        out_indices=(1, 2, 3),
+    ),
+    neck=dict(type=FPN, in_channels=[32, 64, 64], out_channels=8, num_outs=3),
+    bbox_head=dict(
+        type=RetinaHead,
+        num_classes=4,
+        in_channels=8,
+        feat_channels=8,
+        stacked_convs=1,
+        anchor_generator=dict(
+            type='mmdet.AnchorGenerator',
+            octave_base_scale=4,
+            scales_per_octave=3,
+            ratios=[1.0],
+            strides=[8, 16, 32],
+        ),
+    ),
+    test_cfg=dict(
+        nms_pre=100,
+        score_thr=0.0,
+        nms=dict(type='nms', iou_threshold=0.5),
+        max_per_img=10,
+    ),
+)
+"""
+
+
+def test_a_config_in_pure_python(tool, tmp_path, shapes):
+    """Its types are classes, and it has no default scope."""
+    config, weights = tmp_path / 'pure.py', tmp_path / 'pure.pth'
+    config.write_text(PURE.replace('{root!r}', repr(str(shapes))))
+    model = launch.build_model(launch.load_config(config))
+    torch.save(dict(state_dict=model.state_dict()), weights)
+    out = tmp_path / 'out'
+    tool(TOOL, config, weights, '--ratio', 0.8, *FEW, '--split', 'val',
+         '--out', out)  # fmt: skip
+    made = out / 'pure_dynamic-0.8.py'
+    cfg = Config.fromfile(made)
+    assert cfg.model.backbone.routing == 'error' and not cfg.custom_hooks
+    tool('tools/test.py', made, made.with_suffix('.pth'), '--tta', '--out',
+         tmp_path / 'out.pkl')  # fmt: skip
+    found = metrics(out / 'runs', 'test')
+    assert found['backbone/FLOPs_ratio'] == pytest.approx(0.8, abs=0.1)
+    assert len(pickle.loads((tmp_path / 'out.pkl').read_bytes())) == 5
+    for name, *options in (('get_flops',), ('calibrate_budget', '--ratio', 0.8,
+                                            '--split', 'val')):  # fmt: skip
+        tool(f'tools/analysis_tools/{name}.py', config, weights, *options)
+
+
+def test_several_sets_are_measured_one_by_one(tool, tmp_path, shapes):
+    """And the FLOPs of all, which the host's evaluator passes over."""
+    config, weights = tmp_path / 'multi.py', tmp_path / 'multi.pth'
+    text = (
+        PURE
+        + """
+far = dict(
+    dataset,
+    ann_file='annotations/instances_train.json',
+    data_prefix=dict(img='train/'),
+)
+train_dataloader = dict(dataset=far)
+train_cfg = dict(by_epoch=True, max_epochs=1)
+optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1))
+both = dict(type='ConcatDataset', datasets=[dataset, far])
+val_dataloader = dict(val_dataloader, dataset=both)
+test_dataloader = val_dataloader
+test_evaluator = dict(
+    type='MultiDatasetsEvaluator',
+    dataset_prefixes=['near', 'far'],
+    metrics=[
+        test_evaluator[0],
+        dict(
+            test_evaluator[0],
+            ann_file={root!r} + '/annotations/instances_train.json',
+        ),
+        test_evaluator[1],
+    ],
+)
+val_evaluator = test_evaluator
+"""
+    )
+    config.write_text(text.replace('{root!r}', repr(str(shapes))))
+    model = launch.build_model(launch.load_config(config))
+    torch.save(dict(state_dict=model.state_dict()), weights)
+    out = tmp_path / 'out'
+    said = tool(TOOL, config, weights, '--ratio', 0.8, '--out', out)
+    assert 'looking for the price on 8 images' in said  # of the training
+    made = out / 'multi_dynamic-0.8.py'
+    tool('tools/test.py', made, made.with_suffix('.pth'))
+    found = metrics(out / 'runs', 'test')
+    assert {'near/coco/bbox_mAP', 'far/coco/bbox_mAP'} < found.keys()
+    assert found['backbone/FLOPs_ratio'] == pytest.approx(0.8, abs=0.1)
+    tool('tools/analysis_tools/sweep_budget.py', config, weights, '--price', 0,
+         '--repeats', 0, '--out', tmp_path / 'swept')  # fmt: skip
+    swept = json.loads((tmp_path / 'swept/sweep.json').read_text())
+    assert swept['metric'] == 'near/coco/bbox_mAP'
+    (point,) = swept['points']
+    assert 0 < point['metrics']['backbone/FLOPs_ratio'] < 1
+    assert point['metrics']['content/ratio_max'] <= 1
 
 
 def test_a_classifiers_backbone(tool, tmp_path, shapes, random_model):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmdge.models import DGEPVT, DGEDeiT
-from mmdge.models.layouts import LAYOUTS
+from mmdge.models.architectures import LAYOUTS
 from tests.forked import forked
 
 TOOL = 'tools/model_converters/convert_checkpoint.py'

@@ -1,8 +1,11 @@
+import json
 import os
 
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.model import PretrainedInit
+from mmengine.registry import DATASETS
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
@@ -162,13 +165,6 @@ def test_resume_needs_the_state_of_a_training(tmp_path, weights):
     checks.check_checkpoint(path, resume=True)
 
 
-def test_init_cfg_is_checked(tmp_path):
-    init = dict(type='Pretrained', checkpoint=str(tmp_path / 'none.pth'))
-    cfg = Config(dict(model=dict(backbone=dict(init_cfg=[init]))))
-    with pytest.raises(UserError, match=r'none\.pth'):
-        checks.check_checkpoints(cfg)
-
-
 def test_missing_data_root_inside_wrappers():
     dataset = dict(
         type='ConcatDataset',
@@ -233,3 +229,126 @@ def test_data_that_is_fetched_or_remote_passes():
     ):
         cfg = Config(dict(train_dataloader=dict(dataset=dataset)))
         checks.check_datasets(cfg, ('train',))
+
+
+@pytest.fixture
+def voc(tmp_path):
+    """Four images as Pascal VOC has them: a function that builds the config
+    of a data set, for classes."""
+    (tmp_path / 'Annotations').mkdir()
+    for i, name in enumerate(['cat', 'cat', 'dog', 'cow']):
+        (tmp_path / 'Annotations' / f'{i}.xml').write_text(
+            '<?xml version="1.0" encoding="utf-8"?><annotation>'
+            '<size><width>9</width><height>9</height></size><object><name>'
+            f'{name}</name><difficult>0</difficult><bndbox><xmin>1</xmin>'
+            '<ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></object>'
+            '</annotation>'
+        )
+    (tmp_path / 'all.txt').write_text('0\n1\n2\n3\n')
+
+    def config(kind, classes, **kwargs):
+        metainfo = dict(classes=classes)
+        kwargs.update(type=kind, data_root=str(tmp_path), metainfo=metainfo)
+        if kind == 'mmpretrain.VOC':
+            prefix = dict(img_path='JPEGImages', ann_path='Annotations')
+            kwargs.update(image_set_path='all.txt', data_prefix=prefix)
+            return kwargs
+        prefix = dict(sub_data_root='')
+        return dict(kwargs, ann_file='all.txt', data_prefix=prefix)
+
+    return config
+
+
+def has_classes(config):
+    checks.check_classes(DATASETS.build(config))
+
+
+@pytest.mark.parametrize('kind', ['mmdet.VOCDataset', 'mmpretrain.VOC'])
+def test_names_of_classes_are_those_of_pascal_voc(kind, voc):
+    has_classes(voc(kind, ['cat', 'dog', 'cow']))
+    has_classes(voc(kind, ['cat', 'dog', 'bird']))  # some, as in a subset
+    has_classes(voc(kind, ['dog']))
+    for classes, how in (
+        (['Cat', 'DOG'], "none of the .*: 'Cat', 'DOG' here, but 'ca"),
+        (
+            ['cat', 'Dog'],
+            "not all of the .*: 'Dog' here, but 'co",
+        ),
+        (
+            ['bird'],
+            "none of the classes of the config: 'bird' here",
+        ),
+    ):
+        with pytest.raises(UserError, match=rf'all\.txt has {how}'):
+            has_classes(voc(kind, classes))
+        wrapped = dict(type='ConcatDataset', datasets=[voc(kind, classes)])
+        with pytest.raises(UserError, match='of the classes of the config'):
+            has_classes(wrapped)
+
+
+def test_nothing_is_left_of_a_data_set(voc):
+    filtered = voc(
+        'mmdet.VOCDataset', ['Cat'], filter_cfg=dict(filter_empty_gt=True)
+    )
+    with pytest.raises(ValueError, match='need at least one array'):
+        DATASETS.build(filtered)
+    loader = dict(dataset=dict(type='RepeatDataset', dataset=filtered))
+    with pytest.raises(UserError, match='none of the classes of the config'):
+        checks.check_filtered_classes(loader)
+    filtered['metainfo']['classes'] = ['cat']
+    checks.check_filtered_classes(loader)
+
+
+@pytest.mark.parametrize(
+    'classes, message',
+    [
+        (['cat', 'dog'], None),
+        (['dog'], None),
+        (['cat', 'bird'], None),
+        (['Cat', 'dog'], "not all of .*: 'Cat' here, but 'cat' there"),
+        (['Cat', 'Dog'], "none of .*: 'Cat', 'Dog' here, but 'cat', 'dog' th"),
+    ],
+)
+@pytest.mark.parametrize('kept', [None, dict(filter_empty_gt=True)])
+def test_names_of_classes_are_those_of_coco(classes, message, kept, tmp_path):
+    names = enumerate(['cat', 'dog'], 1)
+    coco = dict(
+        images=[dict(id=1, file_name='a.jpg', width=9, height=9)],
+        categories=[dict(id=i, name=name) for i, name in names],
+        annotations=[
+            dict(id=i, image_id=1, category_id=i, bbox=[0, 0, 8, 8], area=64,
+                 iscrowd=0) for i in (1, 2)
+        ],
+    )  # fmt: skip
+    (tmp_path / 'coco.json').write_text(json.dumps(coco))
+    config = dict(
+        type='mmdet.CocoDataset',
+        ann_file=str(tmp_path / 'coco.json'),
+        data_prefix=dict(img=''),
+        metainfo=dict(classes=classes),
+        filter_cfg=kept,
+    )
+    check = checks.check_filtered_classes if kept else has_classes
+    if message is None:
+        return check(config)
+    with pytest.raises(UserError, match=rf'coco\.json has {message}'):
+        check(config)
+
+
+@pytest.mark.parametrize('kind', ['Pretrained', PretrainedInit])
+def test_weights_of_a_part_are_looked_for(kind, tmp_path):
+    init = dict(type=kind, checkpoint=str(tmp_path / 'none.pth'))
+    cfg = Config(dict(model=dict(backbone=dict(init_cfg=[init]))))
+    with pytest.raises(UserError, match=r'none\.pth'):
+        checks.check_checkpoints(cfg)
+
+
+def test_entries_may_be_missing_or_none(tmp_path):
+    cfg = Config(dict(model=None, load_from=None, train_dataloader=None))
+    checks.check_checkpoints(cfg)
+    checks.check_datasets(cfg, ('train', 'val'))
+    keys = 'type', 'data_root', 'ann_file', 'data_prefix', 'backend_args'
+    loader = dict(dataset=dict.fromkeys(keys))
+    cfg = Config(dict(train_dataloader=loader, train_evaluator=[loader]))
+    checks.check_datasets(cfg, ('train',))
+    assert checks.type_name(dict(type=None), 'OptimWrapper') == 'OptimWrapper'

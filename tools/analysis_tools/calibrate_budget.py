@@ -13,10 +13,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
-
-from rich.console import Console
-from rich.table import Table
 
 from mmdge.calibration import (
     find_price,
@@ -27,6 +23,7 @@ from mmdge.calibration import (
 from mmdge.engine.hooks import find_dynamic_backbone
 from mmdge.utils import checks, launch
 from mmdge.utils.arguments import add_calibration_options, ratio
+from mmdge.utils.tables import print_table
 
 
 def parse_args() -> argparse.Namespace:
@@ -62,25 +59,25 @@ def main() -> None:
     model = launch.build_model(cfg, args.checkpoint)
     backbone = find_dynamic_backbone(model, 'calibrate_budget.py')
     images = load_images(cfg, model, args.num_images, args.split)
-    table = Table(title=f'On {len(images)} images of the {args.split} set')
-    for column in ('asked', 'ratio', 'price'):
-        table.add_column(column, justify='right')
-    prices, ratio_at = [], ratio_at_price(backbone, images)
+    found, ratio_at = [], ratio_at_price(backbone, images)
     for asked in args.ratio:
         price, spent = find_price(ratio_at, asked)
         warn_if_far(asked, spent)
-        table.add_row(f'{asked:g}', f'{spent:.4f}', f'{price:.6g}')
-        prices.append(price)
-    Console(width=100).print(table)
-    for asked, price in zip(args.ratio, prices, strict=True):
-        option = f'--cfg-options model.backbone.price={price:.6g}'
-        print(f'{option}   # ratio {asked:g}')
+        found.append((f'{asked:g}', f'{spent:.4f}', f'{price:.6g}'))
+    print_table(
+        f'On {len(images)} images of the {args.split} set',
+        ('asked', 'ratio', 'price'),
+        found,
+    )
+    for asked, _, shown in found:
+        option = f'--cfg-options model.backbone.price={shown}'
+        print(f'{option}   # ratio {asked}')
     if args.out:
-        cfg.model.backbone.price = prices[-1]
-        for hook in cfg.get('custom_hooks') or []:
+        cfg.model.backbone.price = price
+        for hook in launch.hooks_of(cfg):
             if checks.type_name(hook) == 'CostHook':
                 hook.budget = args.ratio[-1]
-        Path(args.out).write_text(cfg.pretty_text)
+        cfg.dump(args.out)
         print(f'wrote {args.out}')
 
 

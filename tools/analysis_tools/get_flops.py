@@ -2,10 +2,10 @@
 
 The FLOPs of a dynamic model depend on its weights and on the images, so give
 the checkpoint that you mean. Unit: 1 GFLOPs = 1e9 multiply-adds, of
-convolutions, linear layers and both attention products. The backbone is
-counted by its formulae, and image by image compared with what PyTorch's
-counter saw; the rest of the model by the counter. Each image passes whole,
-also where the config predicts by sliding windows.
+convolutions, linear layers and both attention products. Counted is what a
+prediction runs, sliding windows and the proposals of a second stage included.
+The backbone is counted by its formulae, and image by image compared with what
+PyTorch's counter saw; the rest of the model by the counter.
 
 Example::
 
@@ -16,22 +16,24 @@ from __future__ import annotations
 
 import json
 import sys
-from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from mmengine.utils import track_iter_progress
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 
 from mmdge.datasets import image_loader
-from mmdge.engine.hooks import find_dynamic_backbone
-from mmdge.utils import checks, launch
+from mmdge.models.architectures import Backbone
+from mmdge.models.cost import Cost
+from mmdge.utils import UserError, checks, launch
 from mmdge.utils.arguments import positive
 from mmdge.utils.counting import flop_counter
+from mmdge.utils.tables import print_table
 
 
 def parse_args():
@@ -63,40 +65,81 @@ class Counts:
     """
 
     def __init__(self) -> None:
-        self.parts = defaultdict(list)
+        self.parts = dict(backbone=[], neck=[], head=[])
         self.dense, self.stages, self.spread = [], [], []
+
+    def add(self, whole: float, ran: float, neck: float, cost: Cost) -> None:
+        """Note an image: what was seen, and what its backbone says."""
+        check_formula(cost.dynamic.sum().item(), ran)
+        # The hosts call the head's methods, which the counter can't name.
+        seen = dict(backbone=ran, neck=neck, head=whole - ran - neck)
+        for name, flops in seen.items():
+            self.parts[name].append(flops)
+        self.dense.append(cost.dense.sum().item())
+        self.spread.append(cost.region_spread.mean().item())
+        self.stages.append(
+            [
+                (s.dynamic.sum().item(), s.dense.sum().item())
+                for s in cost.stages
+            ]
+        )
 
 
 @torch.no_grad()
 def count(model: nn.Module, loader: Iterable, num_images: int) -> Counts:
-    """Run ``num_images`` images of ``loader`` through ``model``."""
-    backbone = find_dynamic_backbone(model, 'get_flops.py')
-    root = type(model).__name__
-    counts = Counts()
+    """Predict ``num_images`` images of ``loader`` by ``model``.
+
+    A model may have several dynamic backbones, as a teacher and its student;
+    those count that a prediction runs, as often as it does.
+
+    Raises:
+        UserError: If it runs none.
+    """
+    # The counter follows gradients even where there are none.
+    model.requires_grad_(False)
+    counts, costs, root = Counts(), [], type(model).__name__
+    handles, backbones, necks = [], [], []
+    for name, module in model.named_modules():
+        if isinstance(module, Backbone):
+            backbones.append(f'{root}.{name}')
+            handles.append(
+                module.register_forward_hook(
+                    lambda module, *_: costs.append(module.cost.detach())
+                )
+            )
+        elif name.split('.')[-1] == 'neck':
+            necks.append(f'{root}.{name}')
     for data in track_iter_progress((loader, num_images), file=sys.stderr):
-        data = model.data_preprocessor(data, False)
+        costs.clear()
         with flop_counter() as counter:
-            model(**data, mode='tensor')
-        cost = backbone.cost.detach()
+            predict(model, data)
+        if not costs:
+            raise UserError(
+                'get_flops.py needs a dynamic backbone, but a prediction runs '
+                "none; set e.g. model.backbone.type='mmdge.DGEPVT'"
+            )
         seen = counter.get_flop_counts()
-        neck = counted(seen, f'{root}.neck')
-        ran = counted(seen, f'{root}.backbone')
-        check_formula(cost.dynamic.item(), ran)
-        counts.parts['backbone'].append(ran)
-        counts.parts['neck'].append(neck)
-        # The hosts call the head's methods, which the counter can't name.
-        counts.parts['head'].append(counted(seen, 'Global') - ran - neck)
-        counts.dense.append(cost.dense.item())
-        counts.stages.append(
-            [(s.dynamic.item(), s.dense.item()) for s in cost.stages]
-        )
-        counts.spread.append(cost.region_spread.item())
+        flops = [
+            sum(sum(seen.get(part, {}).values()) for part in parts) / 2
+            for parts in (['Global'], backbones, necks)
+        ]
+        stages = zip_longest(*(cost.stages for cost in costs))
+        stages = [Cost.add_up(list(filter(None, same))) for same in stages]
+        cost = replace(Cost.add_up(costs), stages=tuple(stages))
+        counts.add(*flops, cost)
+    for handle in handles:
+        handle.remove()
     return counts
 
 
-def counted(seen: dict, module: str) -> float:
-    """Multiply-adds that PyTorch's counter saw in a module."""
-    return sum(seen.get(module, {}).values()) / 2
+def predict(model: nn.Module, data: Any) -> None:
+    """Predict; what a model without predictions does is its forward."""
+    try:
+        model.test_step(data)
+    except RuntimeError as err:
+        if 'invalid mode' not in str(err).lower():
+            raise
+        model(**model.data_preprocessor(data, False), mode='tensor')
 
 
 def check_formula(formula: float, counted: float) -> None:
@@ -111,20 +154,15 @@ def check_formula(formula: float, counted: float) -> None:
 def summary(counts: Counts) -> dict:
     """Distributions over the images, in GFLOPs."""
     dense = np.array(counts.dense)
-    figures = {
-        name: distribution(np.array(values) / 1e9)
-        for name, values in counts.parts.items()
-    }
-    total = np.sum(list(counts.parts.values()), axis=0)
-    ratio = np.array(counts.parts['backbone']) / dense
+    parts = {name: np.array(v) for name, v in counts.parts.items()}
     stages = np.array(counts.stages).mean(0) / 1e9
     return dict(
         unit='1e9 multiply-adds',
         num_images=len(dense),
-        parts=figures,
-        model=distribution(total / 1e9),
+        parts={name: distribution(v / 1e9) for name, v in parts.items()},
+        model=distribution(sum(parts.values()) / 1e9),
         backbone_dense=distribution(dense / 1e9),
-        backbone_ratio=distribution(ratio),
+        backbone_ratio=distribution(parts['backbone'] / dense),
         region_spread=float(np.mean(counts.spread)),
         stages=[dict(dynamic=d, dense=s) for d, s in stages.tolist()],
     )
@@ -142,41 +180,30 @@ def distribution(values: np.ndarray) -> dict[str, float]:
 
 
 def report(figures: dict) -> None:
-    """Print a summary as a table."""
-    table = Table(
-        title=f'GFLOPs per image (1e9 multiply-adds), '
-        f'{figures["num_images"]} images, batch 1'
-    )
-    columns = list(figures['model'])
-    for column in ('part', *columns):
-        table.add_column(
-            column,
-            justify='left' if column == 'part' else 'right',
-            no_wrap=True,
-        )
+    """Print a summary as tables."""
     rows = {
         **figures['parts'],
         'whole model': figures['model'],
         'dense backbone': figures['backbone_dense'],
         'backbone / dense': figures['backbone_ratio'],
     }
-    for name, row in rows.items():
-        table.add_row(name, *(f'{row[c]:.4g}' for c in columns))
-    stages = Table(title='Backbone, mean per image')
-    for column in ('stage', 'GFLOPs', 'dense', 'ratio'):
-        stages.add_column(column, justify='right')
-    for number, stage in enumerate(figures['stages'], 1):
-        ratio = stage['dynamic'] / stage['dense']
-        cells = (stage['dynamic'], stage['dense'], ratio)
-        stages.add_row(str(number), *(f'{cell:.4g}' for cell in cells))
-    console = Console(width=100)
-    console.print(table)
-    console.print(stages)
-    console.print(f'Spread over regions: {figures["region_spread"]:.3f}')
-    console.print(
+    print_table(
+        f'GFLOPs per image (1e9 multiply-adds), {figures["num_images"]} '
+        'images, batch 1',
+        ['part', *figures['model']],
+        [(name, *row.values()) for name, row in rows.items()],
+    )
+    print_table(
+        'Backbone, mean per image',
+        ('stage', 'GFLOPs', 'dense', 'ratio'),
+        [
+            (number, s['dynamic'], s['dense'], s['dynamic'] / s['dense'])
+            for number, s in enumerate(figures['stages'], 1)
+        ],
+        f'Spread over regions: {figures["region_spread"]:.3f}',
         'Counted: convolutions, linear layers, attention products; not: '
         'norms, softmax, activations, pooling, gathers. The backbone was '
-        "counted by formula and by PyTorch's counter: equal on every image."
+        "counted by formula and by PyTorch's counter: equal on every image.",
     )
 
 

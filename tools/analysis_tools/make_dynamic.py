@@ -21,8 +21,6 @@ from statistics import mean
 import torch
 from mmengine.config import Config
 from mmengine.runner import save_checkpoint
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 
 from mmdge.calibration import (
@@ -32,16 +30,21 @@ from mmdge.calibration import (
     find_price,
     load_images,
     ratio_at_price,
-    routed_blocks,
     set_price,
     set_routers,
     warn_if_far,
 )
 from mmdge.engine.hooks import find_dynamic_backbone
-from mmdge.models.backbones import DynamicBackbone, dynamic_class
+from mmdge.evaluation import with_flops
+from mmdge.models.architectures import Backbone, backbone_class
+from mmdge.models.routing.router import STATIC
 from mmdge.utils import UserError, checks, launch
 from mmdge.utils.arguments import add_calibration_options, positive, ratio
+from mmdge.utils.tables import print_table
 
+# Hooks whose shares, warm-up and prices belong to other routers, or to an
+# earlier calibration; here the budget is met.
+REPLACED = ('CostHook', 'RoutingWarmupHook', 'RandomPriceHook')
 # A router's price comes on top of 1.
 _ALMOST_FREE = -1 + 1e-6
 
@@ -86,7 +89,7 @@ def parse_args() -> argparse.Namespace:
 def route_by_error(cfg: Config) -> None:
     """Change the backbone's routing, and what belongs to it."""
     backbone = cfg.model.get('backbone', {})
-    if dynamic_class(backbone) is None:
+    if backbone_class(backbone) is None:
         raise UserError(
             f'{cfg.filename} has no dynamic backbone (model.backbone is '
             f'{backbone.get("type")}); a PVT (v1), a DeiT or a ViT can be '
@@ -96,17 +99,15 @@ def route_by_error(cfg: Config) -> None:
         )
     backbone.pop('price', None)
     routing = backbone.get('routing')
-    if isinstance(routing, (list, tuple)) and 'finest' in routing:
-        # Stages that are to stay static.
+    backbone.routing = 'error'
+    if isinstance(routing, (list, tuple)):  # some stages may stay static
         backbone.routing = [
-            part if part == 'finest' else 'error' for part in routing
+            part if part in STATIC else 'error' for part in routing
         ]
-    else:
-        backbone.routing = 'error'
 
 
 def calibrate(
-    backbone: DynamicBackbone,
+    backbone: Backbone,
     images: list[torch.Tensor],
     num_fit: int,
     ratio: float,
@@ -122,16 +123,16 @@ def calibrate(
     print(f'looking for the price on {len(images)} images')
     price, _ = find_price(ratio_at_price(backbone, images), ratio)
     price = max(price, _ALMOST_FREE)
-    for block in routed_blocks(backbone):
+    for router in backbone.routers:
         # From here on the price is 1, and 0 on top.
-        block.router.weight /= 1 + price
+        router.weight /= 1 + price
     set_price(backbone, 0.0)
     return seen
 
 
 @torch.no_grad()
 def spending(
-    backbone: DynamicBackbone, images: list[torch.Tensor]
+    backbone: Backbone, images: list[torch.Tensor]
 ) -> tuple[float, dict[str, float]]:
     """Dynamic over dense FLOPs, and queries per token of each block."""
     ratios, shares = [], defaultdict(list)
@@ -139,46 +140,38 @@ def spending(
         backbone(image)
         ratios.append(backbone.cost.ratio.mean().item())
         for block in backbone.cost.maps:
-            shares[block.name].append(block.query_share.mean().item())
+            shares[block.name].append(block.share.mean().item())
     return mean(ratios), {name: mean(seen) for name, seen in shares.items()}
 
 
 def report(
-    backbone: DynamicBackbone,
+    backbone: Backbone,
     seen: list[BlockErrors],
     shares: dict[str, float],
     spent: float,
 ) -> None:
     """Print what each block is like, and what it spends."""
-    table = Table(title=f'Ratio {spent:.3f} on the calibration images')
-    columns = ('block', 'correlation', 'exponent', 'queries/token')
-    for column in columns:
-        table.add_column(column, justify='right')
-    for block, entry in zip(routed_blocks(backbone), seen, strict=True):
+    rows = []
+    routers = backbone.routers_by_name()
+    for (path, router), entry in zip(routers.items(), seen, strict=True):
+        block = path.removesuffix('.router')
         known = correlation(entry.variance, entry.errors[:, -1])
-        table.add_row(
-            block.name,
-            'too few regions' if known is None else f'{known:.3f}',
-            f'{block.router.exponent[-1].item():.2f}',
-            f'{shares[block.name]:.3f}',
+        rows.append(
+            (
+                block,
+                'too few regions' if known is None else f'{known:.3f}',
+                f'{router.exponent[-1].item():.2f}',
+                f'{shares[block]:.3f}',
+            )
         )
-    console = Console(width=100)
-    console.print(table)
-    console.print(
+    print_table(
+        f'Ratio {spent:.3f} on the calibration images',
+        ('block', 'correlation', 'exponent', 'queries/token'),
+        rows,
         'correlation: of the logarithms of variance and error at the coarsest '
         'granularity; exponent: error ~ variance ** exponent; queries/token: '
-        '1 is all finest.'
+        '1 is all finest.',
     )
-
-
-def with_flops(evaluator: list | dict | None) -> list | None:
-    """Add the FLOPs to what is measured, unless they are there."""
-    if evaluator is None:
-        return None
-    metrics = [evaluator] if isinstance(evaluator, dict) else list(evaluator)
-    if not any(checks.type_name(m) == 'BackboneFLOPs' for m in metrics):
-        metrics.append(dict(type='mmdge.BackboneFLOPs'))
-    return metrics
 
 
 def write(
@@ -193,41 +186,27 @@ def write(
 
     ``prices`` are those of further budgets to train for.
     """
-    stem = Path(cfg.filename).stem
-    checkpoint = folder / f'{stem}_dynamic-{ratio:g}.pth'
+    checkpoint = folder / f'{Path(cfg.filename).stem}_dynamic-{ratio:g}.pth'
     part = model if whole else model.backbone
     save_checkpoint(
         dict(meta={}, state_dict=part.state_dict()),
         str(checkpoint),
         backend_args=dict(backend='mmdge.atomic'),
     )
+    init = dict(type='Pretrained', checkpoint=str(checkpoint))
+    # In a whole model are all weights; none need to be downloaded.
+    cfg.model.backbone.init_cfg = None if whole else init
     if whole:
         cfg.load_from = str(checkpoint)
-        # All weights are in there; none need to be downloaded.
-        cfg.model.backbone.init_cfg = None
-    else:
-        cfg.model.backbone.init_cfg = dict(
-            type='Pretrained', checkpoint=str(checkpoint)
-        )
-    # Shares, warm-up and prices belong to other routers, or to an earlier
-    # calibration; here the budget is met.
-    replaced = ('CostHook', 'RoutingWarmupHook', 'RandomPriceHook')
-    others = [
-        hook
-        for hook in cfg.get('custom_hooks') or []
-        if checks.type_name(hook) not in replaced
-    ]
     cost = dict(type='mmdge.CostHook', budget=ratio, loss_weight=0.0)
-    cfg.custom_hooks = [cost, *others]
+    launch.replace_hooks(cfg, *REPLACED, cost=cost)
     if prices:
         draw = dict(type='mmdge.RandomPriceHook', prices=[0.0, *prices])
-        cfg.custom_hooks.append(draw)
-    imports = cfg.setdefault(
-        'custom_imports', dict(imports=[], allow_failed_imports=False)
-    )
-    names = imports['imports']
+        launch.replace_hooks(cfg, price=draw)
+    imports = cfg.get('custom_imports') or dict(allow_failed_imports=False)
+    names = imports.get('imports') or []
     names = [names] if isinstance(names, str) else names
-    imports['imports'] = sorted({'mmdge', *names})
+    cfg.custom_imports = dict(imports, imports=sorted({'mmdge', *names}))
     for split in ('val', 'test'):
         cfg[f'{split}_evaluator'] = with_flops(cfg.get(f'{split}_evaluator'))
     # A runner writes the config it was given, options included, into its work

@@ -21,7 +21,6 @@ from mmengine.config import Config
 from mmengine.utils import track_iter_progress
 from torch import nn
 
-from mmdge.calibration import routed_blocks, routed_by
 from mmdge.datasets import image_loader
 from mmdge.engine.hooks import find_dynamic_backbone
 from mmdge.engine.hooks.granularity_vis_hook import (
@@ -88,12 +87,11 @@ def loss(model: nn.Module, data: dict) -> float:
 def collect(model: nn.Module, cfg: Config, number: int | None) -> list[tuple]:
     """Rise of the loss, image and panels of each image, least rise first."""
     backbone = find_dynamic_backbone(model, 'show_cases.py')
-    blocks = routed_blocks(backbone)
     loader = image_loader(cfg, number=number)
     cases = []
     for data in track_iter_progress((loader, len(loader)), file=sys.stderr):
         data = model.data_preprocessor(data, False)
-        with routed_by(blocks, {}):
+        with backbone.as_dense_twin():
             dense = loss(model, data)
         rise = loss(model, data) - dense
         (image,) = data['inputs']

@@ -25,8 +25,6 @@ from typing import Any
 from matplotlib.figure import Figure
 from mmengine.config import Config
 from mmengine.runner import Runner
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
 from mmdge.calibration import (
@@ -38,10 +36,11 @@ from mmdge.calibration import (
     warn_if_far,
 )
 from mmdge.engine.hooks import find_dynamic_backbone
-from mmdge.evaluation import BackboneFLOPs, RatioByContent
-from mmdge.models.backbones import DynamicBackbone
+from mmdge.evaluation import with_metrics
+from mmdge.models.architectures import Backbone
 from mmdge.utils import checks, launch, timing
 from mmdge.utils.arguments import add_calibration_options, positive, ratio
+from mmdge.utils.tables import print_table
 
 # The first of these among the metrics is the accuracy, else any.
 ACCURACY = ('coco/segm_mAP', 'coco/bbox_mAP', 'mIoU', 'accuracy/top1')
@@ -85,23 +84,16 @@ def parse_args() -> argparse.Namespace:
 def build_runner(cfg: Config, checkpoint: str) -> Runner:
     """Build a runner that tests with these weights, whatever the price."""
     cfg.load_from, cfg.resume = checkpoint, False
-    cfg.model.backbone.init_cfg = None
     # Averaged weights are the checkpoint's own already.
-    cfg.custom_hooks = [
-        hook
-        for hook in cfg.get('custom_hooks') or []
-        if not checks.type_name(hook).endswith('EMAHook')
-    ]
-    if not any(checks.type_name(h) == 'CostHook' for h in cfg.custom_hooks):
-        # It brings the cost of each image to the metrics.
-        cost = dict(type='mmdge.CostHook', budget=1.0, loss_weight=0.0)
-        cfg.custom_hooks.append(cost)
+    cost = dict(type='mmdge.CostHook', budget=1.0, loss_weight=0.0)
+    launch.replace_hooks(cfg, '*EMAHook', 'CostHook', cost=cost)
+    cfg.test_evaluator = with_metrics(
+        cfg.get('test_evaluator'),
+        dict(type='mmdge.BackboneFLOPs'),
+        dict(type='mmdge.RatioByContent'),
+    )
     runner = launch.build_runner(cfg)
     runner.load_or_resume()
-    metrics = runner.test_evaluator.metrics
-    for kind in (BackboneFLOPs, RatioByContent):
-        if not any(isinstance(metric, kind) for metric in metrics):
-            metrics.append(kind())
     return runner
 
 
@@ -118,16 +110,14 @@ def scalars(metrics: dict[str, Any]) -> dict[str, float]:
 def last_evaluation(runner: Runner) -> str | None:
     """The log line with the metrics of the last evaluation."""
     log = Path(runner.log_dir, f'{runner.timestamp}.log')
-    lines = [
-        line
-        for line in log.read_text().splitlines()
-        if '(test)' in line and 'backbone/' in line
-    ]
-    return lines[-1] if lines else None
+    for line in reversed(log.read_text().splitlines()):
+        if '(test)' in line and 'backbone/' in line:
+            return line
+    return None
 
 
 def time_backbone(
-    backbone: DynamicBackbone,
+    backbone: Backbone,
     prices: list[float],
     images: list[Tensor],
     repeats: int,
@@ -135,7 +125,6 @@ def time_backbone(
     """Seconds per image at each price, then of the dense twin, in turns."""
     if not repeats:
         return [None] * (len(prices) + 1)
-
     runs = dict(enumerate(runs_at_prices(backbone, prices, images)))
     for warm_up in runs.values():
         warm_up()
@@ -147,19 +136,18 @@ def time_backbone(
 
 
 def accuracy_of(points: list[dict[str, Any]]) -> str:
-    """The metric that counts.
+    """The metric that counts, of the first where there are several sets.
 
     It is no part of an evaluation in which nothing was detected.
     """
     found = [key for point in points for key in point['metrics']]
-    known = [key for key in ACCURACY if key in found]
+    known = [k for m in ACCURACY for k in found if f'/{k}'.endswith(f'/{m}')]
     others = [key for key in found if not key.startswith('backbone/')]
     return (known + others + list(ACCURACY))[0]
 
 
-def summarise(points: list[dict[str, Any]], metric: str) -> Table:
-    """The points as a table."""
-    table = Table(title='One checkpoint, many budgets')
+def summarise(points: list[dict[str, Any]], metric: str) -> None:
+    """Print the points as a table."""
     columns = {
         metric: metric,
         'GFLOPs': 'backbone/GFLOPs',
@@ -167,23 +155,21 @@ def summarise(points: list[dict[str, Any]], metric: str) -> Table:
         'ratio': 'backbone/FLOPs_ratio',
         'std': 'backbone/FLOPs_ratio_std',
     }
-    for column in ('asked', 'price', *columns, 'ms (quartiles)'):
-        table.add_column(column, justify='right')
+    rows = []
     for point in points:
-        asked, seconds = point['ratio_asked'], point['seconds']
+        asked, took = point['ratio_asked'], '-'
         values = [point['metrics'].get(k, math.nan) for k in columns.values()]
-        cells = [f'{value:.4g}' for value in values]
-        took = '-'
-        if seconds:
-            low, middle, high = (1000 * s for s in seconds.values())
+        if point['seconds']:
+            low, middle, high = (1000 * s for s in point['seconds'].values())
             took = f'{middle:.1f} ({low:.1f}-{high:.1f})'
-        table.add_row(
-            '-' if asked is None else f'{asked:g}',
-            f'{point["price"]:.4g}',
-            *cells,
-            took,
-        )
-    return table
+        asked = '-' if asked is None else f'{asked:g}'
+        rows.append([asked, point['price'], *values, took])
+    print_table(
+        'One checkpoint, many budgets',
+        ('asked', 'price', *columns, 'ms (quartiles)'),
+        rows,
+        width=120,
+    )
 
 
 def draw(
@@ -278,7 +264,7 @@ def main() -> None:
         point['seconds'] = taken
     write(args, folder, metric, points, dense)
     draw(points, metric, dense, folder / 'sweep.png')
-    Console(width=120).print(summarise(points, metric))
+    summarise(points, metric)
     if dense:
         print(f'The dense twin takes {1000 * dense["median"]:.1f} ms.')
     print(f'wrote {folder}/sweep.json and sweep.png')

@@ -18,13 +18,8 @@ from pathlib import Path
 import torch
 from mmengine.runner import save_checkpoint
 
-from mmdge.models.layouts import (
-    LAYOUTS,
-    from_ours,
-    recognise,
-    to_ours,
-    unwrap,
-)
+from mmdge.models.architectures import LAYOUTS
+from mmdge.models.weights import from_ours, recognise, to_ours, unwrap
 from mmdge.utils import UserError, checks, launch
 
 
@@ -37,7 +32,7 @@ def parse_args() -> argparse.Namespace:
         choices=sorted({layout.name for layout in LAYOUTS}),
         default='mmdge',
         help='whose names to use; vtpack is the official DGE code, mmdet is '
-        'for PVT, mmpretrain for DeiT (default: mmdge)',
+        'for PVT, mmpretrain and mmseg for DeiT (default: mmdge)',
     )
     return parser.parse_args()
 
@@ -45,7 +40,7 @@ def parse_args() -> argparse.Namespace:
 def convert(checkpoint: Mapping, name: str) -> tuple[dict, str]:
     """Translate what a file holds; also say what was done."""
     weights, rest = unwrap(checkpoint)
-    source = recognise(weights)
+    source = recognise(weights, LAYOUTS)
     if source is None:
         raise UserError(
             'the checkpoint holds no PVT and no DeiT but '

@@ -6,8 +6,5 @@ train_dataloader = dict(
     batch_size=128,
     sampler=dict(_delete_=True, type='RepeatAugSampler', shuffle=True),
 )
-val_evaluator = [
-    dict(type='Accuracy', topk=(1, 5)),
-    dict(type='mmdge.BackboneFLOPs'),
-]
+val_evaluator = [dict(type='Accuracy', topk=(1, 5))]
 test_evaluator = val_evaluator

@@ -36,8 +36,5 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 
-val_evaluator = [
-    dict(type='Accuracy', topk=(1,)),
-    dict(type='mmdge.BackboneFLOPs'),
-]
+val_evaluator = [dict(type='Accuracy', topk=(1,))]
 test_evaluator = val_evaluator

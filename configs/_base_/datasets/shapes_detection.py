@@ -51,7 +51,6 @@ val_evaluator = [
         type='CocoMetric',
         ann_file=data_root + 'annotations/instances_val.json',
         metric='bbox',
-    ),
-    dict(type='mmdge.BackboneFLOPs'),
+    )
 ]
 test_evaluator = val_evaluator

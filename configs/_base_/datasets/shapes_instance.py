@@ -13,7 +13,6 @@ val_evaluator = [
         type='CocoMetric',
         ann_file='data/shapes/annotations/instances_val.json',
         metric=['bbox', 'segm'],
-    ),
-    dict(type='mmdge.BackboneFLOPs'),
+    )
 ]
 test_evaluator = val_evaluator

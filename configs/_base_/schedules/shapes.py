@@ -1,11 +1,4 @@
 # A few minutes on two CPU cores.
-# The routing's shares are what is spent; a loss would have no gradient.
-shapes_dge_hooks = [
-    dict(type='mmdge.CostHook', budget=0.5, loss_weight=0.0),
-    dict(type='mmdge.RoutingWarmupHook', begin=0.3, end=0.6),
-    dict(type='mmdge.GranularityVisHook'),
-]
-
 max_epochs = 6
 train_cfg = dict(
     type='EpochBasedTrainLoop', max_epochs=max_epochs, val_interval=max_epochs
@@ -25,4 +18,10 @@ param_scheduler = [
         by_epoch=True,  # to the end of the training
         convert_to_iter_based=True,
     ),
+]
+# Configs of version 0.1 refer to these.
+shapes_dge_hooks = [
+    dict(type='mmdge.CostHook', budget=0.5, loss_weight=0.0),
+    dict(type='mmdge.RoutingWarmupHook', begin=0.3, end=0.6),
+    dict(type='mmdge.GranularityVisHook'),
 ]

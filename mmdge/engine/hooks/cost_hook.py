@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
+from mmdge.evaluation import with_flops
 from mmdge.models.architectures import Backbone
 from mmdge.models.cost import Cost
 from mmdge.registry import HOOKS
@@ -27,25 +29,42 @@ def unwrap(model: nn.Module) -> nn.Module:
     return model
 
 
-def find_dynamic_backbone(model: nn.Module, who: str) -> Backbone:
-    """Return the one dynamic backbone of a model.
+def find_dynamic_backbones(model: nn.Module, who: str) -> list[Backbone]:
+    """Return the dynamic backbones of a model: of most, the one.
+
+    A teacher beside its student has one of its own.
 
     Args:
         model (nn.Module): A host's model, wrapped or not.
         who (str): Who asks, for the error message.
 
     Raises:
-        UserError: If there is none, or more than one.
+        UserError: If there is none.
     """
     model = unwrap(model)
     found = [m for m in model.modules() if isinstance(m, Backbone)]
-    if len(found) != 1:
+    if not found:
         backbone = type(getattr(model, 'backbone', model)).__name__
         raise UserError(
-            f'{who} needs exactly one dynamic backbone in the model, but '
-            f'found {len(found)} in {type(model).__name__} with backbone '
-            f"{backbone}. Set e.g. model.backbone.type='mmdge.DGEPVT', or do "
-            f'without {who}.'
+            f'{who} needs a dynamic backbone in the model, but found none in '
+            f'{type(model).__name__} with backbone {backbone}. Set e.g. '
+            f"model.backbone.type='mmdge.DGEPVT', or do without {who}."
+        )
+    return found
+
+
+def find_dynamic_backbone(model: nn.Module, who: str) -> Backbone:
+    """Return the one dynamic backbone of a model; see the plural.
+
+    Raises:
+        UserError: If there is none, or more than one.
+    """
+    found = find_dynamic_backbones(model, who)
+    if len(found) > 1:
+        raise UserError(
+            f'{who} is for one dynamic backbone, but found {len(found)} in '
+            f'{type(unwrap(model)).__name__}; run it on the config and the '
+            'weights of one of them.'
         )
     return found[0]
 
@@ -59,7 +78,10 @@ class CostHook(Hook):
 
     - ``loss_budget``: ``loss_weight * (sum dynamic / sum dense - budget)^2``
       over the global batch (DGE, NeurIPS 2021, section 3.3); a constant for
-      routers whose shares are set by construction;
+      routers whose shares are set by construction. Where decisions have
+      targets of their own (DynamicViT, NeurIPS 2021, section 3.3) it is
+      ``loss_weight`` times the mean over decisions and images of
+      ``(mean share - target)^2``;
     - for the log ``flops_ratio``, the realised ratio, ``flops_ratio_std``
       over the images, and ``region_spread``, see
       :attr:`Cost.region_spread`: 0 for a collapsed router.
@@ -68,7 +90,11 @@ class CostHook(Hook):
     ``dynamic``, ``dense`` (multiply-adds), ``region_spread``, and the lists
     ``stages_dynamic``, ``stages_dense``. If one prediction takes several
     forwards of the backbone (sliding windows, the views of an augmented
-    test), they are added up.
+    test), they are added up. The evaluators that lack
+    :class:`mmdge.BackboneFLOPs` get it.
+
+    Of several dynamic backbones (a teacher and its student), those count that
+    ran, and in ``loss`` mode those of them that are trained.
 
     Args:
         budget (float): Target ratio of dynamic to dense FLOPs, in (0, 1].
@@ -77,12 +103,12 @@ class CostHook(Hook):
 
     def __init__(self, budget: float, loss_weight: float = 1.0) -> None:
         if not is_number(budget) or not 0 < budget <= 1:
-            raise ValueError(
+            raise UserError(
                 'budget, the target ratio of dynamic to dense FLOPs, must be '
                 f'in (0, 1], but got {budget!r}.'
             )
         if not is_number(loss_weight) or loss_weight < 0:
-            raise ValueError(
+            raise UserError(
                 'loss_weight must be a number of at least 0, but got '
                 f'{loss_weight!r}.'
             )
@@ -94,8 +120,19 @@ class CostHook(Hook):
         self._views: list[tuple[list[BaseDataElement], Cost]] | None = None
 
     def before_run(self, runner: Any) -> None:
-        """Attach to the model; it is the same with and without DDP."""
+        """Attach to the model; it is the same with and without DDP.
+
+        Of several, a config's after that of its base, the last one counts.
+        """
+        hooks = [h for h in runner.hooks if isinstance(h, CostHook)]
+        if hooks and self is not hooks[-1]:
+            return
         self.attach(runner.model)
+        # Those of a training's validation; a test has its own.
+        for name in ('_val_loop', '_test_loop'):
+            loop = getattr(runner, name, None)
+            if hasattr(loop, 'evaluator'):
+                loop.evaluator = with_flops(loop.evaluator)
 
     def after_run(self, runner: Any) -> None:
         """Leave the model as it was."""
@@ -103,36 +140,34 @@ class CostHook(Hook):
 
     def attach(self, model: nn.Module) -> None:
         """Register on a host's model, wrapped or not."""
+        self.detach()
         model = unwrap(model)
-        backbone = find_dynamic_backbone(model, type(self).__name__)
-        self._backbone = backbone
-        (name,) = [n for n, m in model.named_modules() if m is backbone]
-        costs: list[Cost] = []
+        backbones = find_dynamic_backbones(model, type(self).__name__)
+        self._routers = [r for backbone in backbones for r in backbone.routers]
+        costs: list[tuple[Backbone, Cost]] = []
 
         def start(module: nn.Module, args: tuple) -> None:
             costs.clear()
 
-        def collect(module: nn.Module, args: tuple, output: Any) -> None:
-            costs.append(module.cost)
+        def collect(module: Backbone, args: tuple, output: Any) -> None:
+            costs.append((module, module.cost))
 
         def finish(module: nn.Module, args: tuple, output: Any) -> Any:
-            if not costs:
-                return None
-            cost = _of_all_forwards(costs)
-            costs.clear()
             if isinstance(output, dict):
-                output = {**output, **self.losses(cost)}
-            elif is_samples(output):
-                self._write(output, cost.detach())
-            # With the loss taken, nothing may keep the graph alive. By name,
-            # because the model may be a copy of the one attached to.
-            module.get_submodule(name).cost = cost.detach()
+                trained = [c for b, c in costs if is_trained(b)]
+                if trained:
+                    output = {**output, **self.losses(trained)}
+            elif costs and is_samples(output):
+                self._write(output, of_all_forwards([c for _, c in costs]))
+            # With the loss taken, nothing may keep the graph alive.
+            for backbone, cost in costs:
+                backbone.cost = cost.detach()
+            costs.clear()
             return output
 
-        self.detach()
         self._handles = [
             model.register_forward_pre_hook(start),
-            backbone.register_forward_hook(collect),
+            *(b.register_forward_hook(collect) for b in backbones),
             model.register_forward_hook(finish),
         ]
 
@@ -160,28 +195,46 @@ class CostHook(Hook):
 
     def _write(self, samples: list[BaseDataElement], cost: Cost) -> None:
         views = [] if self._views is None else self._views
-        views.append((samples, cost))
-        total = _of_all_forwards([cost for _, cost in views])
+        views.append((samples, cost.detach()))
+        total = of_all_forwards([cost for _, cost in views])
         # Hosts merge views into the first one's sample, or into the last's.
         for view, _ in views:
             write_costs(view, total)
 
-    def losses(self, cost: Cost) -> dict[str, Tensor]:
-        """The entries for the loss dict of a batch's cost."""
-        local = cost.dynamic.sum()
-        dynamic, dense = local.detach().clone(), cost.dense.sum()
+    def losses(self, costs: Cost | Sequence[Cost]) -> dict[str, Tensor]:
+        """The entries for the loss dict.
+
+        Args:
+            costs (Cost | Sequence[Cost]): Of a batch; of several forwards of
+                a step, maybe of different images, a list.
+        """
+        costs = [costs] if isinstance(costs, Cost) else costs
+        local = sum(cost.dynamic.sum() for cost in costs)
+        dynamic = local.detach().clone()
+        dense = sum(cost.dense.sum() for cost in costs)
         all_reduce(dynamic)
         all_reduce(dense)
         # The value of the global batch with the gradient of this rank's
         # part, which DDP will divide by the number of ranks.
         part = get_world_size() * (local - local.detach())
         ratio = (dynamic + part) / dense
-        loss = self.loss_weight * (ratio - self.budget) ** 2
+        misses = [
+            (decided.mean - decided.target).square().mean()
+            for cost in costs
+            for decided in cost.maps
+            if decided.target is not None
+        ]
+        if misses:
+            loss = torch.stack(misses).mean()
+        else:
+            loss = (ratio - self.budget) ** 2
+        ratios = torch.cat([cost.ratio.detach() for cost in costs])
+        spread = torch.cat([cost.region_spread.detach() for cost in costs])
         return dict(
-            loss_budget=loss.float(),
+            loss_budget=(self.loss_weight * loss).float(),
             flops_ratio=ratio.detach().float(),
-            flops_ratio_std=cost.ratio.detach().std(correction=0).float(),
-            region_spread=cost.region_spread.mean().float(),
+            flops_ratio_std=ratios.std(correction=0).float(),
+            region_spread=spread.mean().float(),
         )
 
     def after_train_iter(
@@ -193,7 +246,7 @@ class CostHook(Hook):
     ) -> None:
         """Look for a collapsed router now and then, once it is warmed up."""
         if self.every_n_train_iters(runner, _WATCHED) and all(
-            router.train_progress >= 1 for router in self._backbone.routers
+            router.train_progress >= 1 for router in self._routers
         ):
             scalars = runner.message_hub.log_scalars
             ratios, _ = scalars['train/flops_ratio'].data
@@ -237,17 +290,17 @@ class CostHook(Hook):
     def _warn_of_collapse(
         self, runner: Any, where: str, ratio: float, std: float, spread: float
     ) -> None:
-        if self.budget == 1 or not self._backbone.routers:
-            return  # a static model
+        if self.budget == 1 or not any(r.adaptive for r in self._routers):
+            return  # a static model, or spending is fixed by design
         said = describe_collapse(ratio, std, spread)
         if (said, where) not in self._warned and said:
             self._warned.add((said, where))
             runner.logger.warning(
                 f'CostHook: routing has collapsed: {said} {where} (ratio '
                 f'{ratio:.3f}, std {std:.4f}, region_spread {spread:.4f}). '
-                "'uniform' is so by design; any other is a static model in "
-                "disguise: try routing='variance' or 'error', a lower "
-                'loss_weight, or a warm-up (mmdge.RoutingWarmupHook).'
+                'It is a static model in disguise: try another routing '
+                "('variance', 'error'), a lower loss_weight, or a warm-up "
+                '(mmdge.RoutingWarmupHook).'
             )
 
 
@@ -263,11 +316,16 @@ def describe_collapse(ratio: float, std: float, spread: float) -> str | None:
         str | None: What all regions, or all images, have in common.
     """
     if spread < 1e-3:
-        how = 'finest' if ratio > 0.999 else 'of one granularity'
-        return f'all regions of a block are {how}'
+        how = 'dense' if ratio > 0.999 else 'computed alike'
+        return f'all cells of a block are {how}'
     if std < 1e-3:
         return 'all images cost the same'
     return None
+
+
+def is_trained(module: nn.Module) -> bool:
+    """Whether any parameter of a module is trained; a teacher's is not."""
+    return any(p.requires_grad for p in module.parameters())
 
 
 def is_samples(output: Any) -> bool:
@@ -281,7 +339,7 @@ def write_costs(samples: list[BaseDataElement], cost: Cost) -> None:
     """Write each image's cost into its sample, as plain numbers."""
     rows = torch.stack([cost.dynamic, cost.dense, cost.region_spread], 1)
     if len(rows) != len(samples):
-        raise ValueError(
+        raise UserError(
             f'the backbone saw {len(rows)} images, but the model returned '
             f'{len(samples)} samples.'
         )
@@ -302,7 +360,8 @@ def write_costs(samples: list[BaseDataElement], cost: Cost) -> None:
         )
 
 
-def _of_all_forwards(costs: list[Cost]) -> Cost:
+def of_all_forwards(costs: list[Cost]) -> Cost:
+    """Add up the costs of several forwards for the same images."""
     if len(costs) == 1:
         return costs[0]
     stages = zip(*(cost.stages for cost in costs), strict=True)

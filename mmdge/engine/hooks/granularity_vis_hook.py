@@ -18,8 +18,9 @@ from torch import Tensor
 
 from mmdge.models.cost import Cost
 from mmdge.registry import HOOKS
+from mmdge.utils import UserError
 
-from .cost_hook import find_dynamic_backbone, is_samples
+from .cost_hook import find_dynamic_backbones, is_samples
 
 
 class StagePanel(NamedTuple):
@@ -27,9 +28,9 @@ class StagePanel(NamedTuple):
 
     Attributes:
         title (str): Above the panel.
-        queries (np.ndarray): Queries per token at each pixel, ``(H, W)``, in
-            (0, 1], the mean over the stage's routed blocks; NaN if the stage
-            routes nothing.
+        queries (np.ndarray): Share of the dense compute at each pixel,
+            ``(H, W)``, in [0, 1], the mean over the stage's decisions; NaN if
+            the stage decides nothing.
     """
 
     title: str
@@ -53,7 +54,7 @@ class GranularityVisHook(Hook):
 
     def __init__(self, num_images: int = 4, name: str = 'granularity') -> None:
         if num_images < 1:
-            raise ValueError(
+            raise UserError(
                 f'num_images must be at least 1, but got {num_images}.'
             )
         self.num_images = num_images
@@ -74,7 +75,11 @@ class GranularityVisHook(Hook):
         missing = self.num_images - len(self._rows)
         if mode == 'train' or missing <= 0 or not is_samples(outputs):
             return
-        cost = find_dynamic_backbone(runner.model, type(self).__name__).cost
+        # Of a teacher and its student, the last in the model.
+        *_, backbone = find_dynamic_backbones(
+            runner.model, type(self).__name__
+        )
+        cost = backbone.cost
         # What the model saw, whatever the pipeline did to the file.
         inputs = data_batch['inputs']
         if not (
@@ -109,31 +114,30 @@ def to_picture(image: Tensor) -> np.ndarray:
     """Turn a model's input into an RGB picture.
 
     Args:
-        image (Tensor): ``(C, H, W)``, channels as the hosts load them (BGR,
-            or one), of any range.
+        image (Tensor): ``(C, H, W)``, of any range; channels as the hosts
+            load them, blue, green, red first; of fewer than three the mean is
+            shown as grey, more are left out.
 
     Returns:
         np.ndarray: ``(H, W, 3)``, uint8.
     """
     pixels = image.cpu().float()
+    pixels = (
+        pixels[:3] if len(pixels) >= 3 else pixels.mean(0).expand(3, -1, -1)
+    )
     if image.dtype != torch.uint8:  # normalised: show what range there is
         low, high = pixels.min(), pixels.max()
         pixels = (pixels - low) / (high - low).clamp(min=1e-6) * 255
-    pixels = pixels.byte().permute(1, 2, 0).numpy()
-    return (
-        np.repeat(pixels, 3, 2) if pixels.shape[2] == 1 else pixels[..., ::-1]
-    )
+    return pixels.flip(0).byte().permute(1, 2, 0).numpy()
 
 
 def covers(cost: Cost, size: tuple[int, int]) -> bool:
     """Whether the maps are those of one pass over whole images."""
     names = [routed.name for routed in cost.maps]
     return len(set(names)) == len(names) and all(
-        side - regions * routed.region_size < routed.region_size
+        side - cells * routed.cell < routed.cell
         for routed in cost.maps
-        for side, regions in zip(
-            size, routed.granularity.shape[1:], strict=True
-        )
+        for side, cells in zip(size, routed.share.shape[1:], strict=True)
     )
 
 
@@ -154,9 +158,9 @@ def stage_panels(
         title = f'stage {number}: {float(dynamic / dense):.0%} of FLOPs'
         shares = []
         for routed in stage.maps:
-            share = routed.query_share[index].cpu().numpy()
+            share = routed.share[index].cpu().numpy()
             for axis in (0, 1):  # regions to pixels
-                share = share.repeat(routed.region_size, axis)
+                share = share.repeat(routed.cell, axis)
             shares.append(share[: size[0], : size[1]])
         # Where a border narrower than a patch is cut off, maps end early.
         queries = np.full(size, np.nan)
@@ -188,6 +192,7 @@ def draw_granularity(
         for _, panels in rows
         for panel in panels
     )
+    least = max(least, 1 / 256)  # where rows are dropped it is 0
     norm = LogNorm(least, 1, clip=True)
     figure = Figure(
         figsize=(2.4 * num_columns, 2.5 * len(rows) + 0.9),
@@ -227,6 +232,8 @@ def draw_granularity(
         labels=['1' if n == 1 else f'1/{n}' for n in ticks],
     )
     bar.ax.minorticks_off()
-    bar.set_label('queries per token, mean over the blocks of the stage')
+    bar.set_label(
+        'share of the dense compute, mean over the blocks of the stage'
+    )
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

@@ -9,9 +9,9 @@ from typing import Any
 from mmengine.hooks import Hook
 
 from mmdge.registry import HOOKS
-from mmdge.utils import is_number
+from mmdge.utils import UserError, is_number
 
-from .cost_hook import find_dynamic_backbone
+from .cost_hook import find_dynamic_backbones
 
 
 @HOOKS.register_module()
@@ -35,15 +35,15 @@ class RandomPriceHook(Hook):
             or not prices
             or not all(is_number(price) for price in prices)
         ):
-            raise ValueError(
+            raise UserError(
                 'prices must be a sequence of numbers, at least one, but got '
                 f'{prices!r}.'
             )
         self.prices = list(prices)
 
     def before_train(self, runner: Any) -> None:
-        """Find the backbone, or say that there is none."""
-        self._backbone = find_dynamic_backbone(
+        """Find the backbones, or say that there is none."""
+        self._backbones = find_dynamic_backbones(
             runner.model, type(self).__name__
         )
 
@@ -53,10 +53,13 @@ class RandomPriceHook(Hook):
         """Draw a price, the same for the whole network."""
         draw = random.Random(f'{runner.seed} {runner.iter}')
         price = draw.choice(self.prices)
-        for router in self._backbone.routers:
-            router.train_price = price
+        self._set(price)
 
     def after_train(self, runner: Any) -> None:
         """Leave the routers as they were."""
-        for router in self._backbone.routers:
-            router.train_price = 0.0
+        self._set(0.0)
+
+    def _set(self, price: float) -> None:
+        for backbone in self._backbones:
+            for router in backbone.routers:
+                router.train_price = price

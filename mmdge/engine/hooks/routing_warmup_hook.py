@@ -7,8 +7,9 @@ from typing import Any
 from mmengine.hooks import Hook
 
 from mmdge.registry import HOOKS
+from mmdge.utils import UserError
 
-from .cost_hook import find_dynamic_backbone
+from .cost_hook import find_dynamic_backbones
 
 
 @HOOKS.register_module()
@@ -16,7 +17,7 @@ class RoutingWarmupHook(Hook):
     """Train dense, then move linearly to the routers' shares.
 
     What a region needs can't be known before the features mean something. It
-    drives :meth:`DynamicBackbone.anneal`, so it acts in training only: every
+    drives :meth:`Method.anneal`, so it acts in training only: every
     evaluation shows the model at the routers' own shares. The paper's router
     learns its amount and takes no notice.
 
@@ -29,7 +30,7 @@ class RoutingWarmupHook(Hook):
 
     def __init__(self, begin: float = 0.3, end: float = 0.6) -> None:
         if not 0 <= begin <= end <= 1:
-            raise ValueError(
+            raise UserError(
                 'begin and end must satisfy 0 <= begin <= end <= 1, but got '
                 f'begin={begin}, end={end}.'
             )
@@ -40,11 +41,13 @@ class RoutingWarmupHook(Hook):
         """Progress of the routers after ``part`` of the training."""
         if part >= self.end:
             return 1.0
-        return max(0.0, (part - self.begin) / (self.end - self.begin))
+        if part <= self.begin:  # which may be `end`, an abrupt switch
+            return 0.0
+        return (part - self.begin) / (self.end - self.begin)
 
     def before_train(self, runner: Any) -> None:
-        """Find the backbone, or say that there is none."""
-        self._backbone = find_dynamic_backbone(
+        """Find the backbones, or say that there is none."""
+        self._backbones = find_dynamic_backbones(
             runner.model, type(self).__name__
         )
 
@@ -52,4 +55,6 @@ class RoutingWarmupHook(Hook):
         self, runner: Any, batch_idx: int, data_batch: Any = None
     ) -> None:
         """Set the progress of this iteration, resumed or not."""
-        self._backbone.anneal(self.progress(runner.iter / runner.max_iters))
+        progress = self.progress(runner.iter / runner.max_iters)
+        for backbone in self._backbones:
+            backbone.anneal(progress)

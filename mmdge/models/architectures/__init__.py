@@ -4,4 +4,6 @@ from .base import Backbone, backbone_class
 from .pvt import PVT
 from .vit import ViT
 
-__all__ = ['PVT', 'Backbone', 'ViT', 'backbone_class']
+LAYOUTS = (*PVT.layouts, *ViT.layouts)
+
+__all__ = ['LAYOUTS', 'PVT', 'Backbone', 'ViT', 'backbone_class']

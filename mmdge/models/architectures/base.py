@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmdge.registry import find_class
-from mmdge.utils import checks
+from mmdge.utils import UserError, checks
 
 from ..cost import Cost
 from ..layers import TransformerBlock
@@ -36,7 +36,6 @@ class Backbone(BaseModule):
     cost: Cost | None = None
     layouts: tuple[Layout, ...] = ()
     unbuilt: tuple[str, ...] = ()
-    family: str = ''
     arch_zoo: dict[str, dict] = {}
     in_channels: int = 3
     with_cp: bool = False
@@ -46,6 +45,11 @@ class Backbone(BaseModule):
     def stages(self) -> list[Sequence[TransformerBlock]]:
         """The blocks, stage by stage."""
         raise NotImplementedError
+
+    @property
+    def max_stages(self) -> int:
+        """Stages of the architecture, built or not."""
+        return len(self.stages)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Map ``(B, 3, H, W)`` to ``(B, C_i, H_i, W_i)``; set ``cost``."""
@@ -94,7 +98,7 @@ class Backbone(BaseModule):
     def check_images(self, x: Tensor) -> None:
         """Raise a ValueError unless ``x`` is ``(B, in_channels, H, W)``."""
         if x.dim() != 4 or x.shape[1] != self.in_channels:
-            raise ValueError(
+            raise UserError(
                 f'expected images of shape (B, {self.in_channels}, H, W), '
                 f'but got {tuple(x.shape)}.'
             )
@@ -196,16 +200,16 @@ def look_up(arch: str | dict, zoo: dict[str, dict], defaults: dict) -> dict:
     if isinstance(arch, str):
         if arch not in zoo:
             allowed = ', '.join(repr(name) for name in zoo)
-            raise ValueError(
+            raise UserError(
                 f'arch={arch!r} is unknown; allowed are {allowed}, or a dict.'
             )
         arch = zoo[arch]
     if not isinstance(arch, dict):
-        raise ValueError(f'arch must be a name or a dict, not {arch!r}.')
+        raise UserError(f'arch must be a name or a dict, not {arch!r}.')
     arch = {**defaults, **arch}
     names = {*defaults, *next(iter(zoo.values()))}
     if set(arch) != names:
-        raise ValueError(f'arch must give {sorted(names)}, but got {arch}.')
+        raise UserError(f'arch must give {sorted(names)}, but got {arch}.')
     return arch
 
 
@@ -218,22 +222,25 @@ def image_size(
         ValueError: If it is no integer, or pair of them, of at least
             ``least``.
     """
-    sides = pretrain_img_size
-    sides = [sides] * 2 if isinstance(sides, int) else list(sides)
-    if len(sides) != 2 or not all(
-        isinstance(side, int) and side >= least for side in sides
+    size = pretrain_img_size
+    size = (size, size) if isinstance(size, int) else size
+    if (
+        not isinstance(size, (list, tuple))
+        or len(size) != 2
+        or not all(isinstance(side, int) and side >= least for side in size)
     ):
-        raise ValueError(
+        raise UserError(
             'pretrain_img_size, the side of the images or (height, width), '
-            f'must be at least {least}, but got {pretrain_img_size!r}.'
+            f'must be an integer of at least {least}, or two, but got '
+            f'{pretrain_img_size!r}.'
         )
-    return sides[0], sides[1]
+    return tuple(size)
 
 
 def check_out_type(out_type: str) -> None:
     """Raise a ValueError unless there is such an output."""
     if out_type not in ('featmap', 'cls_token'):
-        raise ValueError(
+        raise UserError(
             f"out_type must be 'featmap' or 'cls_token', but got {out_type!r}."
         )
 
@@ -241,7 +248,7 @@ def check_out_type(out_type: str) -> None:
 def check_frozen_stages(frozen_stages: int, most: int) -> None:
     """Raise a ValueError unless there are so many."""
     if not isinstance(frozen_stages, int) or frozen_stages > most:
-        raise ValueError(
+        raise UserError(
             f'frozen_stages={frozen_stages!r} must be an integer of at most '
             f'{most}.'
         )
@@ -263,7 +270,7 @@ def check_out_indices(
             i + num if isinstance(i, int) and i < 0 else i for i in given
         ]
     if not indices or indices != sorted(set(indices) & set(range(num))):
-        raise ValueError(
+        raise UserError(
             f'out_indices={out_indices!r} must be ascending and among 0 to '
             f'{num - 1}, or negative, counted from the end.'
         )

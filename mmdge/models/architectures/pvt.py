@@ -8,9 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from mmdge.utils import UserError
+
 from ..cost import Cost
 from ..layers import PatchEmbed, TransformerBlock, resize_pos_embed
-from ..weights import HEAD, ROUTER, Layout, Row, qkv
+from ..weights import HEAD, ROUTER, Layout
 from .base import (
     Backbone,
     check_frozen_stages,
@@ -59,7 +61,6 @@ class PVT(Backbone):
             checkpoint=...)``. Defaults to None: truncated normal weights.
     """
 
-    family = 'PVT'
     arch_zoo = {
         'tiny': dict(num_layers=(2, 2, 2, 2)),
         'small': dict(num_layers=(3, 4, 6, 3)),
@@ -94,13 +95,13 @@ class PVT(Backbone):
             not isinstance(values, (list, tuple)) or len(values) != num_stages
             for values in arch.values()
         ):
-            raise ValueError(
+            raise UserError(
                 f'arch must give {num_stages} values to each of '
                 f'{sorted(arch)}, but got {arch}.'
             )
         check_out_type(out_type)
         if out_type == 'cls_token' and not with_cls_token:
-            raise ValueError("out_type='cls_token' needs with_cls_token=True.")
+            raise UserError("out_type='cls_token' needs with_cls_token=True.")
         check_frozen_stages(frozen_stages, num_stages)
         height, width = image_size(
             pretrain_img_size, math.prod(self.patch_sizes)
@@ -156,6 +157,11 @@ class PVT(Backbone):
     def stages(self) -> list[nn.ModuleList]:
         """The blocks, stage by stage."""
         return [getattr(self, f'block{i + 1}') for i in range(self.num_stages)]
+
+    @property
+    def max_stages(self) -> int:
+        """See :class:`Backbone`."""
+        return len(self.patch_sizes)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute the maps and set :attr:`cost`.
@@ -266,45 +272,43 @@ class PVT(Backbone):
 
 
 # The names that PVT's weights have in other code bases.
-_OURS = 'block{s}.{j}'
-_MMDET = 'layers.{s-1}.1.{j+1}'  # {j} 0 of theirs is the position embedding
-
 # The first whose mark is found counts.
 PVT.layouts = (
     Layout(
-        'PVT',
-        'vtpack',  # the official DGE code
-        r'block\d\.\d+\.dge\..*',
-        (
-            Row(
-                _OURS + '.dge.splits', (_OURS + '.router.sides',), splits=True
-            ),
-            Row(_OURS + '.dge.router.{p}', (_OURS + '.router.{p}',)),
+        *('PVT', 'vtpack', r'block\d\.\d+\.dge\..*'),  # the official DGE code
+        rows=(
+            ('.dge.router.', '.router.'),
+            ('.dge.splits', '.router.sides', 'splits'),
         ),
-        r'.*\.router\.(?!gate\.|sides$).*',
-        'model',
+        no_place=r'.*\.router\.(?!gate\.|sides$).*',
+        container='model',
     ),
     Layout(
-        'PVT', 'mmdge', r'block\d\.\d+\.router\..*', (), HEAD, 'state_dict'
+        *('PVT', 'mmdge', r'block\d\.\d+\.router\..*', (), HEAD, 'state_dict')
     ),
     Layout(
-        'PVT',
-        'mmdet',
-        r'layers\.\d\.1\.0\.pos_embed',
-        (
-            Row('layers.{s-1}.1.0.pos_embed', ('pos_embed{s}',)),
-            Row('layers.{s-1}.0.projection.{p}', ('patch_embed{s}.proj.{p}',)),
-            Row('layers.{s-1}.0.norm.{p}', ('patch_embed{s}.norm.{p}',)),
-            qkv(_MMDET + '.attn.attn.in_proj_{p}', _OURS),
-            Row(
-                _MMDET + '.attn.attn.out_proj.{p}', (_OURS + '.attn.proj.{p}',)
+        *('PVT', 'mmdet', r'layers\.\d\.1\.0\.pos_embed'),
+        rows=(
+            ('.attn.attn.in_proj_', '.attn.q.', 'qkv'),
+            ('.attn.attn.out_proj.', '.attn.proj.'),
+            ('.ffn.layers.0.', '.mlp.fc1.', 'conv'),
+            ('.ffn.layers.3.', '.mlp.fc2.', 'conv'),
+            *(
+                row
+                for s in range(1, 5)
+                for row in (
+                    (f'layers.{s - 1}.0.projection.', f'patch_embed{s}.proj.'),
+                    (f'layers.{s - 1}.0.norm.', f'patch_embed{s}.norm.'),
+                    (f'layers.{s - 1}.1.0.pos_embed', f'pos_embed{s}'),
+                    *(
+                        (f'layers.{s - 1}.1.{j + 1}.', f'block{s}.{j}.')
+                        for j in range(99)  # blocks of a stage
+                    ),
+                )
             ),
-            Row(_MMDET + '.ffn.layers.0.{p}', (_OURS + '.mlp.fc1.{p}',), True),
-            Row(_MMDET + '.ffn.layers.3.{p}', (_OURS + '.mlp.fc2.{p}',), True),
-            Row(_MMDET + '.{p}', (_OURS + '.{p}',)),
         ),
-        rf'cls_token|norm\..*|{HEAD}|{ROUTER}',
-        'state_dict',
+        no_place=rf'cls_token|norm\..*|{HEAD}|{ROUTER}',
+        container='state_dict',
     ),
     # A static PVT of ours has the same names.
     Layout('PVT', 'official', r'block\d\.\d+\.attn\..*', (), ROUTER),

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from mmdge.utils import UserError
+
 from ..cost import Cost
 from ..layers import PatchEmbed, TransformerBlock, resize_pos_embed
-from ..weights import HEAD, ROUTER, Layout, Row, qkv
+from ..weights import HEAD, ROUTER, Layout
 from .base import (
     Backbone,
     check_frozen_stages,
@@ -60,7 +62,6 @@ class ViT(Backbone):
             checkpoint=...)``. Defaults to None: truncated normal weights.
     """
 
-    family = 'DeiT'
     arch_zoo = {
         'tiny': dict(embed_dims=192, num_heads=3, feedforward_channels=768),
         'small': dict(embed_dims=384, num_heads=6, feedforward_channels=1536),
@@ -86,7 +87,7 @@ class ViT(Backbone):
         super().__init__(init_cfg=init_cfg)
         arch = look_up(arch, self.arch_zoo, self.arch_defaults)
         if any(not isinstance(v, int) or v < 1 for v in arch.values()):
-            raise ValueError(
+            raise UserError(
                 f'arch must give one positive integer to each of '
                 f'{sorted(arch)}, but got {arch}.'
             )
@@ -94,7 +95,7 @@ class ViT(Backbone):
         check_out_type(out_type)
         check_frozen_stages(frozen_stages, depth)
         if not isinstance(patch_size, int) or patch_size < 1:
-            raise ValueError(
+            raise UserError(
                 'patch_size must be an integer of at least 1, but got '
                 f'{patch_size!r}.'
             )
@@ -221,11 +222,14 @@ class ViT(Backbone):
         """
         num_layers = len(self.blocks) + 2
         name = param_name.removeprefix(prefix)
-        if not param_name.startswith(prefix) or name.startswith('norm.'):
+        part, _, rest = name.partition('.')
+        if not param_name.startswith(prefix):
             return num_layers - 1, num_layers
-        if name.startswith('blocks.'):
-            return int(name.split('.')[1]) + 1, num_layers
-        return 0, num_layers
+        if part == 'blocks':
+            return int(rest.partition('.')[0]) + 1, num_layers
+        if part in ('patch_embed', 'pos_embed', 'cls_token', 'dist_token'):
+            return 0, num_layers
+        return num_layers - 1, num_layers
 
     def pos_embeds(self) -> dict[str, tuple[tuple[int, int], str]]:
         """See :class:`Backbone`."""
@@ -239,69 +243,51 @@ class ViT(Backbone):
 
 
 # The names that ViT's weights have in other code bases.
-_OURS = 'blocks.{i}'
-
-
-def _openmmlab(*attention: Row) -> tuple[Row, ...]:
-    return (
-        *attention,
-        Row('patch_embed.projection.{p}', ('patch_embed.proj.{p}',)),
-        Row('layers.{i}.ln1.{p}', (_OURS + '.norm1.{p}',)),
-        Row('layers.{i}.ln2.{p}', (_OURS + '.norm2.{p}',)),
-        Row('layers.{i}.ffn.layers.0.0.{p}', (_OURS + '.mlp.fc1.{p}',)),
-        Row('layers.{i}.ffn.layers.1.{p}', (_OURS + '.mlp.fc2.{p}',)),
-        Row('layers.{i}.{p}', (_OURS + '.{p}',)),
-        Row('ln1.{p}', ('norm.{p}',)),
-        Row('ln2.{p}', ('fc_norm.{p}',)),  # of the averaged map
-    )
-
+_OPENMMLAB = (
+    ('patch_embed.projection.', 'patch_embed.proj.'),
+    ('.ln1.', '.norm1.'),
+    ('.ln2.', '.norm2.'),
+    ('.ffn.layers.0.0.', '.mlp.fc1.'),
+    ('.ffn.layers.1.', '.mlp.fc2.'),
+    ('layers.', 'blocks.'),
+    ('ln1.', 'norm.'),
+    ('ln2.', 'fc_norm.'),  # of the mean token
+)
 
 # The first whose mark is found counts.
 ViT.layouts = (
     Layout(
-        'DeiT',
-        'vtpack',  # the official DGE code
-        r'blocks\.\d+\.dge\..*',
-        (
-            Row(
-                _OURS + '.dge.splits', (_OURS + '.router.sides',), splits=True
-            ),
-            Row(_OURS + '.dge.router.{p}', (_OURS + '.router.{p}',)),
+        *('DeiT', 'vtpack', r'blocks\.\d+\.dge\..*'),  # the official DGE code
+        rows=(
+            ('.dge.router.', '.router.'),
+            ('.dge.splits', '.router.sides', 'splits'),
         ),
-        r'.*\.router\.(?!gate\.|sides$).*',
-        'model',
+        no_place=r'.*\.router\.(?!gate\.|sides$).*',
+        container='model',
     ),
     Layout(
-        'DeiT',
-        'mmpretrain',
-        r'layers\.\d+\.attn\.qkv\..*',
-        _openmmlab(qkv('layers.{i}.attn.qkv.{p}', _OURS)),
-        rf'{HEAD}|{ROUTER}',
-        'state_dict',
+        *('DeiT', 'mmpretrain', r'layers\.\d+\.attn\.qkv\..*'),
+        rows=(('.attn.qkv.', '.attn.q.', 'qkv'), *_OPENMMLAB),
+        no_place=rf'{HEAD}|{ROUTER}',
+        container='state_dict',
     ),
     Layout(
-        'DeiT',
-        'mmseg',
-        r'layers\.\d+\.attn\.attn\.in_proj_.*',
-        _openmmlab(
-            qkv('layers.{i}.attn.attn.in_proj_{p}', _OURS),
-            Row(
-                'layers.{i}.attn.attn.out_proj.{p}',
-                (_OURS + '.attn.proj.{p}',),
-            ),
+        *('DeiT', 'mmseg', r'layers\.\d+\.attn\.attn\.in_proj_.*'),
+        rows=(
+            ('.attn.attn.in_proj_', '.attn.q.', 'qkv'),
+            ('.attn.attn.out_proj.', '.attn.proj.'),
+            *_OPENMMLAB,
         ),
-        rf'dist_token|{HEAD}|{ROUTER}',
-        'state_dict',
+        no_place=rf'dist_token|{HEAD}|{ROUTER}',
+        container='state_dict',
+    ),
+    Layout(  # timm's and MAE's, too
+        *('DeiT', 'official', r'blocks\.\d+\.attn\.qkv\..*'),
+        rows=(('.attn.qkv.', '.attn.q.', 'qkv'),),
+        no_place=ROUTER,
+        container='model',
     ),
     Layout(
-        'DeiT',
-        'official',  # and timm's, MAE's
-        r'blocks\.\d+\.attn\.qkv\..*',
-        (qkv(_OURS + '.attn.qkv.{p}', _OURS),),
-        ROUTER,
-        'model',
-    ),
-    Layout(
-        'DeiT', 'mmdge', r'blocks\.\d+\.attn\.q\..*', (), HEAD, 'state_dict'
+        *('DeiT', 'mmdge', r'blocks\.\d+\.attn\.q\..*', (), HEAD, 'state_dict')
     ),
 )

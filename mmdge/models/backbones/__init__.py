@@ -1,5 +1,6 @@
 """The registered backbones, each an architecture, a method and defaults."""
 
 from .dge import DGEPVT, DGEDeiT
+from .dynamic_vit import DynamicViT
 
-__all__ = ['DGEPVT', 'DGEDeiT']
+__all__ = ['DGEPVT', 'DGEDeiT', 'DynamicViT']

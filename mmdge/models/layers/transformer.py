@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmdge.utils import UserError
+
 from ..cost import LinearCost
 from .embeddings import pad_to_patch
 
@@ -127,7 +129,7 @@ class SpatialReductionAttention(nn.Module):
     ) -> None:
         super().__init__()
         if embed_dims % num_heads:
-            raise ValueError(
+            raise UserError(
                 f'embed_dims={embed_dims} must be a multiple of '
                 f'num_heads={num_heads}.'
             )
@@ -250,7 +252,7 @@ class DropPath(nn.Module):
     def __init__(self, drop_prob: float = 0.0) -> None:
         super().__init__()
         if not 0 <= drop_prob < 1:
-            raise ValueError(
+            raise UserError(
                 f'drop_prob must be in [0, 1), but got {drop_prob}.'
             )
         self.drop_prob = drop_prob
@@ -337,6 +339,7 @@ class TransformerBlock(nn.Module):
         name: str = '',
     ) -> None:
         super().__init__()
+        self.embed_dims = embed_dims
         self.name = name
         self.norm1 = nn.LayerNorm(embed_dims, eps=1e-6)
         self.attn = SpatialReductionAttention(embed_dims, num_heads, sr_ratio)

@@ -2,5 +2,6 @@
 
 from .base import Method
 from .granularity import Granularity
+from .pruning import Pruning
 
-__all__ = ['Granularity', 'Method']
+__all__ = ['Granularity', 'Method', 'Pruning']

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmdge.utils import UserError
 
@@ -152,7 +152,7 @@ def per_stage(values: object, num_stages: int, name: str) -> Sequence:
     if not isinstance(values, (list, tuple)):
         return [values] * num_stages
     if len(values) != num_stages:
-        raise ValueError(
+        raise UserError(
             f'{name}={values} must be one {name}, or {num_stages}, one per '
             'stage.'
         )

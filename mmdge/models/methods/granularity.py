@@ -28,6 +28,8 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
+from mmdge.utils import UserError
+
 from ..cost import ComputeMap, Cost
 from ..layers import TransformerBlock, add
 from ..layers.transformer import Context
@@ -66,7 +68,7 @@ class Granularity(Method):
                 alone. Routers without parameters always do.
         """
         # A later stage may not be built, but is checked.
-        num_stages = len(getattr(self, 'patch_sizes', self.stages))
+        num_stages = self.max_stages
         self.granularities = check_granularities(granularities, num_stages)
         self.cells = [sides[-1] for sides in self.granularities]
         self.sparse_training = sparse_training
@@ -76,8 +78,9 @@ class Granularity(Method):
         ):
             cost = [(sides[0] / side) ** 2 for side in sides]
             for block in blocks:
-                dims = block.attn.embed_dims
-                router = build_router(kind, dims, cost, sides[-1], price)
+                router = build_router(
+                    kind, block.embed_dims, cost, sides[-1], price
+                )
                 if router is not None:
                     router.register_buffer(
                         'sides',
@@ -102,16 +105,11 @@ class Granularity(Method):
         num_extra = tokens.shape[1] - size[0] * size[1]
         grains = Grains(size, self.granularities[stage], num_extra)
         valid = self.valid_cells(mask, stage, grains.grids[-1])
-        cell = self.strides[stage] * grains.region
         outs, costs = [], []
         for number, block in enumerate(self.stages[stage]):
             decision = decide(block, tokens, grains, valid)
             tokens, cost = self._run_block(
-                block,
-                tokens,
-                grains,
-                decision,
-                partial(ComputeMap, cell=cell, name=block.name, valid=valid),
+                block, tokens, grains, decision, valid, self.strides[stage]
             )
             costs.append(cost)
             if number in keep:
@@ -124,7 +122,8 @@ class Granularity(Method):
         tokens: Tensor,
         grains: Grains,
         decision: Decision | None,
-        compute_map: partial,
+        valid: Tensor | None,
+        stride: int,
     ) -> tuple[Tensor, Cost]:
         flops = block.flops(grains.size, grains.num_extra)
         dense = Cost.constant(
@@ -141,13 +140,12 @@ class Granularity(Method):
             decision.gate,
             self.sparse_training,
         )
-        # Of a map of regions, rows and the share of the dense compute.
-        row_counts = grains.row_counts(tokens.device)  # (Rh, Rw, K)
-        shares = row_counts.new_tensor(grains.sides).double() ** -2  # (K,)
+        shares = grains.shares(tokens.device)  # (K,)
         if decision.gate is None:
             num_rows, share = choice.counts, shares[decision.choice]
         else:
             gate = decision.gate.double()  # (B, Rh, Rw, K)
+            row_counts = grains.row_counts(tokens.device)  # (Rh, Rw, K)
             num_rows = (gate * row_counts).flatten(1).sum(1)
             num_rows = grains.num_extra + num_rows
             share = gate @ shares
@@ -155,7 +153,9 @@ class Granularity(Method):
         if block.router is not None:
             num_cells = math.prod(grains.grids[-1])
             dynamic = dynamic + block.router.flops().at(num_cells)
-        return tokens, Cost(dynamic, dense.dense, (compute_map(share),))
+        cell = stride * grains.region
+        decided = ComputeMap(share, cell, block.name, valid)  # (B, Rh, Rw)
+        return tokens, Cost(dynamic, dense.dense, (decided,))
 
 
 def decide(
@@ -290,7 +290,7 @@ def check_granularities(
             or len(granularities) != num_stages
             or not all(_is_set(candidates) for candidates in granularities)
         ):
-            raise ValueError(
+            raise UserError(
                 f'granularities={granularities!r} must be one set of '
                 f'integers, e.g. (1, 2, 4), or {num_stages}, one per stage.'
             )
@@ -302,7 +302,7 @@ def check_granularities(
             or candidates[0] < 1
             or any(candidates[-1] % side for side in candidates)
         ):
-            raise ValueError(
+            raise UserError(
                 f'granularities={tuple(candidates)} must be positive and '
                 'ascending, and each must divide the last, e.g. (1, 2, 4).'
             )

@@ -9,6 +9,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmdge.registry import MODELS
+from mmdge.utils import UserError
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -51,16 +52,16 @@ class SimpleFPN(BaseModule):
     ) -> None:
         super().__init__(init_cfg=init_cfg)
         if in_stride not in (4, 8, 16):
-            raise ValueError(
+            raise UserError(
                 f'in_stride, the stride of the map that comes in, must be 4, '
                 f'8 or 16, but got {in_stride!r}.'
             )
         if not isinstance(start_level, int) or not 0 <= start_level <= 3:
-            raise ValueError(
+            raise UserError(
                 f'start_level must be 0 to 3, but got {start_level!r}.'
             )
         if not isinstance(num_outs, int) or num_outs < 1:
-            raise ValueError(
+            raise UserError(
                 f'num_outs must be at least 1, but got {num_outs!r}.'
             )
         self.strides = [4 * 2 ** (start_level + i) for i in range(num_outs)]
@@ -81,7 +82,7 @@ class SimpleFPN(BaseModule):
             first, each of half the side of the one before, rounded up.
         """
         if len(inputs) != 1:
-            raise ValueError(
+            raise UserError(
                 f'SimpleFPN makes its pyramid from one map, but got '
                 f'{len(inputs)}; set one index in out_indices of the backbone.'
             )

@@ -153,6 +153,10 @@ class Grains:
         """
         return _tables(self.size, self.sides, device).counts
 
+    def shares(self, device: torch.device) -> Tensor:
+        """Share of the dense rows at each granularity, ``(K,)``, float64."""
+        return _tables(self.size, self.sides, device).shares
+
     def candidates(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """All that could become a row.
 
@@ -321,6 +325,7 @@ class _Tables(NamedTuple):
     """What follows from the size of a map alone, see :func:`_tables`."""
 
     counts: Tensor  # (Rh, Rw, K) rows of a region at each granularity
+    shares: Tensor  # (K,) of the dense rows, in full regions
     level: Tensor  # (M,) granularity of a candidate, as an index
     region: Tensor  # (M,) region of a candidate
     token_region: Tensor  # (N,) region of a token
@@ -356,6 +361,7 @@ def _tables(
         rows, columns = map(rows_per_axis, size)
         return _Tables(
             rows[:, None] * columns[None],
+            torch.tensor(sides, device=device).double() ** -2,
             torch.cat(level),
             torch.cat(region),
             unpool(numbers, region_side, size).flatten(),

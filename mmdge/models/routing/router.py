@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmdge.registry import MODELS, find_class
-from mmdge.utils import is_number
+from mmdge.utils import UserError, is_number
 
 from ..cost import LinearCost
 from .granularity import patch_grid, pool
@@ -86,9 +86,9 @@ class Router(nn.Module):
     ) -> None:
         super().__init__()
         if not is_number(price):
-            raise ValueError(f'price must be a number, but got {price!r}.')
+            raise UserError(f'price must be a number, but got {price!r}.')
         if not is_number(temperature) or temperature <= 0:
-            raise ValueError(
+            raise UserError(
                 f'temperature must be positive, but got {temperature!r}.'
             )
         self.embed_dims = embed_dims
@@ -226,7 +226,7 @@ class GumbelRouter(Router):
     ) -> None:
         super().__init__(embed_dims, cost, cell, **kwargs)
         if not is_number(init_finest) or not 0 < init_finest < 1:
-            raise ValueError(
+            raise UserError(
                 f'init_finest must be in (0, 1), but got {init_finest}.'
             )
         self.noise = noise
@@ -297,19 +297,19 @@ def build_router(
     config = ROUTINGS.get(routing) if isinstance(routing, str) else routing
     if not isinstance(config, dict) or 'type' not in config:
         allowed = ', '.join(repr(k) for k in [*STATIC, *ROUTINGS])
-        raise ValueError(
+        raise UserError(
             f'routing={routing!r} is unknown; allowed are {allowed}, or the '
             "config of a router, e.g. dict(type='QuantileRouter')."
         )
     config = dict(config)
     if 'price' in config:
-        raise ValueError(
+        raise UserError(
             f'routing={routing!r} has a price of its own: give it to the '
             'backbone, as price=, for all routers.'
         )
     router = find_class(config.pop('type'))
     if not (isinstance(router, type) and issubclass(router, Router)):
-        raise ValueError(
+        raise UserError(
             f'routing={routing!r} names no registered router; mmdge has '
             'GumbelRouter, QuantileRouter, ErrorRouter, OracleRouter, '
             'ShuffledRouter, RandomRouter and UniformRouter.'

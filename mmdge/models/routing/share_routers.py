@@ -19,7 +19,7 @@ from mmengine.dist import all_gather, get_world_size
 from torch import Tensor, nn
 
 from mmdge.registry import MODELS
-from mmdge.utils import is_number
+from mmdge.utils import UserError, is_number
 
 from ..cost import LinearCost
 from .granularity import pool, region_variance
@@ -67,7 +67,7 @@ class ShareRouter(Router):
             or not all(is_number(part) and part >= 0 for part in share)
             or abs(sum(share) - 1) > 1e-5
         ):
-            raise ValueError(
+            raise UserError(
                 f'share={share!r} must give one non-negative number to each '
                 f'of the {num} candidates and add up to 1.'
             )
@@ -142,11 +142,11 @@ class QuantileRouter(ShareRouter):
     ) -> None:
         super().__init__(embed_dims, cost, cell, **kwargs)
         if score not in ('variance', 'learned'):
-            raise ValueError(
+            raise UserError(
                 f"score must be 'variance' or 'learned', but got {score!r}."
             )
         if not isinstance(num_steps, Integral) or num_steps < 1:
-            raise ValueError(
+            raise UserError(
                 f'num_steps must be an integer of at least 1, but got '
                 f'{num_steps!r}.'
             )

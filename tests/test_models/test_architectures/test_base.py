@@ -57,12 +57,12 @@ def test_weights_are_initialised_once():
     assert router.gate.bias.tolist() == [1, 1, 1]
 
 
-@pytest.mark.parametrize('family', ['PVT', ''])
-def test_a_file_without_routers_leaves_theirs_as_they_start(family, tmp_path):
+@pytest.mark.parametrize('layouts', [DGEPVT.layouts, ()])
+def test_a_file_without_routers_leaves_theirs_as_they_start(layouts, tmp_path):
     class Backbone(DGEPVT):
         """One of which no other's checkpoints are known, or is."""
 
-    Backbone.family = family
+    Backbone.layouts = layouts
     weights = DGEPVT('tiny', routing='finest').state_dict()
     torch.save(weights, tmp_path / 'static.pth')
     file = dict(type='Pretrained', checkpoint=str(tmp_path / 'static.pth'))

@@ -1,0 +1,25 @@
+# Give it the static weights, which also teach: load_from=CHECKPOINT
+_base_ = '../dge/fpn_deit-s_8xb4-40k_ade20k-512x512.py'
+
+model = dict(
+    backbone=dict(type='mmdge.DynamicViT', keep_ratio=0.7, routing='learned')
+)
+default_hooks = dict(
+    cost=dict(budget=0.6, loss_weight=2.0),
+    distill=dict(
+        type='mmdge.DistillHook',
+        targets=[dict(module='backbone', loss_weight=0.5, kept_only=True)],
+    ),
+)
+# The predictors are new, the rest is trained already. This is ours: nobody
+# has published a recipe for dense tasks.
+optim_wrapper = dict(
+    paramwise_cfg=dict(
+        custom_keys={
+            'backbone': dict(lr_mult=0.1),
+            'neck': dict(lr_mult=0.1),
+            'decode_head': dict(lr_mult=0.1),
+            'score_predictor': dict(lr_mult=1.0),
+        }
+    )
+)

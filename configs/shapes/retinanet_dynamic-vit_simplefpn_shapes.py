@@ -1,0 +1,32 @@
+# Give it the static weights, which also teach: load_from=CHECKPOINT
+_base_ = './retinanet_deit_simplefpn_shapes.py'
+
+model = dict(
+    backbone=dict(
+        type='mmdge.DynamicViT',
+        keep_ratio=0.7,
+        pruning_loc=(1, 2, 3),
+        routing='learned',
+    )
+)
+default_hooks = dict(
+    cost=dict(budget=0.62, loss_weight=2.0),
+    distill=dict(
+        type='mmdge.DistillHook',
+        targets=[dict(module='backbone', loss_weight=0.5, kept_only=True)],
+    ),
+)
+# The predictors are new, the rest is trained already. Where a dropped token
+# outshines the kept ones, the gate's gradient is so large that to clip it
+# would hold all else still; the official code doesn't either.
+optim_wrapper = dict(
+    clip_grad=None,
+    paramwise_cfg=dict(
+        custom_keys={
+            'backbone': dict(lr_mult=0.1),
+            'neck': dict(lr_mult=0.1),
+            'bbox_head': dict(lr_mult=0.1),
+            'score_predictor': dict(lr_mult=4.0),
+        }
+    ),
+)

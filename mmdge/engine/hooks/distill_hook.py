@@ -1,0 +1,263 @@
+"""The dense twin teaches: distillation on any module's outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.hooks import Hook
+from mmengine.registry import MODELS
+from mmengine.runner import load_checkpoint
+from torch import Tensor, nn
+
+from mmdge.models.cost import Cost
+from mmdge.registry import HOOKS
+from mmdge.utils import UserError
+
+from .cost_hook import find_dynamic_backbones, unwrap
+
+
+@HOOKS.register_module()
+class DistillHook(Hook):
+    """Let the dense twin teach what named modules return.
+
+    The teacher is the same model with every decision at the dense candidate,
+    frozen, in evaluation mode, fed the same images. For each target a loss
+    between the module's output in student and teacher is added to the loss
+    dict, whatever the host and the backbone; no host class is patched.
+
+    Source: DynamicViT (NeurIPS 2021), section 3.3, equations (13) to (15):
+    tokens of the final norm, ``dict(module='backbone.norm', loss='mse',
+    loss_weight=0.5, kept_only=True)``, and logits, ``dict(module=<last layer
+    of the head>, loss='kl', loss_weight=0.5)``.
+
+    Args:
+        targets (Sequence[dict]): Each with ``module``, a name in the model
+            whose output is a tensor or a tuple of tensors; ``loss``,
+            ``'mse'`` (mean squared error, the default) or ``'kl'``
+            (divergence of the teacher's class probabilities, dimension 1,
+            from the student's, averaged over the rest); ``loss_weight``,
+            which defaults to 1; and ``kept_only``, whether what the last
+            decision dropped is left out, which defaults to False. Defaults
+            to the backbone's outputs by mean squared error.
+        teacher (str, optional): Checkpoint of the teacher. Defaults to None:
+            the weights that the training starts from.
+    """
+
+    def __init__(
+        self,
+        targets: Sequence[Mapping] = (dict(module='backbone'),),
+        teacher: str | None = None,
+    ) -> None:
+        self.targets = [check_target(**target) for target in targets]
+        self.teacher_file = teacher
+        self._handles = []
+
+    def before_train(self, runner: Any) -> None:
+        """Build the teacher, and attach to the model.
+
+        Raises:
+            UserError: If a resumed training cannot know its teacher.
+        """
+        student = unwrap(runner.model)
+        backbones = find_dynamic_backbones(student, type(self).__name__)
+        if self.teacher_file is None and runner.iter > 0:
+            raise UserError(
+                'a resumed training no longer has the weights that it started '
+                'from: give the DistillHook teacher=..., the checkpoint of '
+                'its load_from'
+            )
+        teacher = MODELS.build(runner.cfg.model)
+        if self.teacher_file is None:
+            teacher.load_state_dict(student.state_dict())
+        else:
+            load_checkpoint(teacher, self.teacher_file, map_location='cpu')
+        device = next(student.parameters()).device
+        self.attach(student, teacher.to(device), backbones[0])
+
+    def after_train(self, runner: Any) -> None:
+        """Leave the model as it was."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def attach(
+        self, student: nn.Module, teacher: nn.Module, backbone: nn.Module
+    ) -> None:
+        """Add the losses to what ``student`` returns in ``loss`` mode.
+
+        Args:
+            student (nn.Module): A host's model.
+            teacher (nn.Module): Another of the same kind.
+            backbone (nn.Module): The student's.
+        """
+        teacher.eval().requires_grad_(False)
+        for twin in find_dynamic_backbones(teacher, type(self).__name__):
+            twin.dense = True
+        names = [target['module'] for target in self.targets]
+        modules = dict(student.named_modules())
+        missing = [name for name in names if name not in modules]
+        if missing:
+            raise UserError(
+                f'DistillHook: {type(student).__name__} has no module '
+                f'{missing[0]!r}; print(model) shows their names'
+            )
+        seen: dict[str, list] = {name: [] for name in names}
+
+        def start(module: nn.Module, args: tuple) -> None:
+            for outputs in seen.values():
+                outputs.clear()
+
+        def finish(
+            module: nn.Module, args: tuple, kwargs: dict, output: Any
+        ) -> Any:
+            if not isinstance(output, dict) or not module.training:
+                return output
+            inputs = kwargs['inputs'] if 'inputs' in kwargs else args[0]
+            taught = run_teacher(teacher, inputs, names)
+            losses = {}
+            for target in self.targets:
+                name = target['module']
+                key = f'loss_distill_{name.replace(".", "_")}'
+                losses[key] = target_loss(
+                    seen[name], taught[name], backbone.cost, **target
+                )
+            return {**output, **losses}
+
+        self._handles = [
+            student.register_forward_pre_hook(start),
+            *(_listen(modules[name], seen[name]) for name in names),
+            # Before CostHook's, which takes the graph off the cost.
+            student.register_forward_hook(
+                finish, with_kwargs=True, prepend=True
+            ),
+        ]
+
+
+def check_target(
+    module: str,
+    loss: str = 'mse',
+    loss_weight: float = 1.0,
+    kept_only: bool = False,
+) -> dict[str, Any]:
+    """Fill in a target of :class:`DistillHook`.
+
+    Raises:
+        ValueError: If there is no such loss.
+    """
+    if loss not in LOSSES:
+        raise UserError(f'loss={loss!r} must be one of {sorted(LOSSES)}.')
+    return dict(
+        module=module,
+        loss=loss,
+        loss_weight=loss_weight,
+        kept_only=kept_only,
+    )
+
+
+def _listen(module: nn.Module, outputs: list) -> Any:
+    def note(module: nn.Module, args: tuple, output: Any) -> None:
+        outputs.append(output)
+
+    return module.register_forward_hook(note)
+
+
+@torch.no_grad()
+def run_teacher(
+    teacher: nn.Module, inputs: Tensor, names: Sequence[str]
+) -> dict[str, list]:
+    """What named modules of the teacher return for images.
+
+    Only as much of it runs as the names need.
+    """
+    modules = dict(teacher.named_modules())
+    seen: dict[str, list] = {name: [] for name in names}
+    handles = [_listen(modules[name], seen[name]) for name in names]
+    try:
+        parts = {name.partition('.')[0] for name in names}
+        if parts == {'backbone'}:
+            teacher.backbone(inputs)
+        elif parts <= {'backbone', 'neck'}:
+            teacher.extract_feat(inputs)
+        else:
+            teacher(inputs, mode='tensor')
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+def target_loss(
+    student: Sequence,
+    teacher: Sequence,
+    cost: Cost,
+    module: str,
+    loss: str,
+    loss_weight: float,
+    kept_only: bool,
+) -> Tensor:
+    """Loss between outputs of a module, averaged over its tensors.
+
+    Args:
+        student (Sequence): Its outputs, one for each time that it ran.
+        teacher (Sequence): Likewise.
+        cost (Cost): Of the student's backbone.
+        module (str): Its name.
+        loss (str): See :class:`DistillHook`, also for the others.
+        loss_weight (float): Factor.
+        kept_only (bool): Whether what was dropped is left out.
+
+    Raises:
+        UserError: If it returned other things.
+    """
+    ours, theirs = list(_tensors(student)), list(_tensors(teacher))
+    if not ours or [o.shape for o in ours] != [t.shape for t in theirs]:
+        raise UserError(
+            f'DistillHook: {module!r} returned tensors of the shapes '
+            f'{[tuple(o.shape) for o in ours]}, and in the teacher '
+            f'{[tuple(t.shape) for t in theirs]}; name a module that runs '
+            'once for an image, in training as well as in mode="tensor"'
+        )
+    losses = []
+    for our, their in zip(ours, theirs, strict=True):
+        if kept_only:
+            our, their = (_kept(x, cost) for x in (our, their))
+        losses.append(LOSSES[loss](our.float(), their.float()))
+    return loss_weight * torch.stack(losses).mean()
+
+
+def _tensors(outputs: Any) -> Iterator[Tensor]:
+    if isinstance(outputs, Tensor):
+        yield outputs
+    elif isinstance(outputs, (list, tuple)):
+        for output in outputs:
+            yield from _tensors(output)
+
+
+def _kept(x: Tensor, cost: Cost) -> Tensor:
+    """Rows of what the last decision computed, ``(num, C)``.
+
+    Args:
+        x (Tensor): Tokens ``(B, E + N, C)`` or a map ``(B, C, h, w)``.
+        cost (Cost): Of these images.
+    """
+    if x.dim() == 4:
+        x = x.flatten(2).transpose(1, 2)  # (B, C, h, w) -> (B, h * w, C)
+    kept = cost.maps[-1].share.flatten(1) > 0  # (B, N)
+    return x[:, x.shape[1] - kept.shape[1] :][kept]
+
+
+def _mse(student: Tensor, teacher: Tensor) -> Tensor:
+    # An image that has lost all its tokens has nothing to learn from.
+    return F.mse_loss(student, teacher) if len(student) else student.sum()
+
+
+def _kl(student: Tensor, teacher: Tensor) -> Tensor:
+    student, teacher = student.log_softmax(1), teacher.log_softmax(1)
+    divergence = F.kl_div(student, teacher, log_target=True, reduction='none')
+    return divergence.sum(1).mean()
+
+
+LOSSES: dict[str, Callable] = dict(mse=_mse, kl=_kl)

@@ -1,0 +1,408 @@
+"""DynamicViT: tokens that matter little are dropped, stage by stage.
+
+Before some blocks a predictor scores the tokens that are left. In training
+all tokens are computed, and attention is masked, so that the predictors get
+a gradient; at test the dropped ones are not computed::
+
+    tokens --predictor--> log-probabilities of keep and drop     score
+    --top-k per image, or a price--> kept tokens                 decide
+    --pack--> rows --block, block, block--> rows                 rows, update
+    rows --scatter--> the map, where the dropped tokens keep
+    their last features                                          scatter
+    FLOPs of the rows, share of each token                       cost
+
+Source: DynamicViT (Rao et al., NeurIPS 2021), section 3, and its official
+code; that dropped tokens stay on the map, and may be taken up again, follows
+SViT (Liu et al., WACV 2024).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmdge.utils import UserError, is_number
+
+from ..cost import ComputeMap, Cost, LinearCost
+from ..layers import TransformerBlock, add
+from ..routing import Router, build_router
+from ..routing.router import add_gumbel_noise
+from ..routing.rows import pack, scatter, select
+from .base import Method
+
+COST = (1.0, 0.0)  # of the candidates: keep, drop
+
+
+class KeepPredictor(Router):
+    """How likely each token is worth keeping.
+
+    Source: DynamicViT, section 3.2; parameter names of the official code.
+
+    Args:
+        embed_dims (int): Channels ``C``, a multiple of 4.
+        amount (str): ``'topk'``: a fixed part of each image; ``'price'``:
+            what is worth it.
+        **kwargs: See :class:`Router`.
+    """
+
+    def __init__(
+        self, embed_dims: int, amount: str = 'topk', **kwargs: Any
+    ) -> None:
+        super().__init__(embed_dims, COST, cell=1, **kwargs)
+        self.adaptive = amount == 'price'
+        half, quarter = embed_dims // 2, embed_dims // 4
+        self.in_conv = nn.Sequential(
+            nn.LayerNorm(embed_dims),
+            nn.Linear(embed_dims, embed_dims),
+            nn.GELU(),
+        )
+        self.out_conv = nn.Sequential(
+            nn.Linear(embed_dims, half),
+            nn.GELU(),
+            nn.Linear(half, quarter),
+            nn.GELU(),
+            nn.Linear(quarter, 2),
+            nn.LogSoftmax(dim=-1),
+        )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """See :class:`Router`; keep and drop start about even."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def logits(
+        self, rows: Tensor, lengths: Sequence[int], kept: Tensor
+    ) -> Tensor:
+        """Score rows, each beside the mean of those kept in its image.
+
+        Args:
+            rows (Tensor): Packed, image-major, ``(sum_b L_b, C)``.
+            lengths (Sequence[int]): Rows of each image, ``L_b``.
+            kept (Tensor): 1 where a row was kept so far, else 0, in training
+                with its gradient, ``(sum_b L_b,)``.
+
+        Returns:
+            Tensor: Log-probabilities of keep and drop, ``(sum_b L_b, 2)``.
+        """
+        local, whole = self.in_conv(rows).chunk(2, dim=-1)
+        counts = torch.tensor(lengths).to(rows.device, non_blocking=True)
+        images = torch.arange(len(lengths), device=rows.device)
+        image = images.repeat_interleave(counts, output_size=len(rows))
+        sums = whole.new_zeros(len(lengths), whole.shape[1] + 1).index_add(
+            0, image, torch.cat([whole, torch.ones_like(whole[:, :1])], 1)
+            * kept[:, None]
+        )  # fmt: skip
+        # An image that has lost all its tokens has no mean.
+        mean = sums[:, :-1] / sums[:, -1:].clamp(min=1e-6)
+        return self.out_conv(torch.cat([local, mean[image]], dim=-1))
+
+    def flops(self) -> LinearCost:
+        """See :class:`Router`; a cell is a token."""
+        dims = self.embed_dims
+        half, quarter = dims // 2, dims // 4
+        return LinearCost(
+            0, dims * dims + dims * half + half * quarter + quarter * 2
+        )
+
+
+def masked_softmax(
+    logits: Tensor, policy: Tensor, eps: float = 1e-6
+) -> Tensor:
+    """Attention weights of kept keys, and of each token for itself.
+
+    Source: DynamicViT, equation (10), with the official code's ``eps``; the
+    maximum is over all keys and passes its gradient on.
+
+    Args:
+        logits (Tensor): Of all tokens for all keys, ``(B, h, T, T)``.
+        policy (Tensor): 1 for kept tokens, else 0, ``(B, T)``.
+        eps (float): Keeps rows without any key defined. Defaults to 1e-6.
+
+    Returns:
+        Tensor: ``(B, h, T, T)``, float32 or finer.
+    """
+    num = policy.shape[1]
+    eye = torch.eye(num, dtype=policy.dtype, device=policy.device)
+    seen = policy[:, None, None]  # (B, 1, 1, T)
+    seen = seen + (1 - seen) * eye  # (B, 1, T, T)
+    with torch.autocast(logits.device.type, enabled=False):
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        weights = (logits - logits.amax(-1, keepdim=True)).exp() * seen
+        return (weights + eps / num) / (weights.sum(-1, keepdim=True) + eps)
+
+
+def masked_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    lengths: list[int],
+    key_lengths: list[int],
+    policy: Tensor,
+) -> Tensor:
+    """Attention by :func:`masked_softmax`, in the terms of packed rows.
+
+    Args:
+        q (Tensor): Queries of all tokens, ``(B * T, h, d)``.
+        k (Tensor): Keys, likewise.
+        v (Tensor): Values, likewise.
+        lengths (list[int]): ``T`` for each image.
+        key_lengths (list[int]): The same.
+        policy (Tensor): 1 for kept tokens, else 0, ``(B, T)``.
+
+    Returns:
+        Tensor: ``(B * T, h, d)``.
+    """
+    # (B * T, h, d) -> (B, h, T, d)
+    q, k, v = (x.unflatten(0, policy.shape).transpose(1, 2) for x in (q, k, v))
+    logits = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
+    out = masked_softmax(logits, policy).to(v.dtype) @ v
+    return out.transpose(1, 2).flatten(0, 1)
+
+
+class Pruning(Method):
+    """Drops tokens of an architecture whose stages keep them in one set."""
+
+    cells = [1]
+
+    def add_predictors(
+        self,
+        keep_ratio: float | Sequence[float],
+        pruning_loc: Sequence[int],
+        routing: str,
+        amount: str,
+        price: float,
+        reactivate: bool,
+        keep_features: bool,
+    ) -> None:
+        """Place a predictor before some blocks.
+
+        Args:
+            keep_ratio (float | Sequence[float]): Part of the first tokens
+                that the s-th predictor keeps: its s-th power, or the s-th.
+            pruning_loc (Sequence[int]): Blocks before which they decide.
+            routing (str): ``'learned'``: predictors; ``'random'`` and
+                ``'uniform'``: controls; ``'finest'``: none, the dense twin.
+            amount (str): At test. ``'topk'``: the keep ratio of each image;
+                ``'price'``: tokens whose probability is worth the price.
+            price (float): See :class:`Router`.
+            reactivate (bool): Let a later predictor take dropped tokens up
+                again.
+            keep_features (bool): Leave dropped tokens as they are, for maps;
+                else training updates them, though nobody sees them, as the
+                official classifier does.
+        """
+        locations = list(pruning_loc)
+        depth = len(self.stages[0])
+        if locations != sorted(set(locations) & set(range(depth))):
+            raise UserError(
+                f'pruning_loc={pruning_loc!r} must be ascending and among 0 '
+                f'to {depth - 1}, the blocks.'
+            )
+        ratios = keep_ratio
+        if is_number(keep_ratio):
+            ratios = [keep_ratio ** (s + 1) for s in range(len(locations))]
+        if len(ratios) != len(locations) or not all(
+            is_number(ratio) and 0 < ratio <= 1 for ratio in ratios
+        ):
+            raise UserError(
+                f'keep_ratio={keep_ratio!r} must be in (0, 1], or one such '
+                f'number for each of pruning_loc={pruning_loc}.'
+            )
+        if amount not in ('topk', 'price'):
+            raise UserError(
+                f"amount must be 'topk' or 'price', but got {amount!r}."
+            )
+        self.keep_ratios = dict(zip(locations, ratios, strict=True))
+        self.reactivate = reactivate
+        self.keep_features = keep_features
+        dims = self.stages[0][0].embed_dims
+
+        def predictor() -> Router | None:
+            if routing in ('learned', 'gumbel'):
+                return KeepPredictor(dims, amount, price=price)
+            if routing not in ('random', 'uniform', 'finest', 'static'):
+                raise UserError(
+                    f"routing must be 'learned', 'random', 'uniform' or "
+                    f"'finest', but got {routing!r}."
+                )
+            return build_router(routing, dims, COST, 1, price)
+
+        made = [predictor() for _ in locations]
+        self.score_predictor = nn.ModuleList(filter(None, made))
+
+    def run_blocks(
+        self,
+        stage: int,
+        tokens: Tensor,
+        size: tuple[int, int],
+        mask: Tensor | None,
+        keep: Collection[int],
+    ) -> tuple[list[Tensor], Cost]:
+        """See :class:`Backbone`."""
+        if self.dense or not self.score_predictor:
+            return super().run_blocks(stage, tokens, size, mask, keep)
+        valid = self.valid_cells(mask, stage, size)  # (B, H, W)
+        predictors = iter(self.score_predictor)
+        num_extra = tokens.shape[1] - size[0] * size[1]
+        exact = torch.promote_types(tokens.dtype, torch.float32)
+        kept = tokens.new_ones(tokens.shape[:2], dtype=exact)
+        # In training all tokens are computed, at test the rows of those kept.
+        (rows,) = select(kept > 0)
+        packed = tokens.flatten(0, 1)  # (B, T, C) -> (B * T, C)
+        outs, maps, dynamic, dense = [], [], 0, 0
+        for number, block in enumerate(self.stages[stage]):
+            ratio = self.keep_ratios.get(number)
+            if ratio is not None:
+                router = next(predictors)
+                kept, num_scored = self._decide(
+                    router, tokens, kept, valid, size, ratio
+                )
+                dynamic = dynamic + router.flops().at(num_scored.double())
+                if not self.training:
+                    (rows,) = select(kept > 0)
+                    packed = pack([tokens], [rows])
+                learns = isinstance(router, KeepPredictor)
+                maps.append(
+                    ComputeMap(
+                        kept[:, num_extra:].unflatten(1, size),
+                        self.strides[stage],
+                        block.name,
+                        valid,
+                        target=ratio if learns else None,
+                    )
+                )
+            if self.training:
+                policy = kept if maps else None
+                tokens = self.run(self._masked, tokens, block, size, policy)
+            else:
+                packed = self.run(run_packed, packed, block, rows.lengths)
+                if number in keep or number + 1 in self.keep_ratios:
+                    tokens = scatter(tokens, rows, packed)
+            if number in keep:
+                outs.append(tokens)
+            num = kept.double().sum(1)
+            flops = block.flops((num - num_extra, 1), num_extra)
+            dynamic = dynamic + flops.at(num)
+            flops = block.flops(size, num_extra)
+            dense = dense + flops.at(tokens.shape[1])
+        cost = Cost.constant(dense, len(tokens), tokens.device)
+        return outs, Cost(dynamic, cost.dense, tuple(maps))
+
+    def _decide(
+        self,
+        router: Router,
+        tokens: Tensor,
+        kept: Tensor,
+        valid: Tensor | None,
+        size: tuple[int, int],
+        ratio: float,
+    ) -> tuple[Tensor, Tensor]:
+        """Which of all tokens to keep, ``(B, E + N)``; how many it looked at.
+
+        The latter at test, ``(B,)``: in training it looks at all.
+        """
+        num_extra = tokens.shape[1] - size[0] * size[1]
+        patches, before = tokens[:, num_extra:], kept[:, num_extra:]  # (B, N)
+        inside = torch.ones_like(before)
+        if valid is not None:
+            inside = valid.flatten(1).to(before)
+            before = before * inside
+        allowed = inside if self.reactivate else before
+        with torch.autocast(tokens.device.type, enabled=False):
+            if isinstance(router, KeepPredictor):
+                gate, scores = _predict(router, patches, before, allowed)
+            else:
+                grid = patches.unflatten(1, size)  # (B, H, W, C)
+                everywhere = inside.view(grid.shape[:3]) > 0
+                gate, scores = None, router.ranks(grid, everywhere).flatten(1)
+        if gate is None:
+            share = 1 - router.progress * (1 - ratio)
+            counts = (inside.sum(1).double() * share).long()
+            gate = top(scores, counts, allowed > 0)
+        gate = (gate * allowed).to(kept.dtype)
+        kept = torch.cat([kept[:, :num_extra], gate], dim=1)
+        return kept, allowed.sum(1)
+
+    def _masked(
+        self,
+        tokens: Tensor,
+        block: TransformerBlock,
+        size: tuple[int, int],
+        policy: Tensor | None,
+    ) -> Tensor:
+        """Update all tokens, of which some are seen, ``policy (B, T)``."""
+        if policy is None:
+            return block(tokens, size)
+        tokens, context = block.prepare(tokens, size)
+        update = block.update(
+            tokens.flatten(0, 1),
+            context.key_lengths,
+            context,
+            partial(masked_attention, policy=policy),
+            context.normed.flatten(0, 1),
+        ).view_as(tokens)
+        if self.keep_features:
+            update = update * policy[..., None].to(update.dtype)
+        return tokens + update
+
+
+def run_packed(
+    rows: Tensor, block: TransformerBlock, lengths: list[int]
+) -> Tensor:
+    """Update packed rows ``(sum_b L_b, C)``, which are all there is."""
+    rows, context = block.prepare(rows, (0, 0), lengths)
+    update = block.update(rows, lengths, context, normed=context.normed)
+    return add(rows, update, out=update)
+
+
+def top(scores: Tensor, counts: Tensor, allowed: Tensor) -> Tensor:
+    """The best of each image.
+
+    Args:
+        scores (Tensor): ``(B, N)``.
+        counts (Tensor): How many of each image, ``(B,)``, long.
+        allowed (Tensor): Among which, ``(B, N)``, bool.
+
+    Returns:
+        Tensor: Which they are, ``(B, N)``, bool.
+    """
+    scores = scores.masked_fill(~allowed, -torch.inf)
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    places = torch.arange(scores.shape[1], device=scores.device)
+    place = torch.empty_like(order).scatter_(1, order, places.expand_as(order))
+    return place < counts[:, None]
+
+
+def _predict(
+    router: KeepPredictor, patches: Tensor, before: Tensor, allowed: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gates ``(B, N)``, or scores where the amount is fixed."""
+    batch_size, num = before.shape
+    if router.training:
+        rows, lengths = patches.flatten(0, 1), [num] * batch_size
+        kept = before.flatten()
+    else:  # what is out of question is not scored
+        (selected,) = select(allowed > 0)
+        rows, lengths = pack([patches], [selected]), selected.lengths
+        kept = before.flatten().index_select(0, selected.index)
+    logits = router.logits(rows.to(kept.dtype), lengths, kept)
+    if not router.training:
+        lowest = logits.new_full((batch_size, num, 2), -torch.inf)
+        logits = scatter(lowest, selected, logits)
+        if not router.adaptive:
+            return None, logits[..., 0]
+    else:
+        logits = add_gumbel_noise(logits).view(batch_size, num, 2)
+    decision = router.decide(logits)
+    if decision is None:
+        return torch.ones_like(before), None
+    if decision.gate is None:
+        return decision.choice == 0, None
+    return decision.gate[..., 0], None

@@ -1,0 +1,317 @@
+"""DynamicViT: against the official code, and what maps add to it.
+
+What every backbone promises is in ``test_contract.py``.
+"""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mmdge.models import DynamicViT
+from mmdge.models.methods import pruning
+from mmdge.utils.counting import flop_counter
+from tests.small import pictures
+
+ARCH = dict(embed_dims=16, num_layers=4, num_heads=2, feedforward_channels=32)
+
+
+def build(**kwargs):
+    """A small one whose predictors differ from token to token."""
+    defaults = dict(
+        pruning_loc=(1, 2, 3),
+        patch_size=8,
+        pretrain_img_size=64,
+        drop_path_rate=0.0,
+    )
+    model = DynamicViT(ARCH, **{**defaults, **kwargs})
+    for name, parameter in model.named_parameters():
+        if 'norm' not in name:
+            parameter.data.mul_(4)
+    return model.eval()
+
+
+class TestAgainstTheOfficialCode:
+    """The figures of the official code, decisions fixed as they were."""
+
+    @pytest.fixture
+    def golden(self, test_data):
+        return np.load(test_data / 'golden' / 'dynamicvit_deit.npz')
+
+    @pytest.fixture
+    def official(self, golden):
+        state = {
+            key.removeprefix('w/'): torch.tensor(golden[key])
+            for key in golden.files
+            if key.startswith('w/')
+        }
+        arch = dict(
+            embed_dims=40,
+            num_layers=12,
+            num_heads=4,
+            feedforward_channels=160,
+        )
+        model = DynamicViT(arch, out_type='cls_token', drop_path_rate=0.0)
+        model.load_state_dict(state)
+        model.head = nn.Linear(40, 10)
+        model.head.load_state_dict(
+            {k: state[f'head.{k}'] for k in ('weight', 'bias')}
+        )
+        return model.eval()
+
+    def run(self, model, x):
+        """Logits, and all patch tokens after the final norm."""
+        tokens = []
+        handle = model.norm.register_forward_hook(
+            lambda module, args, output: tokens.append(output[:, 1:])
+        )
+        (feature,) = model(x)
+        handle.remove()
+        return model.head(feature), *tokens
+
+    def test_evaluation(self, official, golden):
+        logits, tokens = self.run(official, torch.tensor(golden['x']))
+        expected = torch.tensor(golden['eval/logits'])
+        torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
+        for stage, decided in enumerate(official.cost.maps):
+            kept = decided.share.flatten(1)
+            places = torch.tensor(golden[f'eval/keep_abs{stage}']).long()
+            expected = torch.zeros_like(kept).scatter(1, places, 1.0)
+            assert kept.equal(expected)
+        # In the order of scores, the cls token first.
+        expected = torch.tensor(golden['eval/norm_tokens'])[:, 1:]
+        ours = tokens.gather(1, places[..., None].expand_as(expected))
+        torch.testing.assert_close(ours, expected, atol=5e-5, rtol=0)
+
+    def test_flops(self, official, golden):
+        official(torch.tensor(golden['x']))
+        head = 40 * 10
+        for ours, key in (('dynamic', 'macs'), ('dense', 'teacher_macs')):
+            flops = getattr(official.cost, ours) + head
+            assert flops.tolist() == [golden[f'eval/{key}_per_image']] * 2
+
+    def test_the_dense_twin_is_the_teacher(self, official, golden):
+        with official.as_dense_twin():
+            logits, tokens = self.run(official, torch.tensor(golden['x']))
+        for ours, key in ((logits, 'cls'), (tokens, 'tokens')):
+            expected = torch.tensor(golden[f'teacher/{key}'])
+            torch.testing.assert_close(ours, expected, atol=1e-5, rtol=0)
+
+    @pytest.mark.parametrize('mode', ['train0', 'trainN'])
+    def test_training(self, official, golden, mode, monkeypatch):
+        """Losses, and the gradients of all parameters that are stored."""
+        model, x = official, torch.tensor(golden['x'])
+        noise = [0, 0, 0]
+        if mode == 'trainN':
+            noise = list(torch.tensor(golden['trainN/noise']))
+        monkeypatch.setattr(
+            pruning,
+            'add_gumbel_noise',
+            lambda logits: (
+                logits + torch.as_tensor(noise.pop(0)).view(-1, 2)
+                if mode == 'trainN'
+                else logits
+            ),
+        )
+        with torch.no_grad(), model.as_dense_twin():
+            taught = self.run(model, x)
+        logits, tokens = self.run(model.train(), x)
+        for ours, key in ((logits, 'logits'), (tokens, 'tokens')):
+            expected = torch.tensor(golden[f'{mode}/{key}'])
+            torch.testing.assert_close(ours, expected, atol=1e-5, rtol=0)
+        maps = model.cost.maps
+        decisions = torch.stack([m.share.flatten(1) for m in maps])
+        assert decisions.equal(torch.tensor(golden[f'{mode}/decisions']))
+
+        log_probs = logits.log_softmax(-1)
+        loss = -(torch.tensor(golden['y']) * log_probs).sum(-1).mean()
+        for m in maps:
+            loss = loss + 2 / 3 * (m.mean - m.target).square().mean()
+        kept = decisions[-1] > 0
+        loss = loss + 0.5 * F.mse_loss(tokens[kept], taught[1][kept])
+        loss = loss + 0.5 * F.kl_div(
+            log_probs,
+            taught[0].log_softmax(-1),
+            log_target=True,
+            reduction='batchmean',
+        )
+        assert loss.item() == pytest.approx(
+            golden[f'{mode}/loss'].item(), abs=1e-5
+        )
+        loss.backward()
+        grads = {n: p.grad for n, p in model.named_parameters()}
+        stored = [k for k in golden.files if k.startswith(f'{mode}/grad/')]
+        assert stored
+        for key in stored:
+            name = key.removeprefix(f'{mode}/grad/')
+            if '.attn.qkv.' in name:
+                parts = [name.replace('qkv', part) for part in ('q', 'kv')]
+                grad = torch.cat([grads[part] for part in parts])
+            else:
+                grad = grads[name]
+            expected = torch.tensor(golden[key])
+            torch.testing.assert_close(
+                grad,
+                expected,
+                rtol=0,
+                atol=1e-4 * expected.abs().max().item(),
+                msg=lambda text, name=name: f'{name}: {text}',
+            )
+
+    def test_masked_softmax(self, golden):
+        """With large logits, where ``eps`` and the maximum show."""
+        unit = {
+            key.removeprefix('unit/masked_softmax/'): torch.tensor(golden[key])
+            for key in golden.files
+            if key.startswith('unit/masked_softmax/')
+        }
+        logits, policy = (unit[k].requires_grad_() for k in ('attn', 'policy'))
+        weights = pruning.masked_softmax(logits, policy.squeeze(-1))
+        torch.testing.assert_close(weights, unit['out'], atol=1e-6, rtol=0)
+        (unit['probe'] * weights).sum().backward()
+        for ours, key in ((logits, 'grad_attn'), (policy, 'grad_policy')):
+            scale = unit[key].abs().max().item()
+            torch.testing.assert_close(
+                ours.grad, unit[key], atol=1e-4 * scale, rtol=0
+            )
+
+
+def test_full_size_flops_are_the_papers():
+    """README: 2.9 GFLOPs; the official eval model runs 2.981, head and all."""
+    with torch.device('meta'):
+        model = DynamicViT(out_type='cls_token').eval()
+    model = model.to_empty(device='cpu')
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(std=0.02)
+        with flop_counter() as counter:
+            model(torch.rand(1, 3, 224, 224))
+    head = 384 * 1000
+    counted = counter.get_total_flops() / 2
+    assert model.cost.dynamic.item() == counted
+    assert (counted + head) / 1e9 == pytest.approx(2.981, abs=5e-4)
+    kept = [int(m.share.sum()) for m in model.cost.maps]
+    assert kept == [137, 96, 67]
+
+
+class TestDecisions:
+    def test_the_best_of_each_image_are_kept(self):
+        scores = torch.tensor([[3.0, 1.0, 2.0, 5.0], [0.0, 0.0, 0.0, 9.0]])
+        allowed = torch.tensor([[True, True, True, False], [True] * 4])
+        kept = pruning.top(scores, torch.tensor([2, 2]), allowed)
+        assert kept.tolist() == [
+            [True, False, True, False],
+            [True, False, False, True],  # ties: the first
+        ]
+
+    @pytest.mark.parametrize('routing', ['learned', 'random', 'uniform'])
+    def test_as_many_are_kept_as_asked(self, routing):
+        model = build(routing=routing, keep_ratio=[0.8, 0.5, 0.25])
+        model(torch.rand(2, 3, 64, 64) + 0.1)
+        kept = [m.share.sum((1, 2)).tolist() for m in model.cost.maps]
+        assert kept == [[51, 51], [32, 32], [16, 16]]
+        assert not any(
+            r.adaptive for r in model.routers if routing != 'random'
+        )
+
+    def test_what_is_dropped_stays_so(self):
+        model = build()
+        model(torch.rand(2, 3, 64, 64))
+        first, second, third = (m.share for m in model.cost.maps)
+        assert (first >= second).all() and (second >= third).all()
+
+    def test_a_price_is_per_image(self):
+        x = pictures(3, 64, 64)
+        model = build(amount='price', keep_ratio=1.0)
+        assert all(router.adaptive for router in model.routers)
+        ratios = []
+        for price in (-99.0, 0.0, 99.0):
+            for router in model.routers:
+                router.price = price
+            model(x)
+            ratios.append(model.cost.ratio)
+        assert ratios[0][0] >= 1 > ratios[2].max()  # predictors are on top
+        assert (ratios[0] >= ratios[1]).all()
+        assert (ratios[1] >= ratios[2]).all()
+        assert ratios[1].std() > 0
+
+    def test_padding_is_dropped_and_does_not_count(self):
+        x = torch.rand(2, 3, 64, 64) + 0.1
+        x[1, :, :, 32:] = 0
+        for training in (False, True):
+            model = build(keep_ratio=0.5).train(training)
+            model(x)
+            first = model.cost.maps[0]
+            assert not first.share[1, :, 4:].any()
+            if not training:
+                assert first.share.sum((1, 2)).tolist() == [32, 16]
+                assert first.mean.tolist() == [0.5, 0.5]
+
+    def test_an_image_may_lose_all_its_tokens(self):
+        model = build(amount='price', price=999.0)
+        (out,) = model(torch.rand(2, 3, 64, 64))
+        assert out.isfinite().all()
+        model.train()
+        for router in model.routers:
+            nn.init.constant_(router.out_conv[4].bias, 0.0)
+            router.out_conv[4].bias.data[1] = 999.0  # drop
+        (out,) = model(torch.rand(2, 3, 64, 64))
+        out.sum().backward()
+        assert all(
+            p.grad is None or p.grad.isfinite().all()
+            for p in model.parameters()
+        )
+
+
+class TestMaps:
+    def test_dropped_tokens_keep_their_last_features(self):
+        model = build(final_norm=False, out_indices=(2, 3))
+        before, after = model(torch.rand(2, 3, 64, 64))
+        dropped = model.cost.maps[2].share == 0
+        assert (after == before).all(1).equal(dropped)
+
+    def test_dropped_tokens_may_be_taken_up_again(self):
+        torch.manual_seed(3)
+        model = build(reactivate=True, keep_ratio=[0.5, 0.5, 0.5])
+        model(torch.rand(2, 3, 64, 64))
+        first, second, _ = (m.share for m in model.cost.maps)
+        assert (second > first).any()
+        assert second.sum() == first.sum()
+        x = torch.rand(2, 3, 64, 64)
+        x[1, :, :, 32:] = 0
+        with torch.no_grad(), flop_counter() as counter:
+            model(x)
+        assert counter.get_total_flops() / 2 == model.cost.dynamic.sum()
+
+    @pytest.mark.parametrize('reactivate', [False, True])
+    def test_masked_training_equals_packed_rows(self, reactivate, monkeypatch):
+        """Under the same decisions, maps and all."""
+        model = build(
+            reactivate=reactivate, amount='price', out_indices=(0, 1, 3)
+        )
+        monkeypatch.setattr(pruning, 'add_gumbel_noise', lambda x: x)
+        for parameter in model.parameters():  # or what is dropped outshines
+            parameter.data /= 2 if parameter.dim() > 1 else 1  # all kept keys
+        x = pictures(3, 64, 56)
+        packed, cost = model(x), model.cost
+        masked = model.train()(x)
+        for ours, theirs in zip(masked, packed, strict=True):
+            torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(model.cost.dynamic, cost.dynamic)
+
+
+@pytest.mark.parametrize(
+    'kwargs, said',
+    [
+        (dict(keep_ratio=0), 'keep_ratio=0 must be in'),
+        (dict(keep_ratio=[0.5]), 'for each of pruning_loc'),
+        (dict(pruning_loc=(2, 1)), 'must be ascending'),
+        (dict(pruning_loc=(9,)), 'among 0 to 3'),
+        (dict(amount='all'), "'topk' or 'price'"),
+        (dict(routing='variance'), "but got 'variance'"),
+    ],
+)
+def test_wrong_arguments_are_named(kwargs, said):
+    with pytest.raises(ValueError, match=said):
+        build(**kwargs)
