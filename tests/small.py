@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from mmdge.calibration import collect_errors
-from mmdge.models import DGEPVT, DGEDeiT
+from mmdge.models import DGEPVT, DGEDeiT, DynamicViT
 from mmdge.models.routing import ErrorRouter, OracleRouter
 
 PVT = dict(
@@ -20,6 +20,11 @@ def pvt(routing='learned', **kwargs):
 def deit(routing='learned', patch_size=8, **kwargs):
     kwargs = dict(arch=DEIT, patch_size=patch_size, **kwargs)
     return _build(DGEDeiT, dict(routing=routing, **kwargs))
+
+
+def dynamic_vit(patch_size=8, pruning_loc=(0, 1), **kwargs):
+    kwargs = dict(arch=DEIT, patch_size=patch_size, **kwargs)
+    return _build(DynamicViT, dict(pruning_loc=pruning_loc, **kwargs))
 
 
 def _build(family, kwargs):

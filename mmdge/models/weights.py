@@ -260,6 +260,8 @@ def _find_layout(weights: Mapping[str, Any], backbone: nn.Module) -> Layout:
             'the weights of a backbone alone go into its init_cfg: '
             "init_cfg=dict(type='Pretrained', checkpoint=...)"
         )
+    if not known:  # of an architecture of one's own
+        return Layout(name, 'mmdge', '')
     for other, kind in MODELS.module_dict.items():
         layout = recognise(weights, getattr(kind, 'layouts', ()))
         if layout:

@@ -251,7 +251,8 @@ class Pruning(Method):
         valid = self.valid_cells(mask, stage, size)  # (B, H, W)
         predictors = iter(self.score_predictor)
         num_extra = tokens.shape[1] - size[0] * size[1]
-        kept = tokens.new_ones(tokens.shape[:2], dtype=torch.float32)
+        exact = torch.promote_types(tokens.dtype, torch.float32)
+        kept = tokens.new_ones(tokens.shape[:2], dtype=exact)
         # In training all tokens are computed, at test the rows of those kept.
         (rows,) = select(kept > 0)
         packed = tokens.flatten(0, 1)  # (B, T, C) -> (B * T, C)

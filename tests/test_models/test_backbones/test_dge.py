@@ -141,6 +141,12 @@ def test_a_static_checkpoint_becomes_dynamic():
     assert 0.3 < dynamic.cost.ratio.mean() < 0.7
 
 
+@pytest.mark.parametrize('build, stages', [(pvt, 4), (deit, 3)])
+def test_frozen_to_the_end_nothing_is_trained(build, stages):
+    model = build('learned', frozen_stages=stages)
+    assert not any(p.requires_grad for p in model.parameters())
+
+
 class TestArguments:
     def test_one_set_and_one_routing_per_stage(self):
         model = pvt(

@@ -31,22 +31,6 @@ def test_rows_of_a_batch_are_updated_as_each_images_own(
         torch.testing.assert_close(packed[i], alone)
 
 
-@pytest.mark.parametrize('lengths', [[5, 5], [1, 9], [0, 7]])
-@pytest.mark.parametrize('key_lengths', [[6, 6], [4, 11]])
-def test_images_may_have_different_keys(lengths, key_lengths):
-    q, *kv = (
-        torch.randn(sum(n), 3, 4) for n in (lengths, key_lengths, key_lengths)
-    )
-    packed = packed_attention(q, *kv, lengths, key_lengths).split(lengths)
-    splits = zip(
-        q.split(lengths), *(x.split(key_lengths) for x in kv), strict=True
-    )
-    for part, qkv in zip(packed, splits, strict=True):
-        qkv = [x.transpose(0, 1) for x in qkv]
-        alone = F.scaled_dot_product_attention(*qkv).transpose(0, 1)
-        torch.testing.assert_close(part, alone)
-
-
 @pytest.mark.parametrize('num_extra', [0, 1])
 def test_packed_rows_are_prepared_as_a_map(num_extra):
     block, x = TransformerBlock(12, 3, 24), torch.randn(2, num_extra + 35, 12)
@@ -75,9 +59,11 @@ def one_by_one(q, k, v, ends_q, ends_k, max_q, max_k):
     return torch.cat(outs)
 
 
-def test_what_the_kernel_for_unequal_lengths_is_told(monkeypatch):
+@pytest.mark.parametrize('rows', [[4, 4, 4], [1, 8, 3], [0, 9, 3]])
+@pytest.mark.parametrize('keys', [[5, 5, 5], [5, 4, 6]])
+def test_what_the_kernel_for_unequal_lengths_is_told(rows, keys, monkeypatch):
     q, k, v = (torch.randn(n, 2, 8) for n in (12, 15, 15))
-    lengths = [1, 8, 3], [5, 4, 6]
+    lengths = rows, keys
     plain = packed_attention(q, k, v, *lengths)
     monkeypatch.setattr(transformer, 'can_use_varlen', lambda _: True)
     monkeypatch.setattr(transformer, 'varlen_attn', one_by_one)

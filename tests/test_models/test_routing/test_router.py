@@ -56,18 +56,6 @@ def test_gumbel_noise_samples_the_softmax():
     )
 
 
-@pytest.mark.parametrize('routing', [r for r in ROUTINGS if r != 'random'])
-def test_an_image_is_routed_alone_as_in_a_batch(routing):
-    router = build_router(routing, 8, *GRAINS)
-    for _ in range(3):
-        router(textured())
-    router.eval()
-    x = textured()
-    together = router(x).choice
-    for i in range(len(x)):
-        assert router(x[i : i + 1]).choice.equal(together[i : i + 1])
-
-
 def test_price_makes_regions_coarser():
     for routing in ROUTINGS:
         torch.manual_seed(0)
