@@ -39,6 +39,7 @@ class Backbone(BaseModule):
     arch_zoo: dict[str, dict] = {}
     in_channels: int = 3
     with_cp: bool = False
+    frozen_stages: int = -1
     routers: Sequence[nn.Module] = ()
 
     @property

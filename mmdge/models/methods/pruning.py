@@ -234,8 +234,13 @@ class Pruning(Method):
                 )
             return build_router(routing, dims, COST, 1, price)
 
-        made = [predictor() for _ in locations]
-        self.score_predictor = nn.ModuleList(filter(None, made))
+        predictors = [predictor() for _ in locations]
+        self.score_predictor = nn.ModuleList(filter(None, predictors))
+        for location, router in zip(
+            locations, self.score_predictor, strict=False
+        ):
+            # A predictor goes with the block before which it decides.
+            router.requires_grad_(location >= self.frozen_stages)
 
     def run_blocks(
         self,
