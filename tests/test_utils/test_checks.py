@@ -230,10 +230,6 @@ def voc(tmp_path):
     def config(kind, classes, **kwargs):
         metainfo = dict(classes=classes)
         kwargs.update(type=kind, data_root=str(tmp_path), metainfo=metainfo)
-        if kind == 'mmpretrain.VOC':
-            prefix = dict(img_path='JPEGImages', ann_path='Annotations')
-            kwargs.update(image_set_path='all.txt', data_prefix=prefix)
-            return kwargs
         prefix = dict(sub_data_root='')
         return dict(kwargs, ann_file='all.txt', data_prefix=prefix)
 
@@ -244,8 +240,8 @@ def has_classes(config):
     checks.check_classes(DATASETS.build(config))
 
 
-@pytest.mark.parametrize('kind', ['mmdet.VOCDataset', 'mmpretrain.VOC'])
-def test_names_of_classes_are_those_of_pascal_voc(kind, voc):
+def test_names_of_classes_are_those_of_pascal_voc(voc):
+    kind = 'mmdet.VOCDataset'
     has_classes(voc(kind, ['cat', 'dog', 'cow']))
     has_classes(voc(kind, ['cat', 'dog', 'bird']))  # some, as in a subset
     has_classes(voc(kind, ['dog']))
