@@ -30,7 +30,7 @@ def test_the_entries_turn_a_config_dynamic(base, tmp_path):
     init_default_scope('mmdet')
     cfg.model.backbone.init_cfg = None  # no download
     model = MODELS.build(cfg.model)
-    hook = dict(cfg.custom_hooks[0])
+    hook = dict(cfg.default_hooks.cost)
     assert hook.pop('type') == 'mmdge.CostHook'
     mmdge.CostHook(**hook).attach(model)
 

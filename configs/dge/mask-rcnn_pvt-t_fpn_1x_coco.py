@@ -24,7 +24,7 @@ optim_wrapper = dict(
 default_hooks = dict(
     cost=dict(type='mmdge.CostHook', budget=1.0),
     granularity=dict(type='mmdge.GranularityVisHook'),
-    # What a killed training goes on from: docs/reliability.md.
+    # What a killed training goes on from: docs/training.md.
     checkpoint=dict(type='mmdge.SafeCheckpointHook'),
 )
 # A list, as in the other configs: its file is val_evaluator.0.ann_file.

@@ -1,4 +1,3 @@
-# ruff: noqa: D103
 """Recount the FLOPs that papers print for PVT, PVTv2, DeiT and ResNet-50.
 
 Every model is built from its host's config, runs once, without weights, at

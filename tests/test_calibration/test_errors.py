@@ -9,12 +9,10 @@ from mmdge.calibration import (
     collect_errors,
     find_price,
     ratio_at_price,
-    routed_blocks,
-    routed_by,
     set_price,
     set_routers,
 )
-from mmdge.models.routing import FinestRouter, region_variance
+from mmdge.models.routing import region_variance
 from mmdge.utils import UserError
 
 from .backbones import deit, pvt
@@ -91,12 +89,10 @@ def test_all_that_routes_is_seen(build, kwargs):
     sizes = [(128, 128), (64, 160), (100, 77)]
     batches = [x[:1] for x in images(*sizes)]
     seen = collect_errors(model, batches)
-    blocks = routed_blocks(model)
-    routers = [r for r in model.routers if not isinstance(r, FinestRouter)]
-    assert len(seen) == len(blocks) == len(routers)
-    for entry, block in zip(seen, blocks, strict=True):
+    assert len(seen) == len(model.routers) > 0
+    for entry, router in zip(seen, model.routers, strict=True):
         num = len(entry.variance)
-        assert entry.errors.shape == (num, len(block.granularities))
+        assert entry.errors.shape == (num, router.num_candidates)
         assert entry.errors.isfinite().all() and entry.errors.ge(0).all()
         assert entry.errors[:, 0].eq(0).all()
         assert entry.errors[:, -1].mean() > 0
@@ -104,34 +100,24 @@ def test_all_that_routes_is_seen(build, kwargs):
 
 
 def test_variance_and_errors_are_those_of_the_dense_twin():
-    model = pvt()
-    (x,) = images()
-    seen = collect_errors(model, [x])
-    blocks = routed_blocks(model)
-    inputs = []
-    for block in blocks:
-        block.register_forward_pre_hook(lambda _, args: inputs.append(args))
-    with routed_by(blocks, {}), torch.no_grad():
+    model, (x,) = pvt(price=-1.0), images()  # so all is finest
+    seen, inputs = collect_errors(model, [x]), []
+    for router in model.routers:
+        router.register_forward_pre_hook(lambda _, args: inputs.append(args))
+    with torch.no_grad():
         model(x)
-    for entry, block, (tokens, size, *_) in zip(
-        seen, blocks, inputs, strict=True
-    ):
-        grid = tokens.unflatten(1, size)
+    assert model.cost.ratio.eq(1).all()
+    for entry, (tokens, _, errors) in zip(seen, inputs, strict=True):
         torch.testing.assert_close(
-            entry.variance, region_variance(grid, 4).flatten()
+            entry.variance, region_variance(tokens, 4).flatten()
         )
-        torch.testing.assert_close(
-            entry.errors, block.errors(tokens, size).flatten(0, 2)
-        )
+        torch.testing.assert_close(entry.errors, errors().flatten(0, 2))
 
 
-def test_flops_are_those_of_a_query():
+def test_flops_are_those_of_a_row():
     model = pvt()
     (entry, *_) = collect_errors(model, images((64, 96), (96, 64)))
-    model(torch.rand(1, 3, 64, 96))
-    block = model.block1[0]
-    flops = block.attn.flops((16, 24), 0) + block.mlp.flops()
-    assert entry.flops == flops.per_query
+    assert entry.flops == model.block1[0].flops((16, 24), 0).per_row
 
 
 @pytest.mark.parametrize('build', [pvt, deit])
@@ -147,7 +133,6 @@ def test_padding_is_not_seen(build):
 def test_all_that_routes_is_set_and_priced(build, kwargs):
     """And what doesn't is what it was, whatever the price."""
     model, batches = build(**kwargs), images((128, 128), (64, 160))
-    blocks = routed_blocks(model)
     set_routers(model, collect_errors(model, batches))
     ratio_at = ratio_at_price(model, batches)
     wanted = (ratio_at(-2.0) + ratio_at(100.0)) / 2
@@ -155,16 +140,19 @@ def test_all_that_routes_is_set_and_priced(build, kwargs):
     assert spent == pytest.approx(wanted, abs=0.05)
     set_price(model, 1e3)
     model(batches[0])
-    coarsest = {block.name: block.granularities[-1] for block in blocks}
-    for block in model.cost.maps:
+    regions = {
+        name.removesuffix('.router'): router.cell
+        for name, router in model.routers_by_name().items()
+    }
+    for found in model.cost.maps:
         # Of those that don't route only what is coarser than a token is told.
-        side = coarsest.get(block.name, 2)
-        assert block.granularity.eq(side).all()
+        side = regions.get(found.name, 2)
+        assert found.share.eq(side**-2).all()
 
 
 @pytest.mark.parametrize(
     ('build', 'size'),
-    [(pvt, (160, 160)), (pvt, (32, 160)), (deit, (144, 144))],
+    [(pvt, (160, 160)), (pvt, (32, 160)), (deit, (72, 72))],
 )
 def test_what_has_no_choice_bends_no_fit(build, size):
     """A corner of a single token has neither a variance nor an error."""
@@ -179,9 +167,9 @@ def test_padding_is_coarsest_at_any_price(routing, price):
     model = pvt(routing, price=price)
     (x,) = images()
     model(torch.cat([x, torch.zeros_like(x)], dim=3))
-    for block in model.cost.maps:
-        padding = ~block.content
-        assert padding.any() and block.granularity[padding].eq(4).all()
+    for found in model.cost.maps:
+        padding = ~found.valid
+        assert padding.any() and found.share[padding].eq(1 / 16).all()
 
 
 def test_what_padding_cannot_spend_is_out_of_reach():

@@ -12,7 +12,6 @@ from mmdge.calibration import (
     collect_errors,
     correlation,
     fit_power_law,
-    routed_blocks,
     set_routers,
 )
 
@@ -93,20 +92,19 @@ def test_an_average_error_weighs_one_and_costly_queries_less():
         torch.testing.assert_close(router.exponent[1:], torch.ones(2))
 
 
-def test_costs_are_in_units_of_the_finest_query():
+def test_costs_are_in_units_of_the_finest_row():
     """Whose patches are 2 x 2 tokens has a quarter of the queries."""
     model = pvt(granularities=[(1, 2, 4), (2, 4, 8), (1, 2, 4), (1, 2, 4)])
     set_routers(model, seen_of(model, errors=1.0))
-    weight = {b.name: b.router.weight for b in routed_blocks(model)}
-    assert weight['block2.0'] == 4 * weight['block1.0']
-    assert weight['block3.0'] == weight['block1.0']
+    first, second, _, third, _ = (router.weight for router in model.routers)
+    assert second == 4 * first and third == first
 
 
 def test_where_nothing_is_ever_wrong_all_is_coarsest():
     model = pvt()
     set_routers(model, seen_of(model, errors=0.0))
     model(torch.rand(1, 3, 128, 128))
-    assert all(m.granularity.eq(4).all() for m in model.cost.maps)
+    assert all(m.share.eq(1 / 16).all() for m in model.cost.maps)
 
 
 def test_predictions_meet_the_errors_that_were_seen():

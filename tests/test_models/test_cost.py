@@ -2,7 +2,7 @@
 
 import torch
 
-from mmdge.models.cost import Cost, GranularityMap, LinearCost
+from mmdge.models.cost import ComputeMap, Cost, LinearCost
 
 
 def test_costs_add_up():
@@ -10,7 +10,7 @@ def test_costs_add_up():
     b = Cost(
         dynamic=torch.tensor([1.0, 2.0], dtype=torch.float64),
         dense=torch.tensor([4.0, 4.0], dtype=torch.float64),
-        maps=(GranularityMap(torch.ones(2, 1, 1), 16, 'block1.0'),),
+        maps=(ComputeMap(torch.ones(2, 1, 1), 16, 'block1.0'),),
     )
     total = Cost.of_stages([a, b])
     assert total.dynamic.tolist() == [4, 5]
@@ -25,27 +25,28 @@ def test_float64_holds_every_multiply_add():
 
 
 def test_region_spread_tells_a_collapsed_router():
-    def cost(granularity):
-        flops = torch.ones(len(granularity), dtype=torch.float64)
-        return Cost(flops, flops, (GranularityMap(granularity, 16),))
+    def cost(share):
+        flops = torch.ones(len(share), dtype=torch.float64)
+        return Cost(flops, flops, (ComputeMap(share, 16),))
 
-    maps = torch.tensor([[[1, 1], [1, 1]], [[1, 2], [4, 4]]])
-    collapsed, spread = cost(maps).region_spread
+    share = torch.tensor(
+        [[[1, 1], [1, 1]], [[1, 1 / 4], [1 / 16, 1 / 16]]], dtype=torch.float64
+    )
+    collapsed, spread = cost(share).region_spread
     assert collapsed == 0
-    values = torch.tensor([1, 1 / 4, 1 / 16, 1 / 16], dtype=torch.float64)
-    torch.testing.assert_close(spread, values.std(correction=0))
+    torch.testing.assert_close(spread, share[1].std(correction=0))
+    assert cost(share).maps[0].mean.tolist() == [1, 11 / 32]
+    assert Cost.constant(3, 2, share.device).region_spread.eq(0).all()
 
 
 def test_detach_lets_go_of_the_graph():
     dynamic = torch.ones(2, dtype=torch.float64, requires_grad=True) * 2
-    cost = Cost.of_stages(
-        [
-            Cost(dynamic, torch.ones(2)),
-        ]
-    )
-    detached = cost.detach()
-    assert not detached.dynamic.requires_grad
-    assert not detached.stages[0].dynamic.requires_grad
+    share = dynamic.view(2, 1, 1) / 2
+    part = Cost(dynamic, torch.ones(2), (ComputeMap(share, 16),))
+    detached = Cost.of_stages([part]).detach()
+    for cost in (detached, *detached.stages):
+        assert not cost.dynamic.requires_grad
+        assert not cost.maps[0].share.requires_grad
 
 
 def test_linear_cost():
@@ -54,6 +55,8 @@ def test_linear_cost():
 
 
 def test_padding_hides_no_collapsed_router():
-    content = torch.tensor([[[True, False]], [[True, True]]])
-    maps = GranularityMap(torch.tensor([[[1, 4]]] * 2), 16, '', content)
-    assert maps.spread[0] == 0 and maps.spread[1] > 0.4
+    valid = torch.tensor([[[True, False]], [[True, True]]])
+    share = torch.tensor([[[1, 1 / 16]]] * 2)
+    found = ComputeMap(share, 16, '', valid)
+    assert found.spread[0] == 0 and found.spread[1] > 0.4
+    assert found.mean[0] == 1

@@ -171,7 +171,7 @@ def test_missing_data_root_inside_wrappers():
     ('root', 'advice'),
     [
         ('data/shapes', 'make_shapes.py'),
-        ('data/camvid', 'docs/datasets.md'),
+        ('data/camvid', 'projects/study/README.md'),
         ('data/ade/ADEChallengeData2016', 'ADEChallengeData2016.zip'),
         ('data/mine', 'data not found: .*; set its place with'),
     ],

@@ -38,7 +38,7 @@ import torch
 import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.logging import MMLogger
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS
 from mmengine.utils import track_iter_progress
 from rich.console import Console
 from rich.table import Table
@@ -409,7 +409,7 @@ def host_backbone(twin: Backbone) -> tuple[str, nn.Module]:
         if others:
             raise ValueError("mmdet's PVT has no heads of several widths")
         host = PyramidVisionTransformer(
-            pretrain_img_size=twin.pos_sizes[0][0] * twin.strides[0],
+            pretrain_img_size=[s * twin.strides[0] for s in twin.pos_sizes[0]],
             in_channels=twin.in_channels,
             embed_dims=width,
             num_stages=num,
@@ -428,7 +428,7 @@ def host_backbone(twin: Backbone) -> tuple[str, nn.Module]:
         host = getattr(backbones, kind)(
             # Blocks that no output depends on are left out here, as in ours.
             arch={**twin.arch, 'num_layers': len(twin.blocks)},
-            img_size=twin.pos_size[0] * twin.patch_size,
+            img_size=[side * twin.patch_size for side in twin.pos_size],
             patch_size=twin.patch_size,
             in_channels=twin.in_channels,
             out_indices=twin.out_indices,
@@ -437,7 +437,7 @@ def host_backbone(twin: Backbone) -> tuple[str, nn.Module]:
         )
     else:
         raise ValueError(f'no host has one like {type(twin).__name__}')
-    layout = next(layout for layout in LAYOUTS if layout.name == name)
+    layout = next(known for known in twin.layouts if known.name == name)
     weights, dropped = from_ours(twin.state_dict(), layout)
     if dropped:
         raise ValueError(f'{name} has no place for {", ".join(dropped)}')
@@ -525,7 +525,7 @@ def main() -> None:
     if args.checkpoint:
         checks.check_checkpoint(args.checkpoint)
         checks.check_datasets(cfg, ['val'])
-    init_default_scope(cfg.get('default_scope') or 'mmdge')
+    launch.use_scope(cfg)
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)

@@ -69,6 +69,13 @@ def find_dynamic_backbone(model: nn.Module, who: str) -> Backbone:
     return found[0]
 
 
+def is_last_of_its_kind(hook: Hook, runner: Any) -> bool:
+    """Whether no later hook of a run is of the same class."""
+    hooks = getattr(runner, 'hooks', ())
+    alike = [h for h in hooks if type(h) is type(hook)]
+    return not alike or hook is alike[-1]
+
+
 @HOOKS.register_module()
 class CostHook(Hook):
     """Add the budget loss to the losses, and its cost to each sample.
@@ -114,6 +121,7 @@ class CostHook(Hook):
             )
         self.budget = budget
         self.loss_weight = loss_weight
+        self._counts = True
         self._handles = []
         self._warned: set[tuple[str, str]] = set()
         # Samples and costs of the views of the batch that is being tested.
@@ -124,8 +132,8 @@ class CostHook(Hook):
 
         Of several, a config's after that of its base, the last one counts.
         """
-        hooks = [h for h in runner.hooks if isinstance(h, CostHook)]
-        if hooks and self is not hooks[-1]:
+        self._counts = is_last_of_its_kind(self, runner)
+        if not self._counts:
             return
         self.attach(runner.model)
         # Those of a training's validation; a test has its own.
@@ -245,8 +253,11 @@ class CostHook(Hook):
         outputs: Any = None,
     ) -> None:
         """Look for a collapsed router now and then, once it is warmed up."""
-        if self.every_n_train_iters(runner, _WATCHED) and all(
-            router.train_progress >= 1 for router in self._routers
+        due = self.every_n_train_iters(runner, _WATCHED)
+        if (
+            self._counts
+            and due
+            and all(router.train_progress >= 1 for router in self._routers)
         ):
             scalars = runner.message_hub.log_scalars
             ratios, _ = scalars['train/flops_ratio'].data
@@ -266,6 +277,8 @@ class CostHook(Hook):
         self, runner: Any, metrics: dict | None = None
     ) -> None:
         """Say so if routing collapsed, or spends far from the budget."""
+        if not self._counts:
+            return
         if metrics and 'backbone/FLOPs_ratio' in metrics:
             self._warn_of_collapse(
                 runner,

@@ -20,7 +20,11 @@ from torch import Tensor
 from mmdge.models.cost import Cost
 from mmdge.registry import HOOKS
 
-from .cost_hook import find_dynamic_backbones, is_samples
+from .cost_hook import (
+    find_dynamic_backbones,
+    is_last_of_its_kind,
+    is_samples,
+)
 
 
 class StagePanel(NamedTuple):
@@ -71,6 +75,8 @@ class GranularityVisHook(Hook):
         missing = self.num_images - len(self._rows)
         if mode == 'train' or missing <= 0 or not is_samples(outputs):
             return
+        if not is_last_of_its_kind(self, runner):
+            return  # a config's counts, not that of its base
         # Of a teacher and its student, the last in the model.
         *_, backbone = find_dynamic_backbones(
             runner.model, type(self).__name__

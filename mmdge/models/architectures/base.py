@@ -161,12 +161,13 @@ class Backbone(BaseModule):
         """Load what :func:`load` makes of the entries below ``prefix``.
 
         Whatever loads this backbone, alone or as a part of a model, MMEngine
-        or PyTorch, comes through here.
+        or PyTorch, comes through here. One without layouts is loaded as it is.
 
         Raises:
             UserError: If they don't fit.
         """
-        load(self, state_dict, prefix)
+        if self.layouts:
+            load(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _init_parameters(self) -> None:

@@ -8,19 +8,14 @@ from mmdge.models.routing import (
     build_router,
     default_share,
 )
-from mmdge.models.routing.quantiles import (
-    rank_among_quantiles,
-    rank_within_image,
-    summarise,
-)
 
-from .maps import shares, textured
+from .maps import GRAINS, shares, textured
 
 
 @pytest.mark.parametrize('share', [(0.35, 0.25, 0.4), (0.1, 0.0, 0.9)])
 @pytest.mark.parametrize('kind', ['RandomRouter', 'UniformRouter'])
 def test_controls_meet_their_shares(kind, share):
-    router = build_router(dict(type=kind, share=share), 4, (1, 2, 4))
+    router = build_router(dict(type=kind, share=share), 4, *GRAINS)
     decision = router(torch.zeros(4, 160, 160, 4))
     torch.testing.assert_close(
         shares(decision, 3), torch.tensor(share), atol=0.03, rtol=0
@@ -30,9 +25,7 @@ def test_controls_meet_their_shares(kind, share):
 @pytest.mark.parametrize('score', ['variance', 'learned'])
 def test_quantile_router_meets_its_shares_and_varies_over_images(score):
     torch.manual_seed(0)
-    router = build_router(
-        dict(type='QuantileRouter', score=score), 8, (1, 2, 4)
-    )
+    router = build_router(dict(type='QuantileRouter', score=score), 8, *GRAINS)
     for _ in range(60):
         router(textured())
     router.eval()
@@ -48,7 +41,7 @@ def test_quantile_router_meets_its_shares_and_varies_over_images(score):
 def test_shares_hold_where_images_differ_whatever_the_batch(batch_size):
     """A few images are no sample of the data set; many batches are."""
     torch.manual_seed(0)
-    router = build_router('variance', 4, (1, 2, 4))
+    router = build_router('variance', 4, *GRAINS)
 
     def images(num):
         level = torch.randn(num, 1, 1, 1).exp()  # some images are all detail
@@ -65,7 +58,7 @@ def test_shares_hold_where_images_differ_whatever_the_batch(batch_size):
 
 def test_quantile_router_serves_a_static_checkpoint_as_it_is():
     """Without running quantiles each image meets the shares by itself."""
-    router = build_router('variance', 8, (1, 2, 4)).eval()
+    router = build_router('variance', 8, *GRAINS).eval()
     decision = router(textured(size=160))
     for choice in decision.choice:
         share = choice.flatten().bincount(minlength=3) / choice.numel()
@@ -78,13 +71,13 @@ def test_variance_routing_spends_on_detail():
     x = torch.zeros(1, 16, 16, 4)
     x[:, :8, :8] = torch.randn(8, 8, 4)
     routing = dict(type='QuantileRouter', share=(0.25, 0.0, 0.75))
-    decision = build_router(routing, 4, (1, 2, 4)).eval()(x)
+    decision = build_router(routing, 4, *GRAINS).eval()(x)
     assert decision.choice[0].tolist() == [[0, 0, 2, 2]] * 2 + [[2] * 4] * 2
 
 
 @pytest.mark.parametrize('value', [torch.nan, torch.inf])
 def test_a_broken_image_is_no_matter_to_others(value):
-    router = build_router('variance', 8, (1, 2, 4))
+    router = build_router('variance', 8, *GRAINS)
     router(textured())
     x, broken = textured(), textured()
     broken[1:] = x[1:]
@@ -102,28 +95,28 @@ def test_a_broken_image_is_no_matter_to_others(value):
 @pytest.mark.parametrize('steps', [0, 20])
 def test_padding_changes_no_share(routing, steps):
     """Padded or not, in training or at test, an image is routed alike."""
-    router, padded_router = (build_router(routing, 8, (1, 2, 4)) for _ in 'ab')
+    router, padded_router = (build_router(routing, 8, *GRAINS) for _ in 'ab')
     padded_router.load_state_dict(router.state_dict())
 
     def pad(x):
         return torch.nn.functional.pad(x, (0, 0, 0, 16, 0, 8))
 
-    content = torch.zeros(4, 10, 12, dtype=torch.bool)
-    content[:, :8, :8] = True
+    valid = torch.zeros(4, 10, 12, dtype=torch.bool)
+    valid[:, :8, :8] = True
     for _ in range(steps):
         x = textured()
         router(x)
-        padded_router(pad(x), content)
+        padded_router(pad(x), valid)
     x = textured()
     plain = router.eval()(x).choice
-    padded = padded_router.eval()(pad(x), content).choice
-    assert padded[content].equal(plain.flatten())
-    assert (padded[~content] == 2).all()
+    padded = padded_router.eval()(pad(x), valid).choice
+    assert padded[valid].equal(plain.flatten())
+    assert (padded[~valid] == 2).all()
     assert router.quantiles.allclose(padded_router.quantiles, atol=1e-5)
 
 
 def test_progress_goes_from_dense_to_the_share():
-    router = build_router('uniform', 4, (1, 2, 4))
+    router = build_router('uniform', 4, *GRAINS)
     x = torch.zeros(1, 128, 128, 4)
     router.train_progress = 0.0
     assert router(x) is None
@@ -137,15 +130,9 @@ def test_progress_goes_from_dense_to_the_share():
     assert shares(router(x), 3)[0] == finest[-1]
 
 
-def test_dense_means_finest_where_a_token_is_no_candidate():
-    router = build_router('variance', 8, (2, 4))
-    router.train_progress = 0.0
-    assert (router(textured()).choice == 0).all()
-
-
 def test_a_learned_ranking_keeps_its_gradient_while_dense():
     router = build_router(
-        dict(type='QuantileRouter', score='learned'), 8, (1, 2, 4)
+        dict(type='QuantileRouter', score='learned'), 8, *GRAINS
     )
     router.train_progress = 0.0
     decision = router(textured())
@@ -154,25 +141,8 @@ def test_a_learned_ranking_keeps_its_gradient_while_dense():
     assert all(p.grad is not None for p in router.parameters())
 
 
-def test_ranks():
-    quantiles = torch.tensor([0.0, 1.0, 2.0, 10.0])
-    scores = torch.tensor([-5.0, 0.0, 0.5, 2.0, 6.0, 11.0, torch.nan])
-    torch.testing.assert_close(
-        rank_among_quantiles(scores, quantiles),
-        torch.tensor([0, 0, 1 / 6, 2 / 3, 5 / 6, 1, 1]),
-        atol=2e-6,
-        rtol=0,
-    )
-    scores = torch.tensor([[[3.0, 1.0], [2.0, 0.0]]])
-    everything = torch.ones(1, 2, 2, dtype=torch.bool)
-    ranks = rank_within_image(scores, everything)
-    assert ranks.tolist() == [[[0.875, 0.375], [0.625, 0.125]]]
-    ranks = rank_within_image(scores, everything & (scores != 3))
-    assert (6 * ranks).round().tolist() == [[[0, 3], [5, 1]]]
-
-
 def test_the_first_step_weighs_as_much_as_the_others():
-    router = build_router('variance', 8, (1, 2, 4))
+    router = build_router('variance', 8, *GRAINS)
     router(textured() * 100)  # as it happens, all detail
     for _ in range(9):
         router(textured())
@@ -180,46 +150,32 @@ def test_the_first_step_weighs_as_much_as_the_others():
     assert finest == pytest.approx(0.28, abs=0.05)  # not near 0
 
 
-def test_summaries_put_together_are_the_whole():
-    batches = [torch.randn(500) + shift for shift in (-5, 0, 5)]
-    together = torch.cat([summarise(batch, 32) for batch in batches])
-    levels = torch.linspace(0.05, 0.95, 10)
-    torch.testing.assert_close(
-        together.quantile(levels),
-        torch.cat(batches).quantile(levels),
-        atol=0.3,
-        rtol=0,
-    )
-    assert summarise(torch.tensor([torch.nan, 2.0]), 3).tolist() == [2, 2, 2]
-    assert summarise(torch.tensor([torch.inf]), 3).isnan().all()
-
-
 def test_what_is_remembered_travels_in_the_state_dict():
-    router = QuantileRouter(8, (1, 2, 4))
+    router = QuantileRouter(8, *GRAINS)
     router(textured())
-    other = QuantileRouter(8, (1, 2, 4))
+    other = QuantileRouter(8, *GRAINS)
     other.load_state_dict(router.state_dict())
     assert other.num_updates == 1
     assert other.quantiles.equal(router.quantiles)
     # A ranking to be learned starts as the variance's, so it may go on.
-    learned = QuantileRouter(8, (1, 2, 4), score='learned')
+    learned = QuantileRouter(8, *GRAINS, score='learned')
     learned.load_state_dict(router.state_dict(), strict=False)
     assert learned.num_updates == 1
 
 
 def test_scores_of_another_kind_are_forgotten():
-    router = QuantileRouter(8, (1, 2, 4), score='learned')
+    router = QuantileRouter(8, *GRAINS, score='learned')
     router(textured())
     state = router.state_dict()
     for other in (
-        QuantileRouter(8, (1, 2, 4)),
-        QuantileRouter(8, (1, 2), score='learned'),
-        QuantileRouter(8, (1, 2, 4), score='learned', num_steps=64),
+        QuantileRouter(8, *GRAINS),
+        QuantileRouter(8, (1, 1 / 4), 2, score='learned'),
+        QuantileRouter(8, *GRAINS, score='learned', num_steps=64),
     ):
         with pytest.warns(UserWarning, match='another kind of router'):
             other.load_state_dict(dict(state), strict=False)
         assert other.num_updates == 0
-        assert other.history_region == other.region
+        assert other.history_region == other.cell
 
 
 @pytest.mark.parametrize('num', [1, 2, 3, 4])

@@ -1,36 +1,65 @@
-"""Layers on packed and dense queries."""
+"""The block and its layers, on packed rows."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from mmdge.models.layers import (
+from mmdge.models.layers import add, packed_attention, transformer
+from mmdge.models.layers.transformer import (
     MLP,
     DropPath,
-    PatchEmbed,
     SpatialReductionAttention,
-    add,
-    attention,
-    mlp,
-    resize_pos_embed,
+    TransformerBlock,
 )
-from mmdge.models.routing import DGEBlock
+from tests.small import pictures, pvt
 
 
 @pytest.mark.parametrize('sr_ratio', [1, 2, 4])
 @pytest.mark.parametrize('num_extra', [0, 1])
 @pytest.mark.parametrize('lengths', [[5, 5], [1, 9], [30, 2], [0, 7]])
-def test_packed_attention_is_each_images_own(sr_ratio, num_extra, lengths):
-    layer = SpatialReductionAttention(12, 3, sr_ratio)
-    x = torch.randn(2, num_extra + 35, 12)
-    queries = torch.randn(sum(lengths), 12)
-    out, keys_values = layer(queries, lengths, x, (5, 7))
-    packed = out.split(lengths)
-    for i, part in enumerate(queries.split(lengths)):
-        alone, _ = layer(part, [len(part)], x[i : i + 1], (5, 7))
+def test_rows_of_a_batch_are_updated_as_each_images_own(
+    sr_ratio, num_extra, lengths
+):
+    block = TransformerBlock(12, 3, 24, sr_ratio)
+    x, rows = torch.randn(2, num_extra + 35, 12), torch.randn(sum(lengths), 12)
+    source, context = block.prepare(x, (5, 7))
+    assert source is x
+    packed = block.update(rows, lengths, context).split(lengths)
+    for i, part in enumerate(rows.split(lengths)):
+        _, context = block.prepare(x[i : i + 1], (5, 7))
+        alone = block.update(part, [len(part)], context)
         torch.testing.assert_close(packed[i], alone)
-    again, _ = layer(queries, lengths, x, (5, 7), keys_values)
-    torch.testing.assert_close(again, out)
+
+
+@pytest.mark.parametrize('lengths', [[5, 5], [1, 9], [0, 7]])
+@pytest.mark.parametrize('key_lengths', [[6, 6], [4, 11]])
+def test_images_may_have_different_keys(lengths, key_lengths):
+    q, *kv = (
+        torch.randn(sum(n), 3, 4) for n in (lengths, key_lengths, key_lengths)
+    )
+    packed = packed_attention(q, *kv, lengths, key_lengths).split(lengths)
+    splits = zip(
+        q.split(lengths), *(x.split(key_lengths) for x in kv), strict=True
+    )
+    for part, qkv in zip(packed, splits, strict=True):
+        qkv = [x.transpose(0, 1) for x in qkv]
+        alone = F.scaled_dot_product_attention(*qkv).transpose(0, 1)
+        torch.testing.assert_close(part, alone)
+
+
+@pytest.mark.parametrize('num_extra', [0, 1])
+def test_packed_rows_are_prepared_as_a_map(num_extra):
+    block, x = TransformerBlock(12, 3, 24), torch.randn(2, num_extra + 35, 12)
+    _, context = block.prepare(x, (5, 7))
+    lengths = [x.shape[1]] * 2
+    _, packed = block.prepare(x.flatten(0, 1), (5, 7), lengths)
+    for name in ('keys', 'values'):
+        torch.testing.assert_close(
+            getattr(packed, name), getattr(context, name)
+        )
+    assert packed.key_lengths == context.key_lengths == lengths
+    update = block.update(x.flatten(0, 1), lengths, packed).view_as(x)
+    torch.testing.assert_close(block(x, (5, 7)), x + update)
 
 
 def one_by_one(q, k, v, ends_q, ends_k, max_q, max_k):
@@ -47,11 +76,12 @@ def one_by_one(q, k, v, ends_q, ends_k, max_q, max_k):
 
 
 def test_what_the_kernel_for_unequal_lengths_is_told(monkeypatch):
-    q, k, v = (torch.randn(*n, 2, 8) for n in ((12,), (3, 5), (3, 5)))
-    plain = attention.packed_attention(q, k, v, [1, 8, 3])
-    monkeypatch.setattr(attention, 'can_use_varlen', lambda _: True)
-    monkeypatch.setattr(attention, 'varlen_attn', one_by_one)
-    kernel = attention.packed_attention(q, k, v, [1, 8, 3])
+    q, k, v = (torch.randn(n, 2, 8) for n in (12, 15, 15))
+    lengths = [1, 8, 3], [5, 4, 6]
+    plain = packed_attention(q, k, v, *lengths)
+    monkeypatch.setattr(transformer, 'can_use_varlen', lambda _: True)
+    monkeypatch.setattr(transformer, 'varlen_attn', one_by_one)
+    kernel = packed_attention(q, k, v, *lengths)
     torch.testing.assert_close(kernel, plain)
 
 
@@ -61,15 +91,17 @@ def test_what_the_kernel_for_unequal_lengths_is_told(monkeypatch):
 def test_the_kernel_for_unequal_lengths_equals_one_by_one(dtype, monkeypatch):
     kwargs = dict(dtype=dtype, device='cuda')
     q, k, v = (
-        torch.randn(*shape, 2, 32, **kwargs, requires_grad=True)
-        for shape in ((300,), (3, 50), (3, 50))
+        torch.randn(n, 2, 32, **kwargs, requires_grad=True)
+        for n in (300, 150, 150)
     )
-    if not attention.can_use_varlen(q):
+    if not transformer.can_use_varlen(q):
         pytest.skip('this PyTorch, or this GPU, has no such kernel')
     results = []
     for usable in (True, False):
-        monkeypatch.setattr(attention, 'can_use_varlen', lambda _, u=usable: u)
-        out = attention.packed_attention(q, k, v, [1, 200, 99])
+        monkeypatch.setattr(
+            transformer, 'can_use_varlen', lambda _, u=usable: u
+        )
+        out = packed_attention(q, k, v, [1, 200, 99], [50, 60, 40])
         results.append(
             [out, *torch.autograd.grad(out.square().sum(), (q, k, v))]
         )
@@ -79,7 +111,7 @@ def test_the_kernel_for_unequal_lengths_equals_one_by_one(dtype, monkeypatch):
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16])
 def test_a_cpu_needs_no_kernel_for_unequal_lengths(dtype):
-    assert not attention.can_use_varlen(torch.zeros(3, 2, 32, dtype=dtype))
+    assert not transformer.can_use_varlen(torch.zeros(3, 2, 32, dtype=dtype))
 
 
 def test_mlp_in_parts_is_the_mlp(monkeypatch):
@@ -87,7 +119,7 @@ def test_mlp_in_parts_is_the_mlp(monkeypatch):
     x = torch.randn(101, 4)
     whole = layer(x)
     assert layer.num_parts(x) == 1  # a gradient is wanted
-    monkeypatch.setattr(mlp, 'CACHE_BYTES', 500)
+    monkeypatch.setattr(transformer, 'CACHE_BYTES', 500)
     with torch.no_grad():
         assert layer.num_parts(x) == 7  # of 3232 bytes
         assert layer.num_parts(x[:0]) == layer.num_parts(x[:15]) == 1
@@ -115,27 +147,28 @@ def test_modules_outputs_stay_as_a_hook_saw_them():
             seen.append((out, out.clone()))
 
     for routing in ('variance', 'finest'):
-        block = DGEBlock(8, 2, 16, 1, (1, 2, 4), routing).eval()
-        for module in block.modules():
+        model = pvt(routing).eval()
+        for module in model.modules():
             module.register_forward_hook(keep)
         with torch.no_grad():
-            block(torch.randn(2, 64, 8), (8, 8), 4)
+            model(pictures(2, 64, 64))
     assert len(seen) > 12
     for out, then in seen:
         torch.testing.assert_close(out, then)
 
 
-def test_attention_by_hand():
-    layer = SpatialReductionAttention(4, 2)
-    x = torch.randn(1, 6, 4)
-    q, (k, v) = layer.q(x), layer.kv(x).chunk(2, -1)
+def test_a_block_by_hand():
+    """Queries attend to all tokens; the MLP sees what was attended."""
+    block, x = TransformerBlock(4, 2, 8), torch.randn(1, 6, 4)
+    attn, normed = block.attn, block.norm1(x)
+    q, (k, v) = attn.q(normed), attn.kv(normed).chunk(2, -1)
     heads = []
     for h in (slice(0, 2), slice(2, 4)):
         weights = (q[..., h] @ k[..., h].mT / 2**0.5).softmax(-1)
         heads.append(weights @ v[..., h])
-    expected = layer.proj(torch.cat(heads, -1))
-    out, _ = layer(x[0], [6], x, (2, 3))
-    torch.testing.assert_close(out, expected[0])
+    sums = x + attn.proj(torch.cat(heads, -1))
+    hidden = F.gelu(block.mlp.fc1(block.norm2(sums)))
+    torch.testing.assert_close(block(x, (2, 3)), sums + block.mlp.fc2(hidden))
 
 
 def test_a_map_smaller_than_the_reduction_has_one_key():
@@ -167,24 +200,3 @@ def test_drop_path_drops_samples_whole(lengths):
 def test_drop_path_probability(value):
     with pytest.raises(ValueError, match='drop_prob must be in'):
         DropPath(value)
-
-
-@pytest.mark.parametrize(
-    'size, expected', [((8, 12), (2, 3)), ((9, 15), (2, 3)), ((1, 3), (1, 1))]
-)
-def test_patch_embed_sizes(size, expected):
-    embed = PatchEmbed(3, 8, 4)
-    tokens, got = embed(torch.rand(2, 3, *size))
-    assert got == expected
-    assert tokens.shape == (2, expected[0] * expected[1], 8)
-    assert embed.flops(got) == expected[0] * expected[1] * 8 * 3 * 16
-
-
-def test_resize_pos_embed():
-    pos = torch.randn(1, 12, 5)
-    assert resize_pos_embed(pos, (3, 4), (3, 4)) is pos
-    # Same area, other shape: it must be resized all the same.
-    resized = resize_pos_embed(pos, (3, 4), (2, 6))
-    image = pos.view(1, 3, 4, 5).permute(0, 3, 1, 2)
-    expected = F.interpolate(image, size=(2, 6), mode='bilinear')
-    torch.testing.assert_close(resized, expected.flatten(2).mT)

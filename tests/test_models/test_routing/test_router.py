@@ -5,7 +5,7 @@ import torch
 
 from mmdge.models.routing import build_router
 
-from .maps import shares, textured
+from .maps import GRAINS, shares, textured
 
 ROUTINGS = [
     'learned',
@@ -19,7 +19,7 @@ ROUTINGS = [
 
 @pytest.mark.parametrize('routing', ROUTINGS)
 def test_gate_is_one_hot_and_float32_under_autocast(routing):
-    router = build_router(routing, 8, (1, 2, 4))
+    router = build_router(routing, 8, *GRAINS)
     with torch.autocast('cpu', dtype=torch.bfloat16):
         decision = router(textured().bfloat16())
     if not list(router.parameters()):
@@ -33,7 +33,7 @@ def test_gate_is_one_hot_and_float32_under_autocast(routing):
 
 
 def test_the_papers_router_starts_at_95_percent_finest():
-    router = build_router('learned', 64, (1, 2, 4))
+    router = build_router('learned', 64, *GRAINS)
     with torch.no_grad():
         router.gate.weight.zero_()
     probabilities = router.gate.bias.softmax(-1)
@@ -41,12 +41,12 @@ def test_the_papers_router_starts_at_95_percent_finest():
         probabilities, torch.tensor([0.95, 0.025, 0.025])
     )
     many = torch.randn(8, 64, 64, 64)
-    finest = shares(build_router('learned', 64, (1, 2, 4))(many), 3)[0]
+    finest = shares(build_router('learned', 64, *GRAINS)(many), 3)[0]
     assert 0.92 < finest < 0.98
 
 
 def test_gumbel_noise_samples_the_softmax():
-    router = build_router('learned', 4, (1, 2, 4))
+    router = build_router('learned', 4, *GRAINS)
     with torch.no_grad():
         router.gate.weight.zero_()
         router.gate.bias.copy_(torch.tensor([0.5, 0.3, 0.2]).log())
@@ -58,7 +58,7 @@ def test_gumbel_noise_samples_the_softmax():
 
 @pytest.mark.parametrize('routing', [r for r in ROUTINGS if r != 'random'])
 def test_an_image_is_routed_alone_as_in_a_batch(routing):
-    router = build_router(routing, 8, (1, 2, 4))
+    router = build_router(routing, 8, *GRAINS)
     for _ in range(3):
         router(textured())
     router.eval()
@@ -74,7 +74,7 @@ def test_price_makes_regions_coarser():
         x = textured()
         costs = []
         for price in (-100.0, 0.0, 100.0):
-            router = build_router(routing, 8, (1, 2, 4), price=price).eval()
+            router = build_router(routing, 8, *GRAINS, price=price).eval()
             choice = router(x).choice
             costs.append(router.cost[choice].mean().item())
         assert costs == sorted(costs, reverse=True)
@@ -82,16 +82,18 @@ def test_price_makes_regions_coarser():
 
 
 def test_finest_needs_no_router():
-    assert build_router('finest', 8, (1, 2, 4)) is None
-    assert build_router('variance', 8, (1,)) is None
-    router = build_router('finest', 8, (2, 4))
-    assert (router(textured()).choice == 0).all()
+    assert build_router('finest', 8, *GRAINS) is None
+    assert build_router('static', 8, *GRAINS) is None
+    assert build_router('variance', 8, (1,), 1) is None
 
 
 @pytest.mark.parametrize(
     'routing, message',
     [
-        ('best', "'best' is unknown; allowed are 'finest', 'learned'"),
+        (
+            'best',
+            "'best' is unknown; allowed are 'finest', 'static', 'learned'",
+        ),
         (dict(type='NoRouter'), 'names no registered router'),
         (dict(type='DGEPVT'), 'names no registered router'),
         (None, 'routing=None is unknown'),
@@ -111,9 +113,9 @@ def test_finest_needs_no_router():
 )
 def test_mistakes_are_named(routing, message):
     with pytest.raises(ValueError, match=message):
-        build_router(routing, 8, (1, 2, 4))
+        build_router(routing, 8, *GRAINS)
 
 
 def test_price_is_checked_at_once():
     with pytest.raises(ValueError, match="price must be a number, but got 'x"):
-        build_router('variance', 8, (1, 2, 4), price='x')
+        build_router('variance', 8, *GRAINS, price='x')

@@ -1,14 +1,13 @@
-"""What all dynamic backbones share."""
+"""What all backbones share: initialisation, and how they are found."""
 
 import pytest
 import torch
 from mmengine.model import BaseModule
 
 from mmdge.models import DGEPVT, DGEDeiT
-from mmdge.models.backbones import dynamic_class
+from mmdge.models.architectures import backbone_class
 from mmdge.models.routing import QuantileRouter
 from mmdge.registry import MODELS
-from mmdge.utils.counting import flop_counter
 
 RANKED = dict(type='QuantileRouter', score='learned')
 
@@ -58,32 +57,6 @@ def test_weights_are_initialised_once():
     assert router.gate.bias.tolist() == [1, 1, 1]
 
 
-@pytest.mark.parametrize('backbone', [DGEPVT, DGEDeiT])
-def test_evaluation_computes_the_chosen_only_even_with_a_graph(backbone):
-    model = backbone('tiny').eval()
-    with flop_counter() as counter:
-        model(torch.rand(1, 3, 96, 96))
-    assert counter.get_total_flops() / 2 == model.cost.dynamic.item()
-
-
-@pytest.mark.parametrize(
-    'backbone, kwargs',
-    [
-        (DGEPVT, dict(with_cls_token=True, frozen_stages=4)),
-        (DGEDeiT, dict(frozen_stages=12)),
-    ],
-)
-def test_frozen_to_the_end_nothing_is_trained(backbone, kwargs):
-    model = backbone('tiny', out_type='cls_token', **kwargs)
-    assert not any(p.requires_grad for p in model.parameters())
-
-
-def test_a_routers_own_price_is_refused():
-    routing = dict(type='QuantileRouter', price=0.5)
-    with pytest.raises(ValueError, match='give it to the backbone'):
-        DGEPVT('tiny', routing=routing)
-
-
 @pytest.mark.parametrize('layouts', [DGEPVT.layouts, ()])
 def test_a_file_without_routers_leaves_theirs_as_they_start(layouts, tmp_path):
     class Backbone(DGEPVT):
@@ -104,7 +77,7 @@ def test_types_may_be_classes():
     config = dict(type=DGEPVT, arch='tiny', routing=routing)
     routers = MODELS.build(config).routers
     assert {type(router) for router in routers} == {QuantileRouter}
-    assert dynamic_class(config) is DGEPVT
-    assert dynamic_class(dict(type='mmdge.DGEDeiT')) is DGEDeiT
-    assert dynamic_class(dict(type='mmdge.SimpleFPN')) is None
-    assert dynamic_class({}) is None
+    assert backbone_class(config) is DGEPVT
+    assert backbone_class(dict(type='mmdge.DGEDeiT')) is DGEDeiT
+    assert backbone_class(dict(type='mmdge.SimpleFPN')) is None
+    assert backbone_class({}) is None

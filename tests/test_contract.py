@@ -1,0 +1,627 @@
+"""What every backbone promises, whatever its architecture and method.
+
+A new family is an entry of ``FAMILIES``.
+"""
+
+import copy
+import math
+import pickle
+import warnings
+from collections.abc import Callable, Mapping
+from itertools import product
+from typing import NamedTuple
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mmengine.registry import init_default_scope
+from torch import nn
+
+from mmdge.models.layers import transformer
+from mmdge.models.weights import from_ours
+from mmdge.utils import UserError
+from mmdge.utils.counting import flop_counter
+from tests.small import deit, pictures, pvt
+
+
+class Family(NamedTuple):
+    """Backbones of one registered name.
+
+    Attributes:
+        build: A small one, out of its arguments, whose blocks matter and
+            whose decisions differ from cell to cell; in training.
+        host: The host's own static backbone, in evaluation, with the weights
+            of ours, whose routers are none; None if the host has no such.
+        kinds: Every way to decide, as arguments; the first is the default.
+        variants: Other outputs, tokens and positions, as arguments.
+        dense: The dense twin, as arguments.
+        tokens: How many of a side in pixels, at a stride.
+        stages: How many ``frozen_stages`` there are.
+        noisy: Kinds that decide otherwise in training.
+        random: Kinds that draw anew for each batch.
+        wasteful: Kinds that compute more than is counted.
+        compiled: Kinds to compile, which takes seconds.
+        adapters: Linear layers that users give adapters.
+    """
+
+    build: Callable
+    host: Callable
+    kinds: Mapping[str, dict]
+    variants: Mapping[str, dict]
+    dense: dict
+    tokens: Callable[[int, int], int]
+    stages: int
+    noisy: tuple[str, ...] = ()
+    random: tuple[str, ...] = ()
+    wasteful: tuple[str, ...] = ()
+    compiled: tuple[str, ...] = ()
+    adapters: tuple[str, ...] = ('attn.q', 'attn.kv', 'mlp.fc1', 'mlp.fc2')
+
+
+def mmdets(model):
+    from mmdet.models.backbones import PyramidVisionTransformer
+
+    if hasattr(model, 'cls_token'):
+        return None
+    host = PyramidVisionTransformer(
+        pretrain_img_size=tuple(4 * side for side in model.pos_sizes[0]),
+        embed_dims=8,  # of a head
+        num_layers=model.arch['num_layers'],
+        num_heads=model.arch['num_heads'],
+        out_indices=model.out_indices,
+        norm_cfg=dict(type='LN', eps=1e-6),
+    )
+    # mmdet gives all norms one eps; the official code, and ours, 1e-5 here.
+    for layer in host.layers:
+        layer[0].norm.eps = 1e-5
+        for block in layer[1][1:]:
+            if block.attn.sr_ratio > 1:
+                block.attn.norm.eps = 1e-5
+    return give_weights(host, model, 'mmdet')
+
+
+def mmpretrains(model):
+    backbones = pytest.importorskip('mmpretrain.models.backbones')
+    distilled = model.num_extra_tokens == 2
+    kind = 'DistilledVisionTransformer' if distilled else 'VisionTransformer'
+    host = getattr(backbones, kind)(
+        model.arch,
+        img_size=tuple(model.patch_size * side for side in model.pos_size),
+        patch_size=model.patch_size,
+        out_type=model.out_type,
+        out_indices=list(model.out_indices),
+    )
+    return give_weights(host, model, 'mmpretrain')
+
+
+def give_weights(host, model, names):
+    (layout,) = (found for found in model.layouts if found.name == names)
+    theirs, dropped = from_ours(model.state_dict(), layout)
+    assert not dropped
+    # Later blocks, of which no output is returned, are built there.
+    assert not host.load_state_dict(theirs, strict=False).unexpected_keys
+    host.eval()  # returns None in mmpretrain
+    return host
+
+
+GRANULARITY = dict(
+    kinds={
+        'learned': dict(routing='learned'),
+        'quiet': dict(routing=dict(type='GumbelRouter', noise=False)),
+        'sparse': dict(
+            routing=dict(type='GumbelRouter', noise=False),
+            sparse_training=True,
+        ),
+        'variance': dict(routing='variance'),
+        'ranked': dict(routing=dict(type='QuantileRouter', score='learned')),
+        'error': dict(routing='error'),
+        'oracle': dict(routing='oracle'),
+        'shuffled': dict(routing='shuffled'),
+        'random': dict(routing='random'),
+        'uniform': dict(routing='uniform'),
+        'finest': dict(routing='finest'),
+    },
+    dense=dict(routing='finest'),
+    noisy=('learned',),
+    random=('shuffled', 'random'),
+    wasteful=('oracle',),
+    compiled=('quiet', 'variance'),
+)
+FAMILIES = {
+    'DGEPVT': Family(
+        build=pvt,
+        host=mmdets,
+        variants={
+            'maps': {},
+            'some': dict(out_indices=(0, 2)),
+            'rectangle': dict(pretrain_img_size=(64, 96)),
+            'cls maps': dict(with_cls_token=True),
+            'cls': dict(with_cls_token=True, out_type='cls_token'),
+        },
+        tokens=lambda side, stride: max(1, side // stride),
+        stages=4,
+        **GRANULARITY,
+    ),
+    'DGEDeiT': Family(
+        build=deit,
+        host=mmpretrains,
+        variants={
+            'map': {},
+            'some': dict(out_indices=(0, 1)),
+            'rectangle': dict(pretrain_img_size=(64, 96)),
+            'cls': dict(out_type='cls_token', out_indices=(0, 2)),
+            'distilled': dict(distilled=True, out_indices=(1, 2)),
+            'pair': dict(distilled=True, out_type='cls_token'),
+        },
+        tokens=lambda side, stride: -(-side // stride),
+        stages=3,
+        **GRANULARITY,
+    ),
+}
+
+
+def every(*groups, but=(), only=None):
+    """Parametrise over families, and maybe kinds and variants of each."""
+    params = []
+    for name, family in FAMILIES.items():
+        left_out = [key for group in but for key in getattr(family, group)]
+        for keys in product(*(getattr(family, only or g) for g in groups)):
+            if set(keys) & set(left_out):
+                continue
+            choices = zip(groups, keys, strict=True)
+            args = [getattr(family, group)[key] for group, key in choices]
+            label = ' '.join([name, *keys])
+            params.append(pytest.param(family, *args, id=label))
+    names = ['family', *(group.removesuffix('s') for group in groups)]
+    return pytest.mark.parametrize(names, params)
+
+
+HALF = [torch.bfloat16, torch.float16]
+modes = pytest.mark.parametrize('training', [False, True])
+
+
+def run(model, x):
+    """All outputs in one list; what is random is the same each time."""
+    torch.manual_seed(1)
+    outs = model(x)
+    pairs = [out if isinstance(out, tuple) else (out,) for out in outs]
+    return [part for pair in pairs for part in pair]
+
+
+def assert_alike(ours, theirs, tolerance=1e-5):
+    """In units of the largest entry, if that is above 1."""
+    for a, b in zip(ours, theirs, strict=True):
+        scale = max(1.0, b.detach().abs().max().item())
+        torch.testing.assert_close(a, b, atol=tolerance * scale, rtol=0)
+
+
+def count(model, x):
+    """What PyTorch's counter sees, in multiply-adds."""
+    with torch.no_grad(), flop_counter() as counter:
+        run(model, x)
+    return counter.get_total_flops() / 2
+
+
+def backward(model, x):
+    """Outputs, and gradients by name."""
+    model.zero_grad()
+    outs = run(model, x)
+    torch.manual_seed(2)
+    sum((out * torch.randn_like(out)).mean() for out in outs).backward()
+    return outs, {name: p.grad for name, p in model.named_parameters()}
+
+
+class TestAnyInput:
+    @every()
+    @given(data=st.data())
+    @settings(max_examples=60, deadline=None)
+    def test_any_size(self, family, data):
+        kind = data.draw(st.sampled_from(sorted(family.kinds)))
+        variant = data.draw(st.sampled_from(sorted(family.variants)))
+        model = family.build(**family.kinds[kind], **family.variants[variant])
+        shape = [data.draw(st.integers(1, most)) for most in (5, 150, 150)]
+        x = pictures(*shape)
+        training = data.draw(st.booleans())
+        outs = run(model.train(training), x)
+        assert all(out.isfinite().all() for out in outs)
+        if outs[0].dim() == 4:
+            sizes = [
+                tuple(family.tokens(side, stride) for side in shape[1:])
+                for stride in model.strides
+            ]
+            assert all(out.shape[2:] in sizes for out in outs)
+        assert all(len(out) == shape[0] for out in outs)
+        assert model.cost.dense.gt(0).all()
+        assert model.cost.dynamic.gt(0).all()
+        if not training and kind not in family.wasteful:
+            assert count(model, x) == model.cost.dynamic.sum()
+
+    @every('kinds')
+    @pytest.mark.parametrize(
+        'shape', [(1, 1333, 4), (1, 4, 1333), (7, 37, 301), (1, 400, 666)]
+    )
+    def test_extremes(self, family, kind, shape):
+        model = family.build(**kind)
+        for training in (True, False):
+            outs = run(model.train(training), pictures(*shape))
+            assert all(out.isfinite().all() for out in outs)
+
+    @every()
+    def test_uninitialised_memory_never_shows(self, family):
+        """The same input gives the same output, border and all."""
+        model, x = family.build().eval(), pictures(2, 70, 90)
+        first = run(model, x)
+        del model.cost
+        _ = [torch.full((2, 40, 4, 5), torch.nan) for _ in range(50)]
+        for a, b in zip(first, run(model, x), strict=True):
+            assert a.equal(b)
+
+    @every('kinds')
+    @pytest.mark.parametrize('bad', [math.nan, math.inf, -math.inf])
+    @modes
+    def test_what_is_not_finite_stays_in_its_image(
+        self, family, kind, bad, training
+    ):
+        model = family.build(**kind).train(training)
+        x = torch.rand(3, 3, 96, 64)
+        broken = x.clone()
+        broken[1, :, 10:40, 10:40] = bad
+        if training:
+            run(model, broken)
+        with torch.set_grad_enabled(training):
+            outs, cost = run(model, broken), model.cost
+            right = run(model, x)
+        assert not all(out[1].isfinite().all() for out in outs)
+        assert cost.dynamic[[0, 2]].isfinite().all()
+        others = [out[[0, 2]] for out in outs]
+        assert all(out.isfinite().all() for out in [*others, *right])
+        if not training:
+            assert_alike(others, [out[[0, 2]] for out in right])
+
+    @every()
+    @pytest.mark.parametrize('shape', [(1, 4, 64, 64), (3, 64, 64)])
+    def test_wrong_input_is_named(self, family, shape):
+        with pytest.raises(ValueError, match=r'shape \(B, 3, H, W\), but got'):
+            family.build()(torch.rand(shape))
+
+
+class TestAgreement:
+    @every('kinds', 'variants', but=['random'])
+    def test_a_batch_equals_its_images(self, family, kind, variant):
+        model, x = family.build(**kind, **variant), pictures(7, 100, 76)
+        run(model, x)  # what is to be remembered
+        model.eval()
+        for batch in (x, x[:2]):
+            together, cost = run(model, batch), model.cost
+            for i in range(len(batch)):
+                alone = run(model, x[i : i + 1])
+                assert model.cost.dynamic.equal(cost.dynamic[i : i + 1])
+                assert_alike(alone, [out[i : i + 1] for out in together])
+
+    @every('kinds', 'variants', but=['noisy'])
+    @pytest.mark.parametrize('size', [(128, 128), (100, 76)])
+    def test_training_path_equals_packed_path(
+        self, family, kind, variant, size
+    ):
+        model, x = family.build(**kind, **variant), pictures(3, *size)
+        run(model, x)  # what is to be remembered
+        packed = copy.deepcopy(model).eval()
+        outs, found = backward(model, x)
+        packed_outs, expected = backward(packed, x)
+        assert_alike(outs, packed_outs)
+        assert model.cost.dynamic.equal(packed.cost.dynamic)
+        assert model.cost.dense.equal(packed.cost.dense)
+        if model.routers:
+            assert model.cost.region_spread.max() > 0
+        # Decisions that learn have a gradient of their own.
+        if not any(True for r in model.routers for _ in r.parameters()):
+            assert_alike(found.values(), expected.values())
+
+    @every('variants')
+    def test_dense_twin_equals_the_hosts_own(self, family, variant):
+        twin = family.build(**family.dense, **variant).eval()
+        dynamic = family.build(**variant).eval()
+        dynamic.load_state_dict(twin.state_dict())
+        host = family.host(twin)
+        if host is None:
+            pytest.skip('the host has no such backbone')
+        for size in [(64, 64), (96, 160), (100, 75), (250, 131)]:
+            x = torch.rand(2, 3, *size)
+            expected = run(host, x)
+            assert_alike(run(twin, x), expected)
+            with dynamic.as_dense_twin():
+                assert_alike(run(dynamic, x), expected)
+            assert dynamic.cost.ratio.eq(1).all() and not dynamic.cost.maps
+            assert twin.cost.dynamic.equal(dynamic.cost.dense)
+
+    @every('kinds')
+    def test_parts_that_a_cache_holds_change_nothing(
+        self, family, kind, monkeypatch
+    ):
+        model, x = family.build(**kind).eval(), pictures(3, 100, 132)
+        whole, cost = run(model, x), model.cost
+        monkeypatch.setattr(transformer, 'CACHE_BYTES', 10_000)
+        with torch.inference_mode():
+            assert_alike(run(model, x), whole)
+        assert model.cost.dynamic.equal(cost.dynamic)
+
+
+class TestFlops:
+    @every('kinds', 'variants')
+    def test_formula_equals_counter(self, family, kind, variant):
+        model = family.build(**kind, **variant).eval()
+        wasteful = [family.kinds[name] for name in family.wasteful]
+        for shape in [(1, 128, 128), (2, 64, 160), (3, 100, 77), (2, 5, 33)]:
+            x = pictures(*shape)
+            run(model, x)
+            dense = model.cost.dense
+            if kind not in wasteful:
+                assert count(model, x) == model.cost.dynamic.sum()
+            with model.as_dense_twin():
+                assert count(model, x) == dense.sum()
+            assert model.cost.dynamic.equal(dense)
+
+    @every()
+    def test_a_graph_makes_no_evaluation_dense(self, family):
+        model = family.build().eval()
+        with flop_counter() as counter:
+            run(model, pictures(2, 96, 96))
+        assert counter.get_total_flops() / 2 == model.cost.dynamic.sum()
+
+    @every()
+    def test_stages_and_maps_tell_the_whole(self, family):
+        model = family.build()
+        run(model, pictures(2, 96, 96))
+        for part in ('dynamic', 'dense'):
+            stages = [getattr(stage, part) for stage in model.cost.stages]
+            assert sum(stages).equal(getattr(model.cost, part))
+        assert len(model.cost.maps) == len(model.routers) > 0
+        for found in model.cost.maps:
+            side = -(-96 // found.cell)
+            assert found.share.shape == found.valid.shape == (2, side, side)
+            assert found.share.ge(0).all() and found.share.le(1).all()
+
+    @every()
+    def test_adapters_run_and_cost_what_the_architecture_does(self, family):
+        lora = pytest.importorskip('mmpretrain.models.peft').LoRAModel
+        plain, x = family.build().eval(), pictures(2, 64, 64)
+        plain.is_init = True
+        model = lora(
+            dict(type=lambda: copy.deepcopy(plain)),
+            alpha=4,
+            rank=2,
+            targets=[dict(type=name) for name in family.adapters],
+        ).eval()
+        with torch.no_grad():
+            assert_alike(run(model, x), run(plain, x))  # they begin at 0
+        assert model.module.cost.dynamic.equal(plain.cost.dynamic)
+        assert model.module.cost.dense.equal(plain.cost.dense)
+        _, found = backward(model.train(), x)
+        assert any(g is not None for n, g in found.items() if 'lora' in n)
+
+
+class TestTraining:
+    @every('kinds', 'variants')
+    def test_every_parameter_gets_a_gradient(self, family, kind, variant):
+        model = family.build(**kind, **variant)
+        for progress in (0.0, 0.0, 0.5, 1.0):
+            model.anneal(progress)
+            _, found = backward(model, torch.rand(2, 3, 64, 64))
+            assert not [name for name, g in found.items() if g is None]
+
+    @every('kinds')
+    def test_checkpointing_changes_nothing_but_memory(self, family, kind):
+        plain = family.build(**kind, drop_path_rate=0.3)
+        saving = family.build(**kind, drop_path_rate=0.3, with_cp=True)
+        saving.load_state_dict(plain.state_dict())
+        x = pictures(2, 96, 64)
+        for a, b in zip(
+            backward(plain, x)[1].values(),
+            backward(saving, x)[1].values(),
+            strict=True,
+        ):
+            torch.testing.assert_close(b, a)
+        for a, b in zip(plain.buffers(), saving.buffers(), strict=True):
+            assert a.equal(b)
+
+    @every('kinds', 'variants')
+    def test_frozen_stages_stay_but_their_routers_remember(
+        self, family, kind, variant
+    ):
+        free = family.build(**kind, **variant)
+        model = family.build(**kind, **variant, frozen_stages=1)
+        model.load_state_dict(free.state_dict())
+        assert model.eval() is model and model.train() is model
+        x = pictures(2, 64, 64)
+        backward(free, x)
+        for name, gradient in backward(model, x)[1].items():
+            trained = model.get_parameter(name).requires_grad
+            assert (gradient is None) != trained, name
+        routers = {part for r in model.routers for part in r.modules()}
+        for module in model.frozen_modules():
+            assert not any(p.requires_grad for p in module.parameters())
+            for part in module.modules():
+                assert part.training == (part in routers)
+        for a, b in zip(free.buffers(), model.buffers(), strict=True):
+            assert a.equal(b)
+
+    @every('variants')
+    def test_frozen_to_the_end_nothing_is_trained(self, family, variant):
+        for kind in family.kinds.values():
+            kwargs = dict(**kind, **variant, frozen_stages=family.stages)
+            model = family.build(**kwargs)
+            assert model.frozen_modules()
+            assert not any(p.requires_grad for p in model.parameters())
+
+    @every()
+    def test_layers_further_down_learn_slower(self, family):
+        """As mmpretrain's fine-tuning has it."""
+        optimizers = pytest.importorskip('mmpretrain.engine.optimizers')
+        from mmpretrain.models import ImageClassifier
+
+        init_default_scope('mmpretrain')
+        head = dict(type='LinearClsHead', num_classes=2, in_channels=8)
+        optimizer = dict(type='SGD', lr=1.0, weight_decay=0.0)
+        model = ImageClassifier(family.build(), head=head)
+        constructor = optimizers.LearningRateDecayOptimWrapperConstructor(
+            dict(type='OptimWrapper', optimizer=optimizer),
+            dict(layer_decay_rate=0.5),
+        )
+        groups = constructor(model).optimizer.param_groups
+        rates = {id(p): g['lr'] for g in groups for p in g['params']}
+        assert len(rates) == len(list(model.parameters()))
+        rate = min(rates.values())  # of the first embeddings
+        for stage in model.backbone.stages:
+            for block in stage:
+                rate *= 2
+                assert {rates[id(p)] for p in block.parameters()} == {rate}
+        assert rate == 1 / 2 and max(rates.values()) == 1  # of the head
+
+
+class TestMemory:
+    @every('kinds')
+    def test_no_graph_is_kept(self, family, kind):
+        model, x = family.build(**kind), pictures(2, 64, 64)
+        backward(model, x)
+        learns = any(True for r in model.routers for _ in r.parameters())
+        assert model.cost.dynamic.requires_grad == learns
+        if learns:
+            run(model, x)
+            model.cost.dynamic.sum().backward()
+            found = [p.grad for r in model.routers for p in r.parameters()]
+            assert any(grad.abs().max() > 0 for grad in found)
+        model.cost = model.cost.detach()
+        kept = [model.cost, *model.cost.stages, *model.cost.maps]
+        kept += [*model.modules()]
+        assert not any(
+            isinstance(value, torch.Tensor) and value.grad_fn is not None
+            for part in kept
+            for value in [*vars(part).values(), *buffers(part)]
+        )
+        with torch.no_grad():
+            run(model.eval(), x)
+        assert not model.cost.dynamic.requires_grad
+
+    @every('kinds', 'variants')
+    def test_copies_pickles_and_state_dicts(self, family, kind, variant):
+        model, x = family.build(**kind, **variant), pictures(2, 64, 64)
+        run(model, x)  # what is to be remembered
+        loaded = family.build(**kind, **variant)
+        loaded.load_state_dict(model.state_dict())
+        others = [copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
+        assert all(other.cost is None for other in others)
+        expected = run(model.eval(), x)
+        for other in [*others, loaded]:
+            assert_alike(run(other.eval(), x), expected)
+            assert other.cost.dynamic.equal(model.cost.dynamic)
+
+
+def buffers(part):
+    return part.buffers(recurse=False) if isinstance(part, nn.Module) else []
+
+
+class TestPrecision:
+    @every('kinds')
+    @pytest.mark.parametrize('dtype', HALF, ids=str)
+    def test_autocast(self, family, kind, dtype):
+        model, x = family.build(**kind), pictures(2, 100, 130)
+        for training in (True, False):
+            with torch.autocast('cpu', dtype):
+                outs = run(model.train(training), x)
+            assert all(out.isfinite().all() for out in outs)
+            assert model.cost.dynamic.dtype == torch.float64
+            if training:
+                sum(out.float().square().mean() for out in outs).backward()
+                assert all(p.grad is not None for p in model.parameters())
+
+    @every('kinds')
+    @pytest.mark.parametrize('dtype', [*HALF, torch.float64], ids=str)
+    def test_all_of_it(self, family, kind, dtype):
+        """But routers, which decide as in float32."""
+        model, x = family.build(**kind), pictures(4, 128, 160)
+        run(model, x)  # what is to be remembered
+        run(model.eval(), x)
+        ratio = model.cost.ratio.mean().item()
+        routers = copy.deepcopy(model.routers)
+        model.to(dtype)
+        for router, before in zip(model.routers, routers, strict=True):
+            for name, value in before.state_dict().items():
+                kept = router.state_dict()[name]
+                assert kept.dtype != dtype or dtype == torch.float64
+                assert kept.equal(value.to(kept.dtype))
+        outs = run(model, x.to(dtype))
+        assert all(out.dtype == dtype for out in outs)
+        assert model.cost.ratio.mean().item() == pytest.approx(ratio, abs=0.02)
+        for _ in range(2):
+            outs = run(model.train(), x.to(dtype))
+            assert all(out.dtype == dtype for out in outs)
+            assert all(out.isfinite().all() for out in outs)
+
+    @pytest.mark.gpu
+    @pytest.mark.skipif(
+        not torch.cuda.is_available(), reason='needs a CUDA device'
+    )
+    @every('kinds', but=['random', 'noisy'])
+    @modes
+    def test_gpu_equals_cpu(self, family, kind, training):
+        model, x = family.build(**kind), pictures(3, 100, 132)
+        run(model, x)  # what is to be remembered
+        other = copy.deepcopy(model).cuda().train(training)
+        outs = run(model.train(training), x)
+        assert_alike([o.cpu() for o in run(other, x.cuda())], outs, 1e-4)
+        assert other.cost.dynamic.cpu().equal(model.cost.dynamic)
+
+    @pytest.mark.gpu
+    @pytest.mark.skipif(
+        not torch.cuda.is_available(), reason='needs a CUDA device'
+    )
+    @every()
+    @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+    @pytest.mark.parametrize('batch_size', [1, 3])
+    def test_a_gpu_is_waited_for_once_per_block(
+        self, family, dtype, batch_size
+    ):
+        model = family.build().eval().to('cuda', dtype)
+        x = pictures(batch_size, 100, 132).to('cuda', dtype)
+        with torch.inference_mode():
+            model(x)  # makes the tables of this size
+            with warnings.catch_warnings(record=True) as waits:
+                warnings.simplefilter('always')
+                torch.cuda.set_sync_debug_mode('warn')
+                try:
+                    model(x)
+                finally:
+                    torch.cuda.set_sync_debug_mode('default')
+        assert len(waits) <= len(model.cost.maps), [str(w) for w in waits]
+
+
+class TestCompilers:
+    @every('kinds', only='compiled')
+    def test_a_compiled_step_is_the_step(self, family, kind):
+        torch.compiler.reset()
+        model = family.build(**kind, out_indices=0)
+        other, x = copy.deepcopy(model), pictures(2, 64, 64)
+        outs, gradients = backward(torch.compile(other, backend='eager'), x)
+        expected, others = backward(model, x)
+        assert_alike(outs, expected)
+        assert_alike(gradients.values(), others.values())
+        assert other.cost.dynamic.equal(model.cost.dynamic)
+
+    @every()
+    def test_a_traced_one_is_refused_but_its_dense_twin_not(self, family):
+        routed, twin = family.build().eval(), family.build(**family.dense)
+        x, other = torch.rand(2, 1, 3, 64, 64)
+        said = 'cannot be traced or exported.*export its dense twin'
+        with pytest.raises(UserError, match=said):
+            torch.jit.trace(routed, (x,))
+        with pytest.raises(UserError, match=said):
+            torch.export.export(routed, (x,))
+        for model in (twin.eval(), routed):
+            with model.as_dense_twin(), torch.no_grad():
+                expected = run(model, other)
+                for made in (
+                    torch.jit.trace(model, (x,)),
+                    torch.export.export(model, (x,)).module(),
+                ):
+                    assert_alike(run(made, other), expected)
