@@ -34,14 +34,8 @@ _FETCHED = ('MNIST', 'FashionMNIST', 'CIFAR10', 'CIFAR100')
 # How to get what is missing, by the first folder that names it.
 _SOURCES = {
     'shapes': 'make it with `python tools/dataset_converters/make_shapes.py`',
-    'camvid': 'get it as projects/study/README.md tells',
-    'bccd': 'get it as projects/study/README.md tells',
-    'coco': 'download it from https://cocodataset.org/#download and unpack '
-    'it as data/coco',
-    'imagenet': 'get it from https://image-net.org and unpack it as '
-    'data/imagenet',
-    'ade': 'download https://data.csail.mit.edu/places/ADEchallenge/'
-    'ADEChallengeData2016.zip and unpack it as data/ade',
+    '(camvid|bccd)': 'get it as projects/study/README.md tells',
+    '(coco|ade|imagenet)': 'get it as docs/training.md tells',
 }
 
 

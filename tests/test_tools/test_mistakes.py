@@ -98,7 +98,7 @@ CONFIGS = {
     'routing name': (
         UserError,
         [f'{BACKBONE}routing=varience'],
-        "routing='varience' is unknown; allowed are 'finest', 'static', 'learned'",
+        "routing='varience' is unknown; allowed are 'finest', 'static', 'lea",
     ),
     'granularities order': (
         UserError,

@@ -162,7 +162,7 @@ def test_missing_data_root_inside_wrappers():
         checks.check_datasets(cfg, ('train', 'val'))
     message = str(info.value)
     assert os.path.abspath('data/coco') in message
-    assert 'cocodataset.org' in message
+    assert 'docs/training.md' in message
     assert 'train_dataloader.dataset.dataset.datasets.0.data_root' in message
     checks.check_datasets(cfg, ('val', 'test'))
 
@@ -172,7 +172,7 @@ def test_missing_data_root_inside_wrappers():
     [
         ('data/shapes', 'make_shapes.py'),
         ('data/camvid', 'projects/study/README.md'),
-        ('data/ade/ADEChallengeData2016', 'ADEChallengeData2016.zip'),
+        ('data/ade/ADEChallengeData2016', 'docs/training.md'),
         ('data/mine', 'data not found: .*; set its place with'),
     ],
 )
