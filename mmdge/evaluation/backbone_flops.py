@@ -30,16 +30,10 @@ class BackboneFLOPs(BaseMetric):
     the same answer.
 
     Args:
-        collect_device (str): ``'cpu'`` or ``'gpu'``. Defaults to ``'cpu'``.
-        prefix (str): Of the keys. Defaults to ``'backbone'``.
+        **kwargs: Those of :class:`mmengine.evaluator.BaseMetric`.
     """
 
     default_prefix = 'backbone'
-
-    def __init__(
-        self, collect_device: str = 'cpu', prefix: str | None = None
-    ) -> None:
-        super().__init__(collect_device=collect_device, prefix=prefix)
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Read the cost that CostHook wrote into each sample."""

@@ -45,14 +45,13 @@ class RatioByContent(BaseMetric):
     quantity ``content/<quantity>_corr``, Pearson's correlation with the
     ratio over the images, in [-1, 1]; 0 where either is the same for all
     images. A correlation says nothing of how much the ratio varies: read it
-    together with the two others. It needs :class:`mmdge.CostHook` in
-    ``custom_hooks``.
+    together with the two others. It needs :class:`mmdge.CostHook`.
 
     Args:
         out_file (str | Path, optional): A JSON file for a list with one
             ``{"ratio": .., "objects": .., "area": ..}`` per image, in the
             order of the set; each evaluation writes it anew. For
-            ``tools/analysis_tools/plot_content.py``. Defaults to None.
+            ``projects/study/plot_content.py``. Defaults to None.
         collect_device (str): ``'cpu'`` or ``'gpu'``. Defaults to ``'cpu'``.
         prefix (str): Of the keys. Defaults to ``'content'``.
 

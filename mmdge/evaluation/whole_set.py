@@ -73,16 +73,12 @@ def with_metrics(
     """
     if evaluator is None:
         return None
-    if isinstance(evaluator, (list, tuple)):
-        flat = [m for each in evaluator for m in _listed(each)]
-        first = next(filter(_is_evaluator, flat), None)
-        if first is None:
-            return _joined(flat, metrics)
-        # An evaluator among metrics, which no registry of metrics has.
-        others = [each for each in flat if each is not first]
-        return with_metrics(first, *others, *metrics)
-    if not _is_evaluator(evaluator):
-        return _joined([evaluator], metrics)
+    flat = [m for each in _listed(evaluator) for m in _listed(each)]
+    evaluator = next(filter(_is_evaluator, flat), None)
+    if evaluator is None:
+        return _joined(flat, metrics)
+    # It may be among metrics, in whose registry it is not.
+    metrics = [*(each for each in flat if each is not evaluator), *metrics]
     built = isinstance(evaluator, Evaluator)
     entries = vars(evaluator) if built else evaluator
     inside, outside = _listed(entries['metrics']), []

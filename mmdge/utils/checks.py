@@ -34,14 +34,8 @@ _FETCHED = ('MNIST', 'FashionMNIST', 'CIFAR10', 'CIFAR100')
 # How to get what is missing, by the first folder that names it.
 _SOURCES = {
     'shapes': 'make it with `python tools/dataset_converters/make_shapes.py`',
-    'camvid': 'get it as projects/study/README.md tells',
-    'bccd': 'get it as projects/study/README.md tells',
-    'coco': 'download it from https://cocodataset.org/#download and unpack '
-    'it as data/coco',
-    'imagenet': 'get it from https://image-net.org and unpack it as '
-    'data/imagenet',
-    'ade': 'download https://data.csail.mit.edu/places/ADEchallenge/'
-    'ADEChallengeData2016.zip and unpack it as data/ade',
+    '(camvid|bccd)': 'get it as projects/study/README.md tells',
+    '(coco|ade|imagenet)': 'get it as docs/training.md tells',
 }
 
 
@@ -235,7 +229,6 @@ def check_classes(dataset: Any) -> None:
         return
     number = min(len(dataset), _LOOKED_AT)
     infos = [dataset.get_data_info(i) for i in range(number)]
-    source = dataset.ann_file or getattr(dataset, 'image_set_path', '')
     found = _annotated_classes(dataset, infos)
     missing = [name for name in classes if name not in found]
     others = sorted(found.difference(classes))
@@ -245,8 +238,8 @@ def check_classes(dataset: Any) -> None:
     if found and (none or alike):
         here, there = (str(n[:5])[1:-1] for n in (alike or missing, others))
         raise UserError(
-            f'{source} has {"none" if none else "not all"} of the classes of '
-            f'the config: {here} here, but {there} there; set '
+            f'{dataset.ann_file} has {"none" if none else "not all"} of the '
+            f'classes of the config: {here} here, but {there} there; set '
             'metainfo=dict(classes=(...)) of the data set, and num_classes of '
             'the heads'
         )
@@ -254,8 +247,8 @@ def check_classes(dataset: Any) -> None:
     objects = [info.get('instances', info.get('gt_label')) for info in infos]
     if not any(objects) and all(isinstance(some, list) for some in objects):
         print_log(
-            f'none of the first {number} images of {source} has an object of '
-            'the classes of the config',
+            f'none of the first {number} images of {dataset.ann_file} has an '
+            'object of the classes of the config',
             level=logging.WARNING,
         )
 
@@ -296,15 +289,9 @@ def _annotated_classes(dataset: Any, infos: list[dict]) -> set[str]:
             return set(classes)
         categories = json.loads(read(file))['categories']
         return {category['name'] for category in categories}
-    paths = [info.get('xml_path') for info in infos]
-    if getattr(dataset, 'ann_prefix', None) and hasattr(
-        dataset, 'image_set_path'
-    ):  # mmpretrain's
-        stems = [Path(info['img_path']).stem for info in infos]
-        paths = [f'{dataset.ann_prefix}/{stem}.xml' for stem in stems]
     return {
         name.text
-        for path in filter(None, paths)
+        for path in filter(None, (info.get('xml_path') for info in infos))
         for name in ElementTree.fromstring(read(path)).iterfind('object/name')
     }
 

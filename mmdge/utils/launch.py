@@ -109,11 +109,6 @@ def load_config(
             its host is not installed, or an option does not fit the config.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(
-            f'config not found: {path.absolute()} is not a file; the configs '
-            'that come with mmdge are in configs/'
-        )
     try:
         cfg = Config.fromfile(path)
         host = host_of(cfg)

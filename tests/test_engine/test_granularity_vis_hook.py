@@ -69,11 +69,6 @@ def test_maps_of_windows_are_told_from_maps_of_the_image():
     assert not covers(twice, (32, 32))
 
 
-def test_number_of_images_is_checked():
-    with pytest.raises(ValueError, match='num_images must be at least 1'):
-        GranularityVisHook(num_images=0)
-
-
 @pytest.mark.parametrize(
     'views',
     [[torch.zeros(3, 32, 32)] * 2, torch.zeros(2, 3, 32, 32)],

@@ -102,7 +102,6 @@ def test_several_ratios(tool, shapes, dynamic):
             'none of its blocks routes; set model.backbone.routing',
         ),
         (['--ratio', '.5', '.6', '--out', 'a.py'], [], '--out is for a singl'),
-        (['--ratio', '.5', '--out', 'a.txt'], [], "must end in .py, not 'a.t"),
         (['--ratio', '.5', '--out', 'no/a.py'], [], 'there is no such folder'),
         (
             ['--ratio', '.5'],
@@ -116,7 +115,7 @@ def test_several_ratios(tool, shapes, dynamic):
                 'model.backbone.type=mmdet.PyramidVisionTransformer',
                 'model.backbone.num_layers=(1,1,1,1)',
             ],
-            'calibrate_budget.py needs exactly one dynamic backbone',
+            'calibrate_budget.py needs a dynamic backbone in the model',
         ),
     ],
 )

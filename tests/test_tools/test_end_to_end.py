@@ -206,7 +206,7 @@ def test_a_hook_without_a_dynamic_backbone_is_named(options, tmp_path):
         'model.neck.in_channels=[128,256,512]',
         expect=2,
     )
-    assert 'error: CostHook needs exactly one dynamic backbone' in log
+    assert 'error: CostHook needs a dynamic backbone in the model' in log
     assert 'RetinaNet with backbone ResNet' in log
 
 

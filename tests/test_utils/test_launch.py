@@ -39,7 +39,7 @@ def test_load_config(tmp_path):
     assert launch.load_config(path, work_dir='w').work_dir == 'w'
     with pytest.raises(UserError, match='does not fit'):
         launch.load_config(path, {'hooks.7.x': 2})
-    with pytest.raises(UserError, match='config not found'):
+    with pytest.raises(UserError, match='none.py: FileNotFoundError'):
         launch.load_config(tmp_path / 'none.py')
     path.write_text("_base_ = './gone.py'\n")
     with pytest.raises(UserError, match='cannot read the config'):

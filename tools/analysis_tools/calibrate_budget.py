@@ -45,8 +45,6 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.out and len(args.ratio) > 1:
         parser.error('--out is for a single --ratio')
-    if args.out and not args.out.endswith('.py'):
-        parser.error(f'--out must end in .py, not {args.out!r}')
     return args
 
 

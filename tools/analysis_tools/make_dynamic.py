@@ -31,7 +31,6 @@ from mmdge.calibration import (
     warn_if_far,
 )
 from mmdge.engine.hooks import find_dynamic_backbone
-from mmdge.evaluation import with_flops
 from mmdge.models.architectures import Backbone, backbone_class
 from mmdge.models.routing.router import STATIC
 from mmdge.utils import UserError, checks, launch
@@ -152,8 +151,6 @@ def write(
     names = imports.get('imports') or []
     names = [names] if isinstance(names, str) else names
     cfg.custom_imports = dict(imports, imports=sorted({'mmdge', *names}))
-    for split in ('val', 'test'):
-        cfg[f'{split}_evaluator'] = with_flops(cfg.get(f'{split}_evaluator'))
     # A runner writes the config it was given, options included, into its work
     # dir; this one must stay as it is.
     cfg.work_dir = str(folder / 'runs')

@@ -172,24 +172,6 @@ def summarise(points: list[dict[str, Any]], metric: str) -> None:
     )
 
 
-def write(
-    args: argparse.Namespace,
-    folder: Path,
-    metric: str,
-    points: list[dict[str, Any]],
-    dense: dict[str, float] | None,
-) -> None:
-    """Write the points as JSON."""
-    written = dict(
-        config=str(args.config),
-        checkpoint=str(args.checkpoint),
-        metric=metric,
-        points=points,
-        seconds_dense=dense,
-    )
-    (folder / 'sweep.json').write_text(json.dumps(written, indent=2))
-
-
 def main() -> None:
     args = parse_args()
     cfg = launch.load_config(args.config, args.cfg_options)
@@ -212,7 +194,11 @@ def main() -> None:
         price, spent = find_price(ratio_at, asked)
         warn_if_far(asked, spent)
         wanted.append((price, asked, spent))
-    points = []
+    points, file = [], folder / 'sweep.json'
+    written = dict(
+        config=args.config, checkpoint=args.checkpoint, metric=None,
+        points=points, seconds_dense=None,
+    )  # fmt: skip
     for price, asked, spent in wanted:
         set_price(backbone, price)
         metrics = scalars(runner.test())
@@ -228,21 +214,22 @@ def main() -> None:
                 seconds=None,
             )
         )
-        metric = accuracy_of(points)
+        written['metric'] = accuracy_of(points)
         # What may be interrupted later is written now.
-        write(args, folder, metric, points, None)
+        file.write_text(json.dumps(written, indent=2))
     timed = images[: args.num_timed]
     prices = [price for price, _, _ in wanted]
     times = time_backbone(backbone, prices, timed, args.repeats)
     *seconds, dense = [taken and taken._asdict() for taken in times]
     for point, taken in zip(points, seconds, strict=True):
         point['seconds'] = taken
-    write(args, folder, metric, points, dense)
-    summarise(points, metric)
+    written['seconds_dense'] = dense
+    file.write_text(json.dumps(written, indent=2))
+    summarise(points, written['metric'])
     if dense:
         print(f'The dense twin takes {1000 * dense["median"]:.1f} ms.')
     print(
-        f'wrote {folder}/sweep.json; to draw it:\n'
+        f'wrote {file}; to draw it:\n'
         f'  python tools/analysis_tools/report.py {folder}'
     )
 

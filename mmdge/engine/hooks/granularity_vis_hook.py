@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +19,6 @@ from torch import Tensor
 
 from mmdge.models.cost import Cost
 from mmdge.registry import HOOKS
-from mmdge.utils import UserError
 
 from .cost_hook import (
     find_dynamic_backbones,
@@ -57,10 +57,6 @@ class GranularityVisHook(Hook):
     priority = 'LOW'
 
     def __init__(self, num_images: int = 4, name: str = 'granularity') -> None:
-        if num_images < 1:
-            raise UserError(
-                f'num_images must be at least 1, but got {num_images}.'
-            )
         self.num_images = num_images
         self.name = name
         self._rows = []
@@ -127,10 +123,9 @@ def to_picture(image: Tensor) -> np.ndarray:
     Returns:
         np.ndarray: ``(H, W, 3)``, uint8.
     """
-    pixels = image.cpu().float()
-    pixels = (
-        pixels[:3] if len(pixels) >= 3 else pixels.mean(0).expand(3, -1, -1)
-    )
+    pixels = image.cpu().float()[:3]
+    if len(pixels) < 3:
+        pixels = pixels.mean(0).expand(3, -1, -1)
     if image.dtype != torch.uint8:  # normalised: show what range there is
         low, high = pixels.min(), pixels.max()
         pixels = (pixels - low) / (high - low).clamp(min=1e-6) * 255
@@ -209,7 +204,7 @@ def draw_granularity(
     axes = figure.subplots(len(rows), num_columns, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
-    titles = ['image'] * len(rows) if titles is None else titles
+    titles = titles or ['image'] * len(rows)
     for line, (image, panels), title in zip(axes, rows, titles, strict=True):
         line[0].imshow(image)
         line[0].set_title(title, fontsize=9)
@@ -231,15 +226,10 @@ def draw_granularity(
         shrink=0.5,
         aspect=40,
         pad=0.02,
+        label='share of the dense compute, mean over the blocks of the stage',
     )
-    ticks = [n for n in (1, 4, 16, 64, 256) if 1 / n >= least]
-    bar.set_ticks(
-        [1 / n for n in ticks],
-        labels=['1' if n == 1 else f'1/{n}' for n in ticks],
-    )
+    ticks = [1 / n for n in (1, 4, 16, 64, 256) if 1 / n >= least]
+    bar.set_ticks(ticks, labels=[str(Fraction(tick)) for tick in ticks])
     bar.ax.minorticks_off()
-    bar.set_label(
-        'share of the dense compute, mean over the blocks of the stage'
-    )
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
