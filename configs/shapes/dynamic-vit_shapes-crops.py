@@ -10,7 +10,7 @@ model = dict(
     )
 )
 default_hooks = dict(
-    cost=dict(budget=0.64, loss_weight=2.0),
+    cost=dict(budget=0.64, loss_weight=10.0),
     distill=dict(
         type='mmdge.DistillHook',
         targets=[
@@ -21,11 +21,8 @@ default_hooks = dict(
 )
 max_epochs = 4
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
-# The predictors are new, the rest is trained already. Where a dropped token
-# outshines the kept ones, the gate's gradient is so large that to clip it
-# would hold all else still; the official code doesn't either.
+# The predictors are new, the rest is trained already.
 optim_wrapper = dict(
-    clip_grad=None,
     paramwise_cfg=dict(
         custom_keys={
             'backbone': dict(lr_mult=0.1),

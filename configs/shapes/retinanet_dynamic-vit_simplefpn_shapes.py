@@ -10,17 +10,14 @@ model = dict(
     )
 )
 default_hooks = dict(
-    cost=dict(budget=0.62, loss_weight=2.0),
+    cost=dict(budget=0.62, loss_weight=10.0),
     distill=dict(
         type='mmdge.DistillHook',
         targets=[dict(module='backbone', loss_weight=0.5, kept_only=True)],
     ),
 )
-# The predictors are new, the rest is trained already. Where a dropped token
-# outshines the kept ones, the gate's gradient is so large that to clip it
-# would hold all else still; the official code doesn't either.
+# The predictors are new, the rest is trained already.
 optim_wrapper = dict(
-    clip_grad=None,
     paramwise_cfg=dict(
         custom_keys={
             'backbone': dict(lr_mult=0.1),
