@@ -16,7 +16,7 @@ default_hooks = dict(
         targets=[dict(module='backbone', loss_weight=0.5, kept_only=True)],
     ),
 )
-max_epochs = 3
+max_epochs = 2
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 # The predictors are new, the rest is trained already.
 optim_wrapper = dict(

@@ -1,7 +1,7 @@
 """From a checkpoint and a few images to a budget that is met."""
 
 from .errors import BlockErrors, collect_errors
-from .fit import correlation, fit_power_law, set_routers
+from .fit import fit_power_law, set_routers
 from .images import load_images
 from .price import find_price, ratio_at_price, set_price, warn_if_far
 from .runs import runs_at_prices
@@ -9,7 +9,6 @@ from .runs import runs_at_prices
 __all__ = [
     'BlockErrors',
     'collect_errors',
-    'correlation',
     'find_price',
     'fit_power_law',
     'load_images',

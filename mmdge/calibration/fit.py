@@ -43,21 +43,6 @@ def fit_power_law(variance: Tensor, error: Tensor) -> tuple[float, float]:
     return scale.item(), exponent
 
 
-def correlation(variance: Tensor, error: Tensor) -> float | None:
-    """How well an error follows the variance: of their logarithms.
-
-    Args:
-        variance (Tensor): ``(R,)``, not negative.
-        error (Tensor): ``(R,)``, not negative.
-
-    Returns:
-        float | None: From -1 to 1; None of fewer than eight regions.
-    """
-    if len(variance) < _FEWEST:
-        return None
-    return torch.corrcoef(_logarithms(variance, error))[0, 1].item()
-
-
 def _logarithms(*values: Tensor) -> Tensor:
     return torch.stack(values).double().clamp(min=LEAST).log()
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
-from mmdge.registry import find_class
 from mmdge.utils import UserError
 
+from .architectures import backbone_class
 from .methods import Granularity
 from .routing import default_share
 from .routing.router import STATIC
@@ -47,16 +47,14 @@ def share_for_budget(
         >>> share = share_for_budget(backbone, 0.4, (800, 1216))
     """
     granularities = backbone.get('granularities', (1, 2, 4))
-    build = find_class(backbone['type']) if 'type' in backbone else None
-    if not (isinstance(build, type) and issubclass(build, Granularity)):
+    build = backbone_class(backbone)
+    if not (build and issubclass(build, Granularity)) or not all(
+        isinstance(side, int) for side in granularities
+    ):
         raise UserError(
-            'share_for_budget needs the config of a dynamic backbone, e.g. '
+            'share_for_budget needs the config of a dynamic backbone with one '
+            'set of granularities for all stages, e.g. '
             f"dict(type='mmdge.DGEPVT', arch='small'), but got {backbone}."
-        )
-    if not all(isinstance(side, int) for side in granularities):
-        raise UserError(
-            'share_for_budget needs one set of granularities for all stages, '
-            f'but got {granularities}.'
         )
     num = len(granularities)
     start = default_share(num) if start is None else tuple(start)

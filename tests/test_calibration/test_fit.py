@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from mmdge.calibration import (
     BlockErrors,
     collect_errors,
-    correlation,
     fit_power_law,
     set_routers,
 )
@@ -124,7 +123,6 @@ def test_of_few_regions_no_exponent_is_read(num):
     scale, exponent = fit_power_law(variance, 3 * variance**2)
     mean = variance.square().sum() / variance.sum().clamp(min=1)
     assert exponent == 1 and scale == pytest.approx(3 * mean.item())
-    assert correlation(variance, variance) is None
     model = pvt()
     errors = variance[:, None] * torch.tensor([0.0, 1, 2])
     seen = [BlockErrors(variance, errors, 1e3)] * len(model.routers)
@@ -137,10 +135,3 @@ def test_a_steep_law_overflows_nowhere():
     variance = torch.linspace(1, 1.01, 20)
     scale, exponent = fit_power_law(variance, variance**900)
     assert exponent == 4 and 0 < scale < 1e6
-
-
-def test_correlation_is_that_of_the_logarithms():
-    variance = torch.rand(100) + 0.1
-    assert correlation(variance, 5 * variance**3) == pytest.approx(1)
-    assert correlation(variance, 1 / variance) == pytest.approx(-1)
-    assert abs(correlation(variance, torch.rand(100))) < 0.5

@@ -47,19 +47,15 @@ class ViT(Backbone):
             not built. Defaults to -1.
         final_norm (bool): Norm the output of the last block. Defaults to
             True.
-        drop_path_rate (float): Stochastic depth per sample, rising linearly
-            over the blocks from 0 to this. Defaults to 0.1.
+        drop_path_rate (float): See :class:`PVT`. Defaults to 0.1.
         frozen_stages (int): The patch embedding and the first so many blocks
             are not trained; what their routers remember of images goes on.
             Defaults to -1, like 0 none.
-        with_cp (bool): Recompute blocks in the backward pass to save memory.
-            Defaults to False.
-        pretrain_img_size (int | tuple[int, int]): Side, or height and width,
-            of the images for which the position embedding is laid out.
-            Defaults to 224.
-        in_channels (int): Channels of the image. Defaults to 3.
-        init_cfg (dict, optional): E.g. ``dict(type='Pretrained',
-            checkpoint=...)``. Defaults to None: truncated normal weights.
+        with_cp (bool): See :class:`PVT`, also for the following. Defaults to
+            False.
+        pretrain_img_size (int | tuple[int, int]): Defaults to 224.
+        in_channels (int): Defaults to 3.
+        init_cfg (dict, optional): Defaults to None.
     """
 
     arch_zoo = {

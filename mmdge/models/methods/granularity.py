@@ -43,7 +43,7 @@ class Granularity(Method):
 
     Attributes:
         granularities (list[tuple[int, ...]]): Candidates, stage by stage.
-        sparse_training (bool): See :meth:`add_routers`.
+        sparse_training (bool): In training compute the chosen one only.
     """
 
     def add_routers(
@@ -53,20 +53,7 @@ class Granularity(Method):
         price: float,
         sparse_training: bool,
     ) -> None:
-        """Give each block a router.
-
-        Args:
-            granularities (Sequence[int] | Sequence[Sequence[int]]): Candidate
-                sides of a patch in tokens, finest first, each dividing the
-                last, which is the region's side: one set for all stages, or
-                one per stage.
-            routing (str | dict | Sequence): See :func:`build_router`; a list
-                gives one per stage.
-            price (float): See :class:`Router`.
-            sparse_training (bool): In training compute only the granularity
-                that was chosen; the router's gradient then comes from it
-                alone. Routers without parameters always do.
-        """
+        """Give each block a router, arguments as of :class:`mmdge.DGEPVT`."""
         # A later stage may not be built, but is checked.
         num_stages = self.max_stages
         self.granularities = check_granularities(granularities, num_stages)

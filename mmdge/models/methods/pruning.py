@@ -112,32 +112,6 @@ class KeepPredictor(Router):
         )
 
 
-def masked_softmax(
-    logits: Tensor, policy: Tensor, eps: float = 1e-6
-) -> Tensor:
-    """Attention weights of kept keys, and of each token for itself.
-
-    Source: DynamicViT, equation (10), with the official code's ``eps``; the
-    maximum is over all keys and passes its gradient on.
-
-    Args:
-        logits (Tensor): Of all tokens for all keys, ``(B, h, T, T)``.
-        policy (Tensor): 1 for kept tokens, else 0, ``(B, T)``.
-        eps (float): Keeps rows without any key defined. Defaults to 1e-6.
-
-    Returns:
-        Tensor: ``(B, h, T, T)``, float32 or finer.
-    """
-    num = policy.shape[1]
-    eye = torch.eye(num, dtype=policy.dtype, device=policy.device)
-    seen = policy[:, None, None]  # (B, 1, 1, T)
-    seen = seen + (1 - seen) * eye  # (B, 1, T, T)
-    with torch.autocast(logits.device.type, enabled=False):
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        weights = (logits - logits.amax(-1, keepdim=True)).exp() * seen
-        return (weights + eps / num) / (weights.sum(-1, keepdim=True) + eps)
-
-
 def masked_attention(
     q: Tensor,
     k: Tensor,
@@ -145,8 +119,14 @@ def masked_attention(
     lengths: list[int],
     key_lengths: list[int],
     policy: Tensor,
+    eps: float = 1e-6,
 ) -> Tensor:
-    """Attention by :func:`masked_softmax`, in the terms of packed rows.
+    """Attention to kept keys, and of each token to itself.
+
+    Source: DynamicViT, equation (10), with the official code's ``eps``; the
+    maximum is over all keys and passes its gradient on. The mask multiplies
+    the values, and the weights are divided by their sum at the end, which
+    leaves few passes over ``T * T`` numbers. In float32 or finer.
 
     Args:
         q (Tensor): Queries of all tokens, ``(B * T, h, d)``.
@@ -155,15 +135,29 @@ def masked_attention(
         lengths (list[int]): ``T`` for each image.
         key_lengths (list[int]): The same.
         policy (Tensor): 1 for kept tokens, else 0, ``(B, T)``.
+        eps (float): Keeps rows without any key defined. Defaults to 1e-6.
 
     Returns:
         Tensor: ``(B * T, h, d)``.
     """
-    # (B * T, h, d) -> (B, h, T, d)
-    q, k, v = (x.unflatten(0, policy.shape).transpose(1, 2) for x in (q, k, v))
-    logits = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
-    out = masked_softmax(logits, policy).to(v.dtype) @ v
-    return out.transpose(1, 2).flatten(0, 1)
+    dtype, exact = v.dtype, torch.promote_types(v.dtype, torch.float32)
+    with torch.autocast(q.device.type, enabled=False):
+        # (B * T, h, d) -> (B, h, T, d)
+        q, k, v = (
+            x.unflatten(0, policy.shape).transpose(1, 2).to(exact)
+            for x in (q, k, v)
+        )
+        logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+        weights = (logits - logits.amax(-1, keepdim=True)).exp()
+        own = weights.diagonal(dim1=-2, dim2=-1)[..., None]  # (B, h, T, 1)
+        gate = policy[:, None, :, None].to(exact)  # (B, 1, T, 1)
+        own = own * (1 - gate)
+        ones = torch.ones_like(v[..., :1])
+        sums = weights @ (torch.cat([v, ones], -1) * gate)
+        mean = v.mean(-2, keepdim=True)
+        out = sums[..., :-1] + own * v + eps * mean
+        out = out / (sums[..., -1:] + own + eps)
+    return out.transpose(1, 2).flatten(0, 1).to(dtype)
 
 
 class Pruning(Method):
@@ -181,19 +175,15 @@ class Pruning(Method):
         reactivate: bool,
         keep_features: bool,
     ) -> None:
-        """Place a predictor before some blocks.
+        """Place predictors, arguments as of :class:`mmdge.DynamicViT`.
 
         Args:
-            keep_ratio (float | Sequence[float]): Part of the first tokens
-                that the s-th predictor keeps: its s-th power, or the s-th.
-            pruning_loc (Sequence[int]): Blocks before which they decide.
-            routing (str): ``'learned'``: predictors; ``'random'`` and
-                ``'uniform'``: controls; ``'finest'``: none, the dense twin.
-            amount (str): At test. ``'topk'``: the keep ratio of each image;
-                ``'price'``: tokens whose probability is worth the price.
-            price (float): See :class:`Router`.
-            reactivate (bool): Let a later predictor take dropped tokens up
-                again.
+            keep_ratio (float | Sequence[float]): See there.
+            pruning_loc (Sequence[int]): See there.
+            routing (str): See there.
+            amount (str): See there.
+            price (float): See there.
+            reactivate (bool): See there.
             keep_features (bool): Leave dropped tokens as they are, for maps;
                 else training updates them, though nobody sees them, as the
                 official classifier does.

@@ -56,13 +56,10 @@ class SimpleFPN(BaseModule):
                 f'in_stride, the stride of the map that comes in, must be 4, '
                 f'8 or 16, but got {in_stride!r}.'
             )
-        if not isinstance(start_level, int) or not 0 <= start_level <= 3:
+        if start_level not in range(4) or num_outs not in range(1, 99):
             raise UserError(
-                f'start_level must be 0 to 3, but got {start_level!r}.'
-            )
-        if not isinstance(num_outs, int) or num_outs < 1:
-            raise UserError(
-                f'num_outs must be at least 1, but got {num_outs!r}.'
+                'start_level must be 0 to 3, and num_outs at least 1, but got '
+                f'{start_level!r} and {num_outs!r}.'
             )
         self.strides = [4 * 2 ** (start_level + i) for i in range(num_outs)]
         self.levels = nn.ModuleList(

@@ -167,7 +167,15 @@ class TestAgainstTheOfficialCode:
             if key.startswith('unit/masked_softmax/')
         }
         logits, policy = (unit[k].requires_grad_() for k in ('attn', 'policy'))
-        weights = pruning.masked_softmax(logits, policy.squeeze(-1))
+        # What the values of unit vectors add up to is the weights.
+        batch, heads, num, _ = logits.shape
+        q = logits.transpose(1, 2).flatten(0, 1) * num**0.5  # (B * T, h, T)
+        eye = torch.eye(num)[:, None].repeat(batch, heads, 1)
+        lengths = [num] * batch
+        weights = pruning.masked_attention(
+            q, eye, eye, lengths, lengths, policy.squeeze(-1)
+        )
+        weights = weights.unflatten(0, (batch, num)).transpose(1, 2)
         torch.testing.assert_close(weights, unit['out'], atol=1e-6, rtol=0)
         (unit['probe'] * weights).sum().backward()
         for ours, key in ((logits, 'grad_attn'), (policy, 'grad_policy')):
