@@ -160,7 +160,7 @@ def test_a_resumed_training_must_name_its_teacher():
     'target, said',
     [
         (dict(module='neck'), "no module 'neck'"),
-        (dict(module='head', loss='l3'), "loss='l3' must be one of"),
+        (dict(module='head', loss='l3'), "but got loss='l3'"),
     ],
 )
 def test_a_wrong_target_is_named(target, said):

@@ -148,15 +148,6 @@ def test_training(tool, tmp_path, config, options):
     assert rows['paper']['memory'] > rows['sparse']['memory']
 
 
-def test_the_profile_names_the_parts_of_the_routing(tool, tmp_path):
-    said, found = benchmark(
-        tool, tmp_path, CONFIG, *SMALL, '--arms', 'dynamic', '--profile',
-        options=PVT_OPTIONS,
-    )  # fmt: skip
-    assert re.search(r'^ +routers +\d', said, re.MULTILINE)
-    assert re.search(r'^ +aten::addmm ', said, re.MULTILINE)
-
-
 def test_a_config_without_a_scope_whose_types_are_classes(tool, tmp_path):
     path = tmp_path / 'new_style.py'
     path.write_text(

@@ -43,7 +43,6 @@ from mmengine.utils import track_iter_progress
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
-from torch.profiler import profile, record_function
 from torch.utils._pytree import tree_leaves
 
 import mmdge
@@ -117,7 +116,6 @@ def parse_args() -> argparse.Namespace:
     add('--repeats', type=positive, default=15, help='default: 15')
     add('--device', choices=['cpu', 'cuda'], help='default: cuda, if there')
     add('--threads', type=positive, help="of the CPU (default: PyTorch's)")
-    add('--profile', action='store_true', help='show where time goes, too')
     add('--json', help='write everything to this file, size after size')
     args = parser.parse_args()
     kinds = CHECKPOINT if args.checkpoint else INFERENCE
@@ -359,21 +357,6 @@ class Benchmark:
         name = str(dtype).removeprefix('torch.')
         return dict(size=size, batch_size=number, dtype=name, rows=rows)
 
-    def where_time_goes(self, rows: list[dict[str, Any]]) -> str:
-        """A table of what runs in the first that routes; its routers, too."""
-        ours = [row for row in rows if row['kind'] not in ('host', 'smaller')]
-        ran = [r['name'] for r in ours[1:] + ours if not r['out_of_memory']]
-        if not ran:
-            return 'nothing ran'
-        name = ran[0]
-        for router in self.backbones[name].routers:
-            router.forward = record_function('routers')(router.forward)
-        with profile() as seen:
-            self.run(name)
-        key = f'{self.device.type}_time_total'
-        table = seen.key_averages().table(sort_by=key, row_limit=15)
-        return f'{name}:\n{table}'
-
 
 def ratios(row: dict[str, Any], dense: dict[str, Any]) -> dict[str, float]:
     """A row's ratios to the dense twin's."""
@@ -549,8 +532,6 @@ def main() -> None:
             results['settings'].append(found)
             if args.json:
                 Path(args.json).write_text(json.dumps(results, indent=2))
-            if args.profile:
-                console.print(bench.where_time_goes(found['rows']))
 
 
 if __name__ == '__main__':

@@ -253,12 +253,9 @@ class CostHook(Hook):
         outputs: Any = None,
     ) -> None:
         """Look for a collapsed router now and then, once it is warmed up."""
-        due = self.every_n_train_iters(runner, _WATCHED)
-        if (
-            self._counts
-            and due
-            and all(router.train_progress >= 1 for router in self._routers)
-        ):
+        if not (self._counts and self.every_n_train_iters(runner, _WATCHED)):
+            return
+        if all(router.train_progress >= 1 for router in self._routers):
             scalars = runner.message_hub.log_scalars
             ratios, _ = scalars['train/flops_ratio'].data
             self._warn_of_collapse(
@@ -293,11 +290,9 @@ class CostHook(Hook):
                 f'CostHook: the backbone spends {ratio:.2f} of its dense '
                 f'FLOPs, the budget is {self.budget}. '
                 'tools/analysis_tools/calibrate_budget.py finds the price at '
-                'which this checkpoint spends it. In training, a router that '
-                "learns how much to spend (the paper's) is led there by "
-                'loss_weight=1.0, one with shares by the share that '
-                'mmdge.share_for_budget gives, and one by error by what '
-                'make_dynamic.py finds.'
+                'which this checkpoint spends it; in training, loss_weight '
+                'leads a router there that learns how much to spend, and '
+                'mmdge.share_for_budget gives the share of others.'
             )
 
     def _warn_of_collapse(
@@ -318,15 +313,10 @@ class CostHook(Hook):
 
 
 def describe_collapse(ratio: float, std: float, spread: float) -> str | None:
-    """Say how routing has collapsed, if it has.
+    """What all cells, or all images, have in common, if they have.
 
-    Args:
-        ratio (float): Mean ratio of dynamic to dense FLOPs.
-        std (float): Its standard deviation over the images.
-        spread (float): Mean :attr:`Cost.region_spread`.
-
-    Returns:
-        str | None: What all regions, or all images, have in common.
+    From the mean ratio of FLOPs, its standard deviation over the images, and
+    the mean :attr:`Cost.region_spread`.
     """
     if spread < 1e-3:
         how = 'dense' if ratio > 0.999 else 'computed alike'

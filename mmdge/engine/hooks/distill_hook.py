@@ -136,25 +136,16 @@ class DistillHook(Hook):
         ]
 
 
-def check_target(
-    module: str,
-    loss: str = 'mse',
-    loss_weight: float = 1.0,
-    kept_only: bool = False,
-) -> dict[str, Any]:
-    """Fill in a target of :class:`DistillHook`.
-
-    Raises:
-        ValueError: If there is no such loss.
-    """
-    if loss not in LOSSES:
-        raise UserError(f'loss={loss!r} must be one of {sorted(LOSSES)}.')
-    return dict(
-        module=module,
-        loss=loss,
-        loss_weight=loss_weight,
-        kept_only=kept_only,
-    )
+def check_target(module: str, loss: str = 'mse', **options: Any) -> dict:
+    """Fill in a target of :class:`DistillHook`, or raise a UserError."""
+    target = dict(module=module, loss=loss, loss_weight=1.0, kept_only=False)
+    unknown = options.keys() - target.keys()
+    if unknown or loss not in LOSSES:
+        raise UserError(
+            f'a target of DistillHook has {sorted(target)}, and its loss is '
+            f'one of {sorted(LOSSES)}, but got loss={loss!r}, {options}.'
+        )
+    return {**target, **options}
 
 
 def _listen(module: nn.Module, outputs: list) -> Any:
@@ -204,13 +195,10 @@ def target_loss(
         student (Sequence): Its outputs, one for each time that it ran.
         teacher (Sequence): Likewise.
         cost (Cost): Of the student's backbone.
-        module (str): Its name.
-        loss (str): See :class:`DistillHook`, also for the others.
-        loss_weight (float): Factor.
-        kept_only (bool): Whether what was dropped is left out.
-
-    Raises:
-        UserError: If it returned other things.
+        module (str): See :class:`DistillHook`, also for the others.
+        loss (str): See there.
+        loss_weight (float): See there.
+        kept_only (bool): See there.
     """
     ours, theirs = list(_tensors(student)), list(_tensors(teacher))
     if not ours or [o.shape for o in ours] != [t.shape for t in theirs]:

@@ -230,17 +230,9 @@ class PVT(Backbone):
     def get_layer_depth(
         self, param_name: str, prefix: str = ''
     ) -> tuple[int, int]:
-        """Depth of a parameter, for mmpretrain's layer-wise learning rates.
+        """Depth of a parameter, see :meth:`ViT.get_layer_depth`.
 
-        Args:
-            param_name (str): Its name in the whole model.
-            prefix (str): Of the backbone's parameters. Defaults to ``''``.
-
-        Returns:
-            tuple[int, int]: 0 for the first stage's embeddings, 1 for its
-            first block, and so on through the stages, whose embeddings go
-            with their first block; the last for what follows the blocks; and
-            how many depths there are.
+        The embeddings of later stages go with the stage's first block.
         """
         depths = [len(blocks) for blocks in self.stages]
         num_layers = sum(depths) + 2

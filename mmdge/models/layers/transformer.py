@@ -292,10 +292,6 @@ class DropPath(nn.Module):
         rows = torch.tensor(lengths).to(x.device, non_blocking=True)
         return x * factor.repeat_interleave(rows, output_size=len(x))[:, None]
 
-    def extra_repr(self) -> str:
-        """Show the probability when the module is printed."""
-        return f'drop_prob={self.drop_prob}'
-
 
 class Context(NamedTuple):
     """What :meth:`TransformerBlock.prepare` made of all tokens.
@@ -439,20 +435,11 @@ class TransformerBlock(nn.Module):
 
 
 def add(x: Tensor, update: Tensor, out: Tensor) -> Tensor:
-    """``x + update``, in inference in the memory of ``out``.
+    """``x + update``, all of one shape, in inference in the memory of ``out``.
 
     A large tensor is fresh memory from the system each time, which costs a
-    CPU more than the sum does.
-
-    Args:
-        x (Tensor): Of any shape.
-        update (Tensor): Of the shape of ``x``.
-        out (Tensor): Of that shape, with values that nobody needs afterwards,
-            maybe ``update`` itself. Not the output of a module, which a hook
-            may have kept.
-
-    Returns:
-        Tensor: Of the same shape.
+    CPU more than the sum does. Nobody may need ``out`` afterwards, which may
+    be ``update``, but not the output of a module, which a hook may have kept.
     """
     if torch.is_grad_enabled() or not x.dtype == update.dtype == out.dtype:
         return x + update

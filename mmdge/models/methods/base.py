@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
@@ -126,34 +126,9 @@ class Method:
             Tensor | None: ``(B, *grid)``, bool. An image without any content
             counts as valid throughout.
         """
+        if mask is None:
+            return None
         side = self.strides[stage] * self.cells[stage] // self.mask_side
-        return valid_cells(mask, side, grid)
-
-
-def valid_cells(
-    mask: Tensor | None, side: int, grid: tuple[int, int]
-) -> Tensor | None:
-    """See :meth:`Method.valid_cells`; ``side`` is in cells of the mask."""
-    if mask is None:
-        return None
-    pooled = mask
-    if side > 1:
         pooled = F.max_pool2d(mask[:, None], side, ceil_mode=True)[:, 0]
-    valid = pooled[:, : grid[0], : grid[1]] > 0
-    return valid | ~valid.flatten(1).any(1)[:, None, None]
-
-
-def per_stage(values: object, num_stages: int, name: str) -> Sequence:
-    """One value for all stages, or a list of one per stage, as a list.
-
-    Raises:
-        ValueError: If a list has another length.
-    """
-    if not isinstance(values, (list, tuple)):
-        return [values] * num_stages
-    if len(values) != num_stages:
-        raise UserError(
-            f'{name}={values} must be one {name}, or {num_stages}, one per '
-            'stage.'
-        )
-    return values
+        valid = pooled[:, : grid[0], : grid[1]] > 0
+        return valid | ~valid.flatten(1).any(1)[:, None, None]

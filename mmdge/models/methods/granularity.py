@@ -35,7 +35,7 @@ from ..layers import TransformerBlock, add
 from ..layers.transformer import Context
 from ..routing import Decision, Grains, WithGate, build_router
 from ..routing.granularity import Choice
-from .base import Method, per_stage
+from .base import Method
 
 
 class Granularity(Method):
@@ -59,7 +59,13 @@ class Granularity(Method):
         self.granularities = check_granularities(granularities, num_stages)
         self.cells = [sides[-1] for sides in self.granularities]
         self.sparse_training = sparse_training
-        routing = per_stage(routing, num_stages, 'routing')
+        if not isinstance(routing, (list, tuple)):
+            routing = [routing] * num_stages
+        if len(routing) != num_stages:
+            raise UserError(
+                f'routing={routing} must be one routing, or {num_stages}, one '
+                'per stage.'
+            )
         for sides, kind, blocks in zip(
             self.granularities, routing, self.stages, strict=False
         ):
@@ -267,42 +273,32 @@ def check_granularities(
     """Bring ``granularities`` to one valid tuple per stage.
 
     Raises:
-        ValueError: If a set isn't ascending, or a member doesn't divide the
-            last one.
+        UserError: If there are not as many sets, a set isn't ascending, or a
+            member doesn't divide the last one.
     """
-    if not _is_set(granularities):
-        per_stage = granularities
-        if (
-            not isinstance(granularities, (list, tuple))
-            or len(granularities) != num_stages
-            or not all(_is_set(candidates) for candidates in granularities)
-        ):
-            raise UserError(
-                f'granularities={granularities!r} must be one set of '
-                f'integers, e.g. (1, 2, 4), or {num_stages}, one per stage.'
-            )
-    else:
-        per_stage = [granularities] * num_stages
-    for candidates in per_stage:
-        if (
-            list(candidates) != sorted(set(candidates))
-            or candidates[0] < 1
-            or any(candidates[-1] % side for side in candidates)
-        ):
-            raise UserError(
-                f'granularities={tuple(candidates)} must be positive and '
-                'ascending, and each must divide the last, e.g. (1, 2, 4).'
-            )
-    return [tuple(int(side) for side in sides) for sides in per_stage]
 
-
-def _is_set(candidates: object) -> bool:
-    """Whether this is a non-empty sequence of integers."""
-    return (
-        isinstance(candidates, (list, tuple))
-        and len(candidates) > 0
-        and all(
-            isinstance(side, Integral) and not isinstance(side, bool)
-            for side in candidates
+    def is_valid(sides: object) -> bool:
+        return (
+            isinstance(sides, (list, tuple))
+            and len(sides) > 0
+            and all(isinstance(side, Integral) for side in sides)
+            and not any(isinstance(side, bool) for side in sides)
+            and sides[0] > 0
+            and list(sides) == sorted(set(sides))
+            and not any(sides[-1] % side for side in sides)
         )
-    )
+
+    per_stage = granularities
+    if is_valid(granularities):
+        per_stage = [granularities] * num_stages
+    if (
+        not isinstance(per_stage, (list, tuple))
+        or len(per_stage) != num_stages
+        or not all(map(is_valid, per_stage))
+    ):
+        raise UserError(
+            f'granularities={granularities!r} must be positive and ascending '
+            'integers, each dividing the last, e.g. (1, 2, 4), one set or '
+            f'{num_stages}, one per stage.'
+        )
+    return [tuple(map(int, sides)) for sides in per_stage]

@@ -184,10 +184,6 @@ class Router(nn.Module):
         """Multiply-adds per cell (none without a linear layer)."""
         return LinearCost(0, 0)
 
-    def extra_repr(self) -> str:
-        """Show the settings when the module is printed."""
-        return f'cell={self.cell}, price={self.price}'
-
 
 def linear(layer: nn.Linear, x: Tensor) -> Tensor:
     """Apply ``layer`` in the precision of ``x``, whatever its own."""

@@ -91,10 +91,6 @@ class ShareRouter(Router):
             logits.append(logits[-1] + (threshold - ranks))
         return torch.stack(logits, dim=-1)
 
-    def extra_repr(self) -> str:
-        """Show the settings when the module is printed."""
-        return f'{super().extra_repr()}, share={self.share}'
-
 
 def default_share(num: int) -> tuple[float, ...]:
     """The share of each of ``num`` candidates if the user gives none."""

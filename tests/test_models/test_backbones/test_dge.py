@@ -168,11 +168,14 @@ class TestArguments:
             (dict(granularities=(1, 2, 3)), 'must be positive and ascending'),
             (dict(granularities=(4, 2, 1)), 'must be positive and ascending'),
             (dict(granularities=[(1, 2)] * 3), 'or 4, one per stage'),
-            (dict(granularities=()), 'must be one set of integers'),
-            (dict(granularities=4), 'must be one set of integers'),
-            (dict(granularities=(1, 2.0)), 'must be one set of integers'),
-            (dict(granularities=(True, 2)), 'must be one set of integers'),
-            (dict(granularities=[(1, 2), (), (1,), (1,)]), 'must be one set'),
+            (dict(granularities=()), 'must be positive and ascending'),
+            (dict(granularities=4), 'must be positive and ascending'),
+            (dict(granularities=(1, 2.0)), 'must be positive and ascending'),
+            (dict(granularities=(True, 2)), 'must be positive and ascending'),
+            (
+                dict(granularities=[(1, 2), (), (1,), (1,)]),
+                'must be positive and ascending',
+            ),
             (dict(routing=['variance'] * 3), 'or 4, one per stage'),
             (dict(routing='best'), "routing='best' is unknown"),
             (dict(price='0.1x'), "price must be a number, but got '0.1x'"),
@@ -187,5 +190,5 @@ class TestArguments:
             DGEPVT(arch=PVT, **kwargs)
 
     def test_mistakes_are_named_of_a_single_stage_too(self):
-        with pytest.raises(ValueError, match='each must divide the last'):
+        with pytest.raises(ValueError, match='each dividing the last'):
             DGEDeiT(arch=DEIT, granularities=(1, 2, 3))

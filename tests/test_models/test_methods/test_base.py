@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmdge.models.methods.base import per_stage, valid_cells
+from mmdge.models.methods import Method
 from tests.small import deit, pvt
 
 
@@ -13,12 +13,14 @@ def test_valid_cells_hold_any_of_the_image():
     image[0, :17, :16] = True
     image[1] = True
     mask = F.max_pool2d(image.float(), 8, ceil_mode=True)
-    cells = valid_cells(mask, 2, (3, 3))
+    method = Method()
+    method.strides, method.cells = [8, 16], [1, 1]  # the mask's side is 8
+    cells = method.valid_cells(mask, 1, (3, 3))
     assert cells[0].int().tolist() == [[1, 0, 0], [1, 0, 0], [0, 0, 0]]
     assert cells[1].all()
     assert cells[2].all()  # nothing to tell padding from
-    assert valid_cells(None, 2, (3, 3)) is None
-    assert valid_cells(mask, 2, (2, 3)).shape == (3, 2, 3)
+    assert method.valid_cells(None, 1, (3, 3)) is None
+    assert method.valid_cells(mask, 1, (2, 3)).shape == (3, 2, 3)
 
 
 @pytest.mark.parametrize('build', [pvt, deit])
@@ -49,10 +51,3 @@ def test_annealing_reaches_training_only():
     assert model.cost.ratio.eq(1).all()
     model.eval()(x)
     assert model.cost.ratio.lt(1).all()
-
-
-def test_one_value_or_one_for_each_stage():
-    assert per_stage('error', 3, 'routing') == ['error'] * 3
-    assert per_stage(('a', 'b'), 2, 'routing') == ('a', 'b')
-    with pytest.raises(ValueError, match='must be one routing, or 3, one per'):
-        per_stage(['a', 'b'], 3, 'routing')
