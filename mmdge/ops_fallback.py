@@ -11,15 +11,9 @@ A plain ``pip install onedl-mmcv`` builds no compiled ops: there is no
 Every other op can be imported but raises ``NotImplementedError`` when called.
 Nothing changes where mmcv has its own compiled ops.
 
-Known differences from compiled mmcv:
-
-- ``float16`` and ``bfloat16`` inputs are computed in ``float32`` and rounded
-  once at the end.
-- A box with negative size passed to ``roi_align`` with ``aligned=True`` is an
-  error in mmcv's CPU op only; here it is never one.
-- Under ``torch.use_deterministic_algorithms(True)`` PyTorch refuses the
-  backward pass of ``roi_align`` on CUDA, since torchvision declares it as
-  nondeterministic. mmcv's op is so, too, but does not say it.
+Unlike compiled mmcv, half precision is computed in float32 and rounded once,
+a box of negative size is no error of ``roi_align``, and its backward pass on
+CUDA says that it is nondeterministic.
 """
 
 import importlib

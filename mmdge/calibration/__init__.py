@@ -3,8 +3,13 @@
 from .errors import BlockErrors, collect_errors
 from .fit import fit_power_law, set_routers
 from .images import load_images
-from .price import find_price, ratio_at_price, set_price, warn_if_far
-from .runs import runs_at_prices
+from .price import (
+    find_price,
+    ratio_at_price,
+    runs_at_prices,
+    set_price,
+    warn_if_far,
+)
 
 __all__ = [
     'BlockErrors',

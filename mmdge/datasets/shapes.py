@@ -15,14 +15,8 @@ lays them out for the readers of the hosts::
       shapes.json                             parameters, written last
 
 In the semantic maps 0 is the background (distractors included) and
-``label + 1`` is a pattern. Every pixel has a valid class, so mmseg reads
-the maps as they are (``reduce_zero_label=False``, the default) with
-``metainfo=dict(classes=SEM_CLASSES, palette=SEM_PALETTE)``. mmdet takes
-``metainfo=dict(classes=CLASSES, palette=PALETTE)``.
-
-A crop is the square of :data:`CROP_SIZE` px of a scene with one object in
-its middle, or nearly, at the scene's border; its folder is the object's class,
-as mmpretrain's ``CustomDataset`` reads it. Neighbours may reach into it.
+``label + 1`` is a pattern; every pixel has a valid class. A crop is a square
+of :data:`CROP_SIZE` px around one object, in the folder of its class.
 """
 
 from __future__ import annotations
@@ -54,16 +48,7 @@ _LOOK = {
 
 
 def scene_rng(seed: int, split: str, index: int) -> np.random.Generator:
-    """Return the generator of one scene of the data set.
-
-    It depends on nothing else, so that scene ``index`` stays the same
-    however many scenes are drawn.
-
-    Args:
-        seed: Seed of the data set, 0 or more.
-        split: ``'train'`` or ``'val'``.
-        index: Index of the scene in its split, from 0.
-    """
+    """Return the generator of one scene, however many scenes are drawn."""
     key = (SPLITS.index(split), index)
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
@@ -87,16 +72,14 @@ def write_shapes(
 
     Args:
         root: Folder to write to; made if it is missing.
-        num_train: Number of training scenes. Default: 900.
-        num_val: Number of validation scenes. Default: 100.
-        size: Height and width of the pictures in px. Default: 256.
-        seed: Seed of the data set, 0 or more. Default: 0.
+        num_train: Training scenes.
+        num_val: Validation scenes.
+        size: Height and width of the pictures in px.
+        seed: Of the data set, 0 or more.
         overwrite: Draw again over a data set already there.
-            Default: False.
         progress: Wraps the indices of the scenes of a split, for example
-            ``mmengine.track_iter_progress``. Default: ``iter``, silent.
+            ``mmengine.track_iter_progress``.
         look: Other parameters of :func:`draw_scene`, such as ``detail``.
-            The manifest records them all, defaults included.
 
     Returns:
         True if the data set was drawn, False if it was there already.

@@ -26,17 +26,12 @@ IGNORED = 255  # the hosts' label of pixels that have none
 class RatioByContent(BaseMetric):
     """Whether the ratio of dynamic to dense FLOPs follows the content.
 
-    A router that has collapsed gives every image the same ratio, or one
-    that has nothing to do with what is in it. This metric holds each
-    image's ratio against its annotations, which the test pipeline must
-    load, also where the task's metric reads them from a file. Of them the
-    quantities are taken that a sample has:
+    It holds each image's ratio against its annotations, which the test
+    pipeline must load, and takes of them what a sample has:
 
     - ``objects`` and ``area``, of ``gt_instances``: their number, and the
-      sum of their boxes' areas over the image's, where overlaps count
-      twice. Crowds and ignored ones are left out. As in the hosts'
-      pipelines, boxes are those of the original image: ``LoadAnnotations``
-      comes after ``Resize``;
+      sum of their boxes' areas over the original image's, where overlaps
+      count twice. Crowds and ignored ones are left out;
     - ``edges`` and ``classes``, of ``gt_sem_seg``: the share of pixels whose
       right or lower neighbour is of another class, and the number of
       classes. Pixels with label 255 are left out.
@@ -44,8 +39,7 @@ class RatioByContent(BaseMetric):
     Keys: ``content/ratio_min`` and ``content/ratio_max``, and for each
     quantity ``content/<quantity>_corr``, Pearson's correlation with the
     ratio over the images, in [-1, 1]; 0 where either is the same for all
-    images. A correlation says nothing of how much the ratio varies: read it
-    together with the two others. It needs :class:`mmdge.CostHook`.
+    images. It needs :class:`mmdge.CostHook`.
 
     Args:
         out_file (str | Path, optional): A JSON file for a list with one

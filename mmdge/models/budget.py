@@ -23,8 +23,8 @@ def share_for_budget(
     """Shares of the granularities that cost ``budget`` of the dense FLOPs.
 
     FLOPs are linear in the shares, so ``start`` is mixed with all finest, or
-    with all coarsest, until the budget is met. The same shares cost about the
-    same at other sizes, but not exactly: attention grows faster than the rest.
+    with all coarsest, until the budget is met. Other sizes cost a little more
+    or less.
 
     Args:
         backbone (dict): Config of a dynamic backbone, with one set of
@@ -38,13 +38,9 @@ def share_for_budget(
         tuple[float]: For ``routing=dict(type=..., share=...)``.
 
     Raises:
-        ValueError: If the budget can't be met (even the coarsest queries, and
+        UserError: If the budget can't be met (even the coarsest queries, and
             the keys and values, cost something), or the config is no dynamic
             backbone's with one set of granularities.
-
-    Example:
-        >>> backbone = dict(type='mmdge.DGEPVT', arch='small')
-        >>> share = share_for_budget(backbone, 0.4, (800, 1216))
     """
     granularities = backbone.get('granularities', (1, 2, 4))
     build = backbone_class(backbone)

@@ -56,15 +56,8 @@ def seed_worker(worker_id: int) -> None:
     PyTorch has done so already, the same in every process of a distributed
     training; here its rank is added. So each epoch augments differently, and
     alike after resuming. MMEngine's own function gives a process the same seed
-    whenever it starts. In a config::
-
-        train_dataloader = dict(
-            persistent_workers=False,
-            worker_init_fn=dict(type='mmdge.seed_worker'),
-        )
-
-    Args:
-        worker_id (int): Not needed, but given.
+    whenever it starts. In a config it is the ``worker_init_fn`` of a
+    ``train_dataloader`` with ``persistent_workers=False``.
     """
     rank = int(os.environ.get('RANK', 0))
     seed = (torch.initial_seed() + 1_000_003 * rank) % 2**63

@@ -79,10 +79,6 @@ def check_same_model(path: str | os.PathLike, model: nn.Module) -> None:
 
     MMEngine loads what fits, and the optimizer fails over the rest.
 
-    Args:
-        path: The checkpoint to resume from; an address is let through.
-        model: What is to be trained, in a wrapper or not.
-
     Raises:
         UserError: If names or shapes of the weights differ.
     """
@@ -107,13 +103,6 @@ def is_whole_model(path: str | os.PathLike, model: nn.Module) -> bool:
 
     A classifier's or a detector's of other classes has a backbone for the
     model, too, and a neck or head that does not fit.
-
-    Args:
-        path: A local file, or an address to download it from.
-        model: Has its backbone as ``backbone``.
-
-    Raises:
-        UserError: As :func:`~mmdge.safe_training.open_checkpoint`.
     """
     if '://' in os.fspath(path):
         checkpoint = CheckpointLoader.load_checkpoint(path, 'cpu')
@@ -182,10 +171,6 @@ def check_datasets(cfg: Config, splits: Iterable[str]) -> None:
     Looks at ``data_root``, ``ann_file`` and ``data_prefix`` of each data set
     (inside wrappers too). A split that the config does not have is passed
     over, as is what other ``backend_args`` than for local files read.
-
-    Args:
-        cfg: The config of the run.
-        splits: Of 'train', 'val' and 'test', those that the run needs.
 
     Raises:
         UserError: If something is missing: where it was looked for, and how

@@ -94,15 +94,8 @@ def load_config(
 ) -> Config:
     """Read a config file and settle what the command line says about it.
 
-    Args:
-        path: The config file (.py, .json or .yaml).
-        cfg_options: Dotted keys and their new values. Default: none.
-        work_dir: Output folder. Default: the config's own, else
-            ``work_dirs/<config-stem>``.
-        launcher: 'none', 'pytorch', 'slurm' or 'mpi'. Default: 'none'.
-
-    Returns:
-        The config, with ``work_dir`` and ``launcher`` set.
+    ``work_dir`` defaults to the config's own, else to
+    ``work_dirs/<config-stem>``; it and ``launcher`` are set in what returns.
 
     Raises:
         UserError: If the file or one of its ``_base_`` files cannot be read,

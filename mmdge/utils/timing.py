@@ -48,7 +48,7 @@ def interleave(
     Args:
         runs (Mapping[Any, Callable]): What to time, by name.
         rounds (Iterable[int]): From 0 on; what it does itself isn't timed.
-        device (torch.device): Where they run; waited for.
+        device (torch.device): Waited for.
         after (Callable): Called with the name after each run, not timed.
 
     Returns:

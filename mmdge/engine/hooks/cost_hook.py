@@ -162,7 +162,11 @@ class CostHook(Hook):
 
         def finish(module: nn.Module, args: tuple, output: Any) -> Any:
             if isinstance(output, dict):
-                trained = [c for b, c in costs if is_trained(b)]
+                trained = [  # a teacher's parameters are not
+                    cost
+                    for backbone, cost in costs
+                    if any(p.requires_grad for p in backbone.parameters())
+                ]
                 if trained:
                     output = {**output, **self.losses(trained)}
             elif costs and is_samples(output):
@@ -185,19 +189,11 @@ class CostHook(Hook):
             handle.remove()
         self._handles = []
 
-    def before_test_iter(
-        self, runner: Any, batch_idx: int, data_batch: Any = None
-    ) -> None:
+    def before_test_iter(self, runner: Any, **kwargs: Any) -> None:
         """Begin with a batch, whose predictions may be several views."""
         self._views = []
 
-    def after_test_iter(
-        self,
-        runner: Any,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: Any = None,
-    ) -> None:
+    def after_test_iter(self, runner: Any, **kwargs: Any) -> None:
         """The batch is done, and its samples are let go."""
         self._views = None
 
@@ -245,13 +241,7 @@ class CostHook(Hook):
             region_spread=spread.mean().float(),
         )
 
-    def after_train_iter(
-        self,
-        runner: Any,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: Any = None,
-    ) -> None:
+    def after_train_iter(self, runner: Any, **kwargs: Any) -> None:
         """Look for a collapsed router now and then, once it is warmed up."""
         if not (self._counts and self.every_n_train_iters(runner, _WATCHED)):
             return
@@ -324,11 +314,6 @@ def describe_collapse(ratio: float, std: float, spread: float) -> str | None:
     if std < 1e-3:
         return 'all images cost the same'
     return None
-
-
-def is_trained(module: nn.Module) -> bool:
-    """Whether any parameter of a module is trained; a teacher's is not."""
-    return any(p.requires_grad for p in module.parameters())
 
 
 def is_samples(output: Any) -> bool:

@@ -28,13 +28,9 @@ from .cost_hook import (
 
 
 class StagePanel(NamedTuple):
-    """What a stage spent on an image.
+    """A title, and the share of the dense compute that each pixel got.
 
-    Attributes:
-        title (str): Above the panel.
-        queries (np.ndarray): Share of the dense compute at each pixel,
-            ``(H, W)``, in [0, 1], the mean over the stage's decisions; NaN if
-            the stage decides nothing.
+    ``(H, W)``, in [0, 1], the mean over a stage's decisions; NaN without any.
     """
 
     title: str

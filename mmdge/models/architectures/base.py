@@ -97,7 +97,7 @@ class Backbone(BaseModule):
         return None
 
     def check_images(self, x: Tensor) -> None:
-        """Raise a ValueError unless ``x`` is ``(B, in_channels, H, W)``."""
+        """Raise a UserError unless ``x`` is ``(B, in_channels, H, W)``."""
         if x.dim() != 4 or x.shape[1] != self.in_channels:
             raise UserError(
                 f'expected images of shape (B, {self.in_channels}, H, W), '
@@ -197,7 +197,7 @@ def look_up(arch: str | dict, zoo: dict[str, dict], defaults: dict) -> dict:
     """Settings of an architecture, by name or as they are.
 
     Raises:
-        ValueError: If the name is unknown, or a dict lacks or adds settings.
+        UserError: If the name is unknown, or a dict lacks or adds settings.
     """
     if isinstance(arch, str):
         if arch not in zoo:
@@ -221,7 +221,7 @@ def image_size(
     """Height and width of the images that position embeddings are made for.
 
     Raises:
-        ValueError: If it is no integer, or pair of them, of at least
+        UserError: If it is no integer, or pair of them, of at least
             ``least``.
     """
     size = pretrain_img_size
@@ -239,16 +239,12 @@ def image_size(
     return tuple(size)
 
 
-def check_out_type(out_type: str) -> None:
-    """Raise a ValueError unless there is such an output."""
+def check_arguments(out_type: str, frozen_stages: int, most: int) -> None:
+    """Raise a UserError unless there are such an output and so many stages."""
     if out_type not in ('featmap', 'cls_token'):
         raise UserError(
             f"out_type must be 'featmap' or 'cls_token', but got {out_type!r}."
         )
-
-
-def check_frozen_stages(frozen_stages: int, most: int) -> None:
-    """Raise a ValueError unless there are so many."""
     if not isinstance(frozen_stages, int) or frozen_stages > most:
         raise UserError(
             f'frozen_stages={frozen_stages!r} must be an integer of at most '

@@ -15,9 +15,8 @@ from ..layers import PatchEmbed, TransformerBlock, resize_pos_embed
 from ..weights import HEAD, ROUTER, Layout
 from .base import (
     Backbone,
-    check_frozen_stages,
+    check_arguments,
     check_out_indices,
-    check_out_type,
     drop_path_rates,
     image_size,
     look_up,
@@ -99,10 +98,9 @@ class PVT(Backbone):
                 f'arch must give {num_stages} values to each of '
                 f'{sorted(arch)}, but got {arch}.'
             )
-        check_out_type(out_type)
+        check_arguments(out_type, frozen_stages, num_stages)
         if out_type == 'cls_token' and not with_cls_token:
             raise UserError("out_type='cls_token' needs with_cls_token=True.")
-        check_frozen_stages(frozen_stages, num_stages)
         height, width = image_size(
             pretrain_img_size, math.prod(self.patch_sizes)
         )

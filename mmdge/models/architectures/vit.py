@@ -15,9 +15,8 @@ from ..layers import PatchEmbed, TransformerBlock, resize_pos_embed
 from ..weights import HEAD, ROUTER, Layout
 from .base import (
     Backbone,
-    check_frozen_stages,
+    check_arguments,
     check_out_indices,
-    check_out_type,
     drop_path_rates,
     image_size,
     look_up,
@@ -88,8 +87,7 @@ class ViT(Backbone):
                 f'{sorted(arch)}, but got {arch}.'
             )
         dims, depth = arch['embed_dims'], arch['num_layers']
-        check_out_type(out_type)
-        check_frozen_stages(frozen_stages, depth)
+        check_arguments(out_type, frozen_stages, depth)
         if not isinstance(patch_size, int) or patch_size < 1:
             raise UserError(
                 'patch_size must be an integer of at least 1, but got '

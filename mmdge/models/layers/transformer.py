@@ -135,7 +135,7 @@ class SpatialReductionAttention(nn.Module):
             )
         # The formulae read these, not layers that an adapter may replace.
         self.embed_dims = embed_dims
-        self.num_heads = num_heads
+        self.num_heads, self.head_dims = num_heads, embed_dims // num_heads
         self.sr_ratio = sr_ratio
         self.q = nn.Linear(embed_dims, embed_dims)
         self.kv = nn.Linear(embed_dims, 2 * embed_dims)
@@ -176,11 +176,6 @@ class SpatialReductionAttention(nn.Module):
         # (..., 2C) -> 2 x (T, h, d)
         kv = self.kv(x).view(-1, 2, self.num_heads, self.head_dims)
         return kv.unbind(1)
-
-    @property
-    def head_dims(self) -> int:
-        """Channels ``d`` of a head."""
-        return self.embed_dims // self.num_heads
 
     def flops(self, size: Size, num_extra: int) -> LinearCost:
         """Multiply-adds of one image.
@@ -258,15 +253,9 @@ class DropPath(nn.Module):
         self.drop_prob = drop_prob
 
     def draw(self, batch_size: int, like: Tensor) -> Tensor | None:
-        """Decide which samples to keep.
+        """Each sample's factor, 0 or ``1 / (1 - drop_prob)``, ``(B,)``.
 
-        Args:
-            batch_size (int): Number of samples ``B``.
-            like (Tensor): Gives type and device.
-
-        Returns:
-            Tensor | None: Each sample's factor, 0 or ``1 / (1 - drop_prob)``,
-            ``(B,)``; None for 1 throughout, as in evaluation.
+        Of the type and device of ``like``; None for 1, as in evaluation.
         """
         if not self.training or not self.drop_prob:
             return None
@@ -276,13 +265,7 @@ class DropPath(nn.Module):
     def forward(
         self, x: Tensor, factor: Tensor | None, lengths: list[int]
     ) -> Tensor:
-        """Scale the samples.
-
-        Args:
-            x (Tensor): Packed rows, ``(sum_b L_b, C)``.
-            factor (Tensor | None): See :meth:`draw`.
-            lengths (list[int]): Rows of each sample.
-        """
+        """Scale packed rows ``(sum_b L_b, C)``, of each sample ``L_b``."""
         if factor is None:
             return x
         if len(set(lengths)) == 1:

@@ -30,6 +30,7 @@ from mmdge.utils import UserError, is_number
 from ..cost import ComputeMap, Cost, LinearCost
 from ..layers import TransformerBlock, add
 from ..routing import Router, build_router
+from ..routing.quantiles import places
 from ..routing.router import add_gumbel_noise
 from ..routing.rows import pack, scatter, select
 from .base import Method
@@ -369,10 +370,7 @@ def top(scores: Tensor, counts: Tensor, allowed: Tensor) -> Tensor:
         Tensor: Which they are, ``(B, N)``, bool.
     """
     scores = scores.masked_fill(~allowed, -torch.inf)
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    places = torch.arange(scores.shape[1], device=scores.device)
-    place = torch.empty_like(order).scatter_(1, order, places.expand_as(order))
-    return place < counts[:, None]
+    return places(-scores) < counts[:, None]
 
 
 def _predict(

@@ -15,12 +15,8 @@ def summarise(scores: Tensor, num: int) -> Tensor:
     """Represent scores by ``num`` of them, each standing for as many.
 
     Summaries of several batches, put together, are distributed as the
-    batches put together; their quantiles, averaged, would not be.
-
-    Args:
-        scores (Tensor): Any shape. What isn't finite is left out: it says
-            nothing about the others.
-        num (int): Length of the summary.
+    batches put together; their quantiles, averaged, would not be. What isn't
+    finite is left out.
 
     Returns:
         Tensor: The quantiles at the middles of ``num`` even steps, ``(num,)``,
@@ -67,10 +63,13 @@ def rank_within_image(scores: Tensor, valid: Tensor) -> Tensor:
     """
     valid = valid.flatten(1)
     flat = scores.flatten(1).masked_fill(~valid, -math.inf)
-    order = flat.argsort(stable=True, dim=1)
-    places = torch.arange(flat.shape[1], device=flat.device)
-    place = torch.empty_like(order)
-    place.scatter_(1, order, places.expand_as(order))
     num = valid.sum(1, keepdim=True)
-    ranks = (place - (flat.shape[1] - num) + 0.5) / num
+    ranks = (places(flat) - (flat.shape[1] - num) + 0.5) / num
     return ranks.clamp(min=0).view_as(scores)
+
+
+def places(scores: Tensor) -> Tensor:
+    """Place of each of ``(B, N)`` in its row, 0 for the lowest, ``(B, N)``."""
+    order = scores.argsort(stable=True, dim=1)
+    places = torch.arange(scores.shape[1], device=scores.device)
+    return torch.empty_like(order).scatter_(1, order, places.expand_as(order))

@@ -97,13 +97,9 @@ class Router(nn.Module):
         self.temperature = temperature
         self.train_progress = 1.0
         self.train_price = 0.0
+        self.num_candidates = len(cost)
         cost = torch.tensor(cost, dtype=torch.float32)
         self.register_buffer('cost', cost, persistent=False)
-
-    @property
-    def num_candidates(self) -> int:
-        """Ways to compute a cell, ``K``."""
-        return len(self.cost)
 
     def _apply(self, fn: Callable, recurse: bool = True) -> Router:
         """Move, but stay in float32.
