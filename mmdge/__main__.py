@@ -4,9 +4,6 @@ On an mmcv without compiled ops most of mmdet can't be imported before mmdge,
 and some of mmdet's own scripts do just that::
 
     python -m mmdge path/to/mmdet/tools/test.py CONFIG CHECKPOINT
-
-As with ``python SCRIPT`` the script finds the files beside it; what is the
-user's to mend ends in one line, as in mmdge's own tools.
 """
 
 import os

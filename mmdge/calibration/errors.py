@@ -93,12 +93,13 @@ def collect_errors(
 
 
 def check_routed(backbone: Backbone) -> None:
-    """Raise a UserError if no block routes."""
-    if not backbone.routers:
+    """Raise a UserError if no price moves anything."""
+    if not any(router.priced for router in backbone.routers):
         raise UserError(
             'the backbone spends the same on every image, since none of its '
             "blocks routes; set model.backbone.routing to other than 'finest' "
-            'and granularities to several, e.g. (1, 2, 4)'
+            'and granularities to several, e.g. (1, 2, 4), or of DynamicViT '
+            "amount='price'"
         )
 
 

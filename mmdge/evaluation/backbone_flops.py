@@ -30,14 +30,23 @@ class BackboneFLOPs(BaseMetric):
     the same answer.
 
     Args:
+        required (bool): Raise if a sample has no cost, as one that a
+            ``tta_model`` of its own has made. Defaults to True; what CostHook
+            adds passes over them.
         **kwargs: Those of :class:`mmengine.evaluator.BaseMetric`.
     """
 
     default_prefix = 'backbone'
 
+    def __init__(self, required: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.required = required
+
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Read the cost that CostHook wrote into each sample."""
         for sample in data_samples:
+            if not self.required and 'backbone_cost' not in sample:
+                continue
             cost = cost_of(sample, type(self).__name__)
             self.results.append(
                 (cost['dynamic'], cost['dense'], cost['region_spread'])
@@ -46,6 +55,8 @@ class BackboneFLOPs(BaseMetric):
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Summarise the images of all ranks."""
         if not results:
+            if not self.required:
+                return {}
             raise ValueError('BackboneFLOPs saw no image: is the set empty?')
         dynamic, dense, spread = np.array(results, dtype=np.float64).T
         return {

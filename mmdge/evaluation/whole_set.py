@@ -103,7 +103,8 @@ def with_flops(
     evaluator: dict | Sequence | Evaluator | None,
 ) -> dict | list | Evaluator | None:
     """Measure the backbone's FLOPs, too; see :func:`with_metrics`."""
-    return with_metrics(evaluator, dict(type='mmdge.BackboneFLOPs'))
+    flops = dict(type='mmdge.BackboneFLOPs', required=False)
+    return with_metrics(evaluator, flops)
 
 
 def _listed(entry: Any) -> list:

@@ -28,13 +28,14 @@ State = dict[str, Tensor]
 
 HEAD = r'(head\w*|pre_logits|fc_norm|attn_pool)\..*'
 ROUTER = r'(.*)\.router\..*'
+PREDICTOR = r'score_predictor\..*'  # DynamicViT's official name
 TOKENS = ('cls_token', 'dist_token')  # in the order of their positions
 UNUSED = {
     HEAD: 'the classification head',
     r'norm\..*': 'the final norm, unused here',
     '|'.join(TOKENS): 'an extra token, unused here',
     r'decoder.*|mask_token': "its pretraining's decoder and mask",
-    r'score_predictor\..*': "another method's decisions",
+    PREDICTOR: "another method's decisions",
 }
 # Parts of other ViTs, without which the features would be wrong.
 NEEDED = r'(norm_pre|pre_norm|pre_ln|rel_pos_bias|rope)\..*'

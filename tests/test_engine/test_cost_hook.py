@@ -22,7 +22,7 @@ from torch import nn
 
 import mmdge
 from mmdge.engine.hooks import find_dynamic_backbone
-from mmdge.models import DGEPVT, ComputeMap, Cost
+from mmdge.models import DGEPVT, ComputeMap, Cost, DGEDeiT
 
 ARCH = dict(
     embed_dims=(8, 16, 16, 32), num_layers=(1, 1, 1, 1), num_heads=(1, 2, 2, 4)
@@ -314,6 +314,30 @@ def test_decisions_with_targets_have_losses_of_their_own():
     loss = mmdge.CostHook(budget=0.9, loss_weight=2).losses(cost)
     expected = 2 * ((0 + 0.5**2) / 2 + (0.25**2 + 0.25**2) / 2) / 2
     assert loss['loss_budget'] == pytest.approx(expected)
+
+
+def test_a_frozen_backbone_is_logged_as_well():
+    model, _ = attached()
+    model.backbone.requires_grad_(False)
+    losses = model(torch.rand(2, 3, 64, 64), mode='loss')
+    assert 0 < losses['flops_ratio'] <= 1.01
+
+
+def test_backbones_of_several_families_add_up():
+    model = Host()
+    model.other = DGEDeiT('tiny', routing='random')
+    run = model.forward
+
+    def both(inputs, **kwargs):
+        model.other(inputs)
+        return run(inputs, **kwargs)
+
+    model.forward = both
+    mmdge.CostHook(budget=0.5).attach(model)
+    (sample,) = model.eval()(torch.rand(1, 3, 64, 64), mode='predict')
+    parts = [model.backbone.cost.dense, model.other.cost.dense]
+    assert sample.backbone_cost['dense'] == sum(parts).item()
+    assert len(sample.backbone_cost['stages_dense']) == 5
 
 
 def test_of_several_cost_hooks_the_last_one_counts():

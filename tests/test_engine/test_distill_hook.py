@@ -166,3 +166,49 @@ def test_a_resumed_training_must_name_its_teacher():
 def test_a_wrong_target_is_named(target, said):
     with pytest.raises(ValueError, match=said):
         started(PVT, [target])
+
+
+def test_two_losses_of_one_module_add_up():
+    both = [dict(module='head'), dict(module='head', loss='kl')]
+    alone = [started(PVT, [t])[0](X, mode='loss') for t in both]
+    model, _, _ = started(PVT, both)
+    torch.testing.assert_close(
+        model(X, mode='loss')['loss_distill_head'],
+        sum(losses['loss_distill_head'] for losses in alone),
+    )
+
+
+def test_of_cells_larger_than_tokens_none_are_left_out():
+    model, _, _ = started(PVT, [dict(module='backbone', kept_only=True)])
+    with pytest.raises(mmdge.utils.UserError, match='kept_only is for'):
+        model(X, mode='loss')
+
+
+def test_where_nothing_is_decided_all_tokens_are_taught():
+    target = dict(module='backbone', kept_only=True)
+    model, _, _ = started(dict(VIT, routing='finest'), [target])
+    assert model(X, mode='loss')['loss_distill_backbone'] < 1e-10
+
+
+def test_no_output_outlives_a_step():
+    model, hook, _ = started(PVT, [dict(module='backbone')])
+    (seen,) = (
+        cell.cell_contents['backbone']
+        for handle in hook._handles
+        for listener in handle.hooks_dict_ref().values()
+        for cell in (getattr(listener, '__closure__', None) or ())
+        if isinstance(cell.cell_contents, dict)
+        and set(cell.cell_contents) == {'backbone'}
+        and isinstance(cell.cell_contents['backbone'], list)
+    )
+    model(X, mode='loss')
+    assert not seen
+    with torch.no_grad():  # as in evaluation
+        model.eval().backbone(X)
+    assert not seen
+
+
+def test_a_teachers_file_is_looked_at_first(tmp_path):
+    hook = mmdge.DistillHook(teacher=str(tmp_path / 'none.pth'))
+    with pytest.raises(mmdge.utils.UserError, match='not found'):
+        hook.before_run(None)

@@ -90,9 +90,20 @@ def whole(evaluator):
 )
 def test_every_form_of_a_config(evaluator, expected):
     before = copy.deepcopy(evaluator)
-    assert with_flops(evaluator) == expected
-    assert with_flops(expected) == expected
+    assert with_metrics(evaluator, FLOPS) == expected
+    assert with_metrics(expected, FLOPS) == expected
     assert evaluator == before
+
+
+def test_what_is_added_unasked_does_without_costs():
+    """As of a ``tta_model`` of one's own, whose samples have none."""
+    (_, added) = with_flops(ONE)
+    assert added == dict(FLOPS, required=False)
+    metric = BackboneFLOPs(required=False)
+    metric.process(None, [{}])
+    assert metric.compute_metrics(metric.results) == {}
+    with pytest.raises(ValueError, match='without backbone_cost'):
+        BackboneFLOPs().process(None, [{}])
 
 
 def test_nothing_is_added_unasked():

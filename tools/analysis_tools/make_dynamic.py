@@ -32,6 +32,7 @@ from mmdge.calibration import (
 )
 from mmdge.engine.hooks import find_dynamic_backbone
 from mmdge.models.architectures import Backbone, backbone_class
+from mmdge.models.methods import Granularity
 from mmdge.models.routing.router import STATIC
 from mmdge.utils import UserError, checks, launch
 from mmdge.utils.arguments import add_calibration_options, positive, ratio
@@ -83,7 +84,7 @@ def parse_args() -> argparse.Namespace:
 def route_by_error(cfg: Config) -> None:
     """Change the backbone's routing, and what belongs to it."""
     backbone = cfg.model.get('backbone', {})
-    if backbone_class(backbone) is None:
+    if not issubclass(backbone_class(backbone) or object, Granularity):
         raise UserError(
             f'{cfg.filename} has no dynamic backbone (model.backbone is '
             f'{backbone.get("type")}); a PVT (v1), a DeiT or a ViT can be '

@@ -166,7 +166,7 @@ class CostHook(Hook):
                     cost
                     for backbone, cost in costs
                     if any(p.requires_grad for p in backbone.parameters())
-                ]
+                ] or [cost for _, cost in costs]
                 if trained:
                     output = {**output, **self.losses(trained)}
             elif costs and is_samples(output):
@@ -189,11 +189,11 @@ class CostHook(Hook):
             handle.remove()
         self._handles = []
 
-    def before_test_iter(self, runner: Any, **kwargs: Any) -> None:
+    def before_test_iter(self, *args: Any, **kwargs: Any) -> None:
         """Begin with a batch, whose predictions may be several views."""
         self._views = []
 
-    def after_test_iter(self, runner: Any, **kwargs: Any) -> None:
+    def after_test_iter(self, *args: Any, **kwargs: Any) -> None:
         """The batch is done, and its samples are let go."""
         self._views = None
 
@@ -228,10 +228,9 @@ class CostHook(Hook):
             for decided in cost.maps
             if decided.target is not None
         ]
-        if misses:
-            loss = torch.stack(misses).mean()
-        else:
-            loss = (ratio - self.budget) ** 2
+        loss = torch.stack(misses).mean() if misses else 0.0
+        if any(all(m.target is None for m in c.maps) for c in costs):
+            loss = loss + (ratio - self.budget) ** 2
         ratios = torch.cat([cost.ratio.detach() for cost in costs])
         spread = torch.cat([cost.region_spread.detach() for cost in costs])
         return dict(
@@ -241,7 +240,7 @@ class CostHook(Hook):
             region_spread=spread.mean().float(),
         )
 
-    def after_train_iter(self, runner: Any, **kwargs: Any) -> None:
+    def after_train_iter(self, runner: Any, *args: Any, **_: Any) -> None:
         """Look for a collapsed router now and then, once it is warmed up."""
         if not (self._counts and self.every_n_train_iters(runner, _WATCHED)):
             return
@@ -352,5 +351,7 @@ def of_all_forwards(costs: list[Cost]) -> Cost:
     """Add up the costs of several forwards for the same images."""
     if len(costs) == 1:
         return costs[0]
+    if len({len(cost.stages) for cost in costs}) > 1:  # several backbones
+        return Cost.of_stages([part for cost in costs for part in cost.stages])
     stages = zip(*(cost.stages for cost in costs), strict=True)
     return Cost.of_stages([Cost.add_up(list(parts)) for parts in stages])

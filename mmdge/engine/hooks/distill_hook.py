@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mmdge.models.cost import Cost
 from mmdge.registry import HOOKS
-from mmdge.utils import UserError
+from mmdge.utils import UserError, checks
 
 from .cost_hook import find_dynamic_backbones, unwrap
 
@@ -54,6 +54,11 @@ class DistillHook(Hook):
         self.targets = [check_target(**target) for target in targets]
         self.teacher_file = teacher
         self._handles = []
+
+    def before_run(self, runner: Any) -> None:
+        """Look at the teacher's file before anything is trained."""
+        if self.teacher_file is not None:
+            checks.check_checkpoint(self.teacher_file)
 
     def before_train(self, runner: Any) -> None:
         """Build the teacher, and attach to the model.
@@ -106,29 +111,25 @@ class DistillHook(Hook):
             )
         seen: dict[str, list] = {name: [] for name in names}
 
-        def start(module: nn.Module, args: tuple) -> None:
-            for outputs in seen.values():
-                outputs.clear()
-
         def finish(
             module: nn.Module, args: tuple, kwargs: dict, output: Any
         ) -> Any:
-            if not isinstance(output, dict) or not module.training:
-                return output
-            inputs = kwargs['inputs'] if 'inputs' in kwargs else args[0]
-            taught = run_teacher(teacher, inputs, names)
             losses = {}
-            for target in self.targets:
-                name = target['module']
-                key = f'loss_distill_{name.replace(".", "_")}'
-                losses[key] = target_loss(
-                    seen[name], taught[name], backbone.cost, **target
-                )
-            return {**output, **losses}
+            if isinstance(output, dict) and module.training:
+                inputs = kwargs['inputs'] if 'inputs' in kwargs else args[0]
+                taught = run_teacher(teacher, inputs, names)
+                for target in self.targets:
+                    name = target['module']
+                    key = f'loss_distill_{name.replace(".", "_")}'
+                    losses[key] = losses.get(key, 0.0) + target_loss(
+                        seen[name], taught[name], backbone.cost, **target
+                    )
+            for outputs in seen.values():  # nothing outlives the step
+                outputs.clear()
+            return {**output, **losses} if losses else output
 
         self._handles = [
-            student.register_forward_pre_hook(start),
-            *(_listen(modules[name], seen[name]) for name in names),
+            *(_listen(modules[name], seen[name], True) for name in seen),
             # Before CostHook's, which takes the graph off the cost.
             student.register_forward_hook(
                 finish, with_kwargs=True, prepend=True
@@ -148,9 +149,10 @@ def check_target(module: str, loss: str = 'mse', **options: Any) -> dict:
     return {**target, **options}
 
 
-def _listen(module: nn.Module, outputs: list) -> Any:
+def _listen(module: nn.Module, outputs: list, with_graph: bool) -> Any:
     def note(module: nn.Module, args: tuple, output: Any) -> None:
-        outputs.append(output)
+        if torch.is_grad_enabled() == with_graph:
+            outputs.append(output)
 
     return module.register_forward_hook(note)
 
@@ -165,7 +167,7 @@ def run_teacher(
     """
     modules = dict(teacher.named_modules())
     seen: dict[str, list] = {name: [] for name in names}
-    handles = [_listen(modules[name], seen[name]) for name in names]
+    handles = [_listen(modules[name], seen[name], False) for name in seen]
     try:
         parts = {name.partition('.')[0] for name in names}
         if parts == {'backbone'}:
@@ -210,9 +212,11 @@ def target_loss(
         )
     losses = []
     for our, their in zip(ours, theirs, strict=True):
-        if kept_only:
-            our, their = (_kept(x, cost) for x in (our, their))
-        losses.append(LOSSES[loss](our.float(), their.float()))
+        if kept_only and cost.maps:  # else all were
+            our, their = (_kept(x, cost, module) for x in (our, their))
+        # An image that has lost all its tokens has nothing to learn from.
+        value = LOSSES[loss](our.float(), their.float())
+        losses.append(value if len(our) else our.sum())
     return loss_weight * torch.stack(losses).mean()
 
 
@@ -224,22 +228,21 @@ def _tensors(outputs: Any) -> Iterator[Tensor]:
             yield from _tensors(output)
 
 
-def _kept(x: Tensor, cost: Cost) -> Tensor:
+def _kept(x: Tensor, cost: Cost, module: str) -> Tensor:
     """Rows of what the last decision computed, ``(num, C)``.
 
-    Args:
-        x (Tensor): Tokens ``(B, E + N, C)`` or a map ``(B, C, h, w)``.
-        cost (Cost): Of these images.
+    Of tokens ``(B, E + N, C)`` or a map ``(B, C, h, w)`` of these images.
     """
     if x.dim() == 4:
         x = x.flatten(2).transpose(1, 2)  # (B, C, h, w) -> (B, h * w, C)
     kept = cost.maps[-1].share.flatten(1) > 0  # (B, N)
-    return x[:, x.shape[1] - kept.shape[1] :][kept]
-
-
-def _mse(student: Tensor, teacher: Tensor) -> Tensor:
-    # An image that has lost all its tokens has nothing to learn from.
-    return F.mse_loss(student, teacher) if len(student) else student.sum()
+    num_extra = x.shape[1] - kept.shape[1]
+    if num_extra not in range(3):  # cls, dist
+        raise UserError(
+            f'DistillHook: kept_only is for decisions on tokens, but there '
+            f'are {kept.shape[1]} cells and {module!r} has {x.shape[1]} rows'
+        )
+    return x[:, num_extra:][kept]
 
 
 def _kl(student: Tensor, teacher: Tensor) -> Tensor:
@@ -248,4 +251,4 @@ def _kl(student: Tensor, teacher: Tensor) -> Tensor:
     return divergence.sum(1).mean()
 
 
-LOSSES: dict[str, Callable] = dict(mse=_mse, kl=_kl)
+LOSSES: dict[str, Callable] = dict(mse=F.mse_loss, kl=_kl)

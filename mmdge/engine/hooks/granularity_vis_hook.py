@@ -222,7 +222,7 @@ def draw_granularity(
         shrink=0.5,
         aspect=40,
         pad=0.02,
-        label='share of the dense compute, mean over the blocks of the stage',
+        label='share of the dense compute, mean over the decisions',
     )
     ticks = [1 / n for n in (1, 4, 16, 64, 256) if 1 / n >= least]
     bar.set_ticks(ticks, labels=[str(Fraction(tick)) for tick in ticks])

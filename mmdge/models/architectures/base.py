@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -31,6 +32,8 @@ class Backbone(BaseModule):
         stages (list): The blocks, stage by stage.
         strides (list[int]): Pixels per token, stage by stage.
         routers (list): Its decisions; none, unless a method makes some.
+        dense (bool): Run as the dense twin: the static architecture with the
+            same weights. See :meth:`as_dense_twin`.
     """
 
     cost: Cost | None = None
@@ -41,6 +44,7 @@ class Backbone(BaseModule):
     with_cp: bool = False
     frozen_stages: int = -1
     routers: Sequence[nn.Module] = ()
+    dense: bool = False
 
     @property
     def stages(self) -> list[Sequence[TransformerBlock]]:
@@ -126,6 +130,27 @@ class Backbone(BaseModule):
     def routers_by_name(self) -> dict[str, nn.Module]:
         """The routers and their names in the state dict."""
         return {}
+
+    @contextmanager
+    def as_dense_twin(self) -> Iterator[None]:
+        """Inside, decide nothing and compute everything."""
+        before, self.dense = self.dense, True
+        try:
+            yield
+        finally:
+            self.dense = before
+
+    def anneal(self, progress: float) -> None:
+        """Move the routers between dense and their own target, in training.
+
+        Evaluation always uses the target.
+
+        Args:
+            progress (float): 0: every cell dense; 1: the routers' shares. A
+                router that learns its amount (the paper's) ignores it.
+        """
+        for router in self.routers:
+            router.train_progress = progress
 
     def reset_routers(self) -> None:
         """Initialise the routers in their own way."""

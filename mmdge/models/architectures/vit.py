@@ -12,7 +12,7 @@ from mmdge.utils import UserError
 
 from ..cost import Cost
 from ..layers import PatchEmbed, TransformerBlock, resize_pos_embed
-from ..weights import HEAD, ROUTER, Layout
+from ..weights import HEAD, PREDICTOR, ROUTER, Layout
 from .base import (
     Backbone,
     check_arguments,
@@ -256,13 +256,13 @@ ViT.layouts = (
             ('.dge.router.', '.router.'),
             ('.dge.splits', '.router.sides', 'splits'),
         ),
-        no_place=r'.*\.router\.(?!gate\.|sides$).*',
+        no_place=rf'.*\.router\.(?!gate\.|sides$).*|{PREDICTOR}',
         container='model',
     ),
     Layout(
         *('DeiT', 'mmpretrain', r'layers\.\d+\.attn\.qkv\..*'),
         rows=(('.attn.qkv.', '.attn.q.', 'qkv'), *_OPENMMLAB),
-        no_place=rf'{HEAD}|{ROUTER}',
+        no_place=rf'{HEAD}|{ROUTER}|{PREDICTOR}',
         container='state_dict',
     ),
     Layout(
@@ -272,7 +272,7 @@ ViT.layouts = (
             ('.attn.attn.out_proj.', '.attn.proj.'),
             *_OPENMMLAB,
         ),
-        no_place=rf'dist_token|{HEAD}|{ROUTER}',
+        no_place=rf'dist_token|{HEAD}|{ROUTER}|{PREDICTOR}',
         container='state_dict',
     ),
     Layout(  # timm's and MAE's, too

@@ -81,12 +81,6 @@ class DGEDeiT(Granularity, ViT):
         price (float): See :class:`DGEPVT`. Defaults to 0.
         sparse_training (bool): See :class:`DGEPVT`. Defaults to False.
         **kwargs: See :class:`ViT`.
-
-    Example:
-        >>> model = DGEDeiT(arch='tiny', routing='variance').eval()
-        >>> (map_,) = model(torch.rand(1, 3, 256, 320))
-        >>> map_.shape, model.cost.ratio.shape
-        (torch.Size([1, 192, 16, 20]), torch.Size([1]))
     """
 
     def __init__(

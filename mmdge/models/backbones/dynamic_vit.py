@@ -42,12 +42,6 @@ class DynamicViT(Pruning, ViT):
         reactivate (bool): Let a later predictor take dropped tokens up again
             (SViT, WACV 2024). Defaults to False: what is dropped stays so.
         **kwargs: See :class:`ViT`.
-
-    Example:
-        >>> model = DynamicViT(arch='tiny', out_type='cls_token').eval()
-        >>> (feature,) = model(torch.rand(2, 3, 224, 224))
-        >>> feature.shape, [m.share.sum().item() for m in model.cost.maps]
-        (torch.Size([2, 192]), [274.0, 192.0, 134.0])
     """
 
     def __init__(
@@ -69,5 +63,5 @@ class DynamicViT(Pruning, ViT):
             amount,
             price,
             reactivate,
-            keep_features=self.out_type == 'featmap',
+            keep_features=reactivate or self.out_type == 'featmap',
         )

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -23,13 +21,10 @@ class Method:
     blocks and its ``strides`` alone.
 
     Attributes:
-        dense (bool): Run as the dense twin: the static architecture with the
-            same weights. See :meth:`as_dense_twin`.
         cells (list[int]): Side of a decision's cell in tokens, stage by
             stage.
     """
 
-    dense = False
     cells: list[int]
 
     @property
@@ -44,27 +39,6 @@ class Method:
             for name, module in self.named_modules()
             if isinstance(module, Router)
         }
-
-    @contextmanager
-    def as_dense_twin(self) -> Iterator[None]:
-        """Inside, decide nothing and compute everything."""
-        before, self.dense = self.dense, True
-        try:
-            yield
-        finally:
-            self.dense = before
-
-    def anneal(self, progress: float) -> None:
-        """Move the routers between dense and their own target, in training.
-
-        Evaluation always uses the target.
-
-        Args:
-            progress (float): 0: every cell dense; 1: the routers' shares. A
-                router that learns its amount (the paper's) ignores it.
-        """
-        for router in self.routers:
-            router.train_progress = progress
 
     def reset_routers(self) -> None:
         """Initialise the routers in their own way."""

@@ -54,7 +54,7 @@ class KeepPredictor(Router):
         self, embed_dims: int, amount: str = 'topk', **kwargs: Any
     ) -> None:
         super().__init__(embed_dims, COST, cell=1, **kwargs)
-        self.adaptive = amount == 'price'
+        self.adaptive = self.priced = amount == 'price'
         half, quarter = embed_dims // 2, embed_dims // 4
         self.in_conv = nn.Sequential(
             nn.LayerNorm(embed_dims),
@@ -189,6 +189,11 @@ class Pruning(Method):
                 else training updates them, though nobody sees them, as the
                 official classifier does.
         """
+        if len(self.stages) > 1 or self.stages[0][0].attn.sr_ratio > 1:
+            raise UserError(
+                'tokens can be dropped only where one stage keeps all of them '
+                f'to the end, but {type(self).__name__} reduces their map.'
+            )
         locations = list(pruning_loc)
         depth = len(self.stages[0])
         if locations != sorted(set(locations) & set(range(depth))):
@@ -223,7 +228,10 @@ class Pruning(Method):
                     f"routing must be 'learned', 'random', 'uniform' or "
                     f"'finest', but got {routing!r}."
                 )
-            return build_router(routing, dims, COST, 1, price)
+            control = build_router(routing, dims, COST, 1, price)
+            if control is not None:
+                control.adaptive = control.priced = False
+            return control
 
         predictors = [predictor() for _ in locations]
         self.score_predictor = nn.ModuleList(filter(None, predictors))
@@ -319,7 +327,7 @@ class Pruning(Method):
                 everywhere = inside.view(grid.shape[:3]) > 0
                 gate, scores = None, router.ranks(grid, everywhere).flatten(1)
         if gate is None:
-            share = 1 - router.progress * (1 - ratio)
+            share = ratio + (1 - router.progress) * (1 - ratio)
             counts = (inside.sum(1).double() * share).long()
             gate = top(scores, counts, allowed > 0)
         gate = (gate * allowed).to(kept.dtype)

@@ -106,14 +106,9 @@ def region_variance(x: Tensor, region: int) -> Tensor:
 class Choice(NamedTuple):
     """A decision, ready to be carried out; see :meth:`Grains.choose`.
 
-    Attributes:
-        pool (Callable): From what :meth:`Grains.candidates` returns to the
-            packed rows ``(sum_b L_b, C)``.
-        unpool (Callable): From packed rows to the tokens, each with the row
-            that stands for it, ``(B, E + N, C)``. Pooling its result gives
-            the rows again.
-        lengths (list[int]): Rows of each image, ``L_b``.
-        counts (Tensor): The same as a tensor, ``(B,)``.
+    ``pool`` goes from the :meth:`Grains.candidates` to the packed rows
+    ``(sum_b L_b, C)``, ``unpool`` from such rows to the tokens that they stand
+    for, ``(B, E + N, C)``; ``lengths`` and ``counts`` are the ``L_b``.
     """
 
     pool: Callable[[tuple[Tensor, Tensor]], Tensor]

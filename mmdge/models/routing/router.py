@@ -69,11 +69,12 @@ class Router(nn.Module):
     Attributes:
         adaptive (bool): Whether what is spent may differ from image to image
             and from cell to cell; False where that is fixed by design.
+        priced (bool): Whether a price moves what it spends.
         records_sides (bool): Whether its parameters hold for its candidates
             only, so that a checkpoint must say what they were.
     """
 
-    adaptive = True
+    adaptive = priced = True
     records_sides = False
 
     def __init__(

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from mmdge.models import DynamicViT
-from mmdge.models.methods import pruning
+from mmdge.models.architectures import PVT
+from mmdge.models.methods import Pruning, pruning
 from mmdge.utils.counting import flop_counter
 from tests.small import pictures
 
@@ -219,9 +220,15 @@ class TestDecisions:
         model(torch.rand(2, 3, 64, 64) + 0.1)
         kept = [m.share.sum((1, 2)).tolist() for m in model.cost.maps]
         assert kept == [[51, 51], [32, 32], [16, 16]]
-        assert not any(
-            r.adaptive for r in model.routers if routing != 'random'
-        )
+        assert not any(r.adaptive for r in model.routers)
+
+    @pytest.mark.parametrize('side', [10, 20, 50])
+    def test_the_keep_ratio_is_met_to_the_token(self, side):
+        """As ``int(n * ratio)``, whatever the number."""
+        model = build(routing='uniform')
+        model(torch.rand(1, 3, 8 * side, 8 * side) + 0.1)
+        kept = [int(m.share.sum()) for m in model.cost.maps]
+        assert kept == [int(side**2 * 0.7**s) for s in (1, 2, 3)]
 
     def test_what_is_dropped_stays_so(self):
         model = build()
@@ -292,11 +299,17 @@ class TestMaps:
             model(x)
         assert counter.get_total_flops() / 2 == model.cost.dynamic.sum()
 
+    @pytest.mark.parametrize('out_type', ['featmap', 'cls_token'])
     @pytest.mark.parametrize('reactivate', [False, True])
-    def test_masked_training_equals_packed_rows(self, reactivate, monkeypatch):
+    def test_masked_training_equals_packed_rows(
+        self, reactivate, out_type, monkeypatch
+    ):
         """Under the same decisions, maps and all."""
         model = build(
-            reactivate=reactivate, amount='price', out_indices=(0, 1, 3)
+            reactivate=reactivate,
+            amount='price',
+            out_indices=(0, 1, 3),
+            out_type=out_type,
         )
         monkeypatch.setattr(pruning, 'add_gumbel_noise', lambda x: x)
         for parameter in model.parameters():  # or what is dropped outshines
@@ -307,6 +320,16 @@ class TestMaps:
         for ours, theirs in zip(masked, packed, strict=True):
             torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-4)
         torch.testing.assert_close(model.cost.dynamic, cost.dynamic)
+
+
+def test_a_pyramid_cannot_drop_tokens():
+    class PrunedPVT(Pruning, PVT):
+        """Whose later stages and keys are of reduced maps."""
+
+    with pytest.raises(ValueError, match='PrunedPVT reduces their map'):
+        PrunedPVT('tiny').add_predictors(
+            0.7, (0,), 'learned', 'topk', 0.0, False, True
+        )
 
 
 @pytest.mark.parametrize(
