@@ -108,12 +108,12 @@ CONFIGS = {
     'granularities that do not divide': (
         UserError,
         [f'{BACKBONE}granularities=(1,3,4)'],
-        r'each must divide the last, e\.g\. \(1, 2, 4\)',
+        r'each dividing the last, e\.g\. \(1, 2, 4\)',
     ),
     'granularities of letters': (
         UserError,
         [f'{BACKBONE}granularities=abc'],
-        "granularities='abc' must be one set of integers",
+        "granularities='abc' must be positive and ascending integers",
     ),
     'price': (
         UserError,

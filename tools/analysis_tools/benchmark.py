@@ -38,7 +38,7 @@ import torch
 import torch.nn.functional as F
 from mmengine.config import Config
 from mmengine.logging import MMLogger
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, init_default_scope
 from mmengine.utils import track_iter_progress
 from rich.console import Console
 from rich.table import Table
@@ -508,7 +508,8 @@ def main() -> None:
     if args.checkpoint:
         checks.check_checkpoint(args.checkpoint)
         checks.check_datasets(cfg, ['val'])
-    launch.use_scope(cfg)
+    scope = cfg.get('default_scope') or launch.host_of(cfg)
+    init_default_scope(scope or 'mmdge')
     if args.threads:
         torch.set_num_threads(args.threads)
     torch.manual_seed(0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -171,11 +171,43 @@ class SpatialReductionAttention(nn.Module):
             torch.cat([extra, reduced], dim=1) if extra.shape[1] else reduced
         )
 
-    def keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of ``(..., C)``, ``(prod(...), h, d)`` each."""
-        # (..., 2C) -> 2 x (T, h, d)
-        kv = self.kv(x).view(-1, 2, self.num_heads, self.head_dims)
-        return kv.unbind(1)
+    def forward(
+        self,
+        x: Tensor,
+        size: Size | None = None,
+        context: Context | None = None,
+        lengths: list[int] | None = None,
+        attend: Callable = packed_attention,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Make keys and values, or attend to them.
+
+        Both in here, because FSDP gathers parameters for a forward.
+
+        Args:
+            x (Tensor): Normed tokens ``(B, E + N, C)`` of a map of ``size``,
+                or any rows ``(sum_b L_b, C)``.
+            size (tuple[int, int], optional): Where keys are to be reduced.
+            context (Context, optional): What rows attend to.
+            lengths (list[int], optional): Rows of each image.
+            attend (Callable): See :meth:`TransformerBlock.update`.
+
+        Returns:
+            Tensor | tuple[Tensor, Tensor]: Without a context keys and values,
+            ``(sum_b T_b, h, d)`` each; else the rows' attention, in their
+            shape.
+        """
+        heads = self.num_heads, self.head_dims
+        if context is None:
+            x = x if size is None else self.reduce(x, size)
+            return self.kv(x).view(-1, 2, *heads).unbind(1)
+        out = attend(
+            self.q(x).view(-1, *heads),
+            context.keys,
+            context.values,
+            lengths,
+            context.key_lengths,
+        )
+        return self.proj(out.flatten(1))
 
     def flops(self, size: Size, num_extra: int) -> LinearCost:
         """Multiply-adds of one image.
@@ -342,9 +374,7 @@ class TransformerBlock(nn.Module):
             and what :meth:`update` needs besides them.
         """
         normed = self.norm1(x)
-        keys, values = self.attn.keys_values(
-            normed if lengths else self.attn.reduce(normed, size)
-        )
+        keys, values = self.attn(normed, None if lengths else size)
         num_images = len(lengths or x)
         lengths = lengths or [len(keys) // num_images] * num_images
         draw = self.drop_path.draw
@@ -375,28 +405,17 @@ class TransformerBlock(nn.Module):
             Tensor: Of the rows' shape.
         """
         normed = self.norm1(rows) if normed is None else normed
-        attn = self.attn
-        q = attn.q(normed).view(-1, attn.num_heads, attn.head_dims)
-        attended = attend(
-            q, context.keys, context.values, lengths, context.key_lengths
+        attended = self.attn(
+            normed, context=context, lengths=lengths, attend=attend
         )
-        attended = attn.proj(attended.flatten(1))
         attended = self.drop_path(attended, context.kept[0], lengths)
         sums = rows + attended
         hidden = self.mlp(self.norm2(sums))
         hidden = self.drop_path(hidden, context.kept[1], lengths)
         return add(attended, hidden, out=sums)
 
-    def forward(self, x: Tensor, size: Size) -> Tensor:
-        """Update all tokens, as the static backbone does.
-
-        Args:
-            x (Tensor): Tokens ``(B, E + H * W, C)``, extra tokens first.
-            size (tuple[int, int]): ``(H, W)``.
-
-        Returns:
-            Tensor: Of the same shape.
-        """
+    def update_all(self, x: Tensor, size: Size) -> Tensor:
+        """Update all tokens ``(B, E + H * W, C)``, as a static backbone."""
         x, context = self.prepare(x, size)
         update = self.update(
             x.flatten(0, 1),  # (B, E + N, C) -> (B * (E + N), C)
@@ -405,6 +424,26 @@ class TransformerBlock(nn.Module):
             normed=context.normed.flatten(0, 1),
         ).view_as(x)
         return add(x, update, out=update)
+
+    def forward(
+        self, x: Tensor, size: Size, body: Callable | None = None
+    ) -> Any:
+        """Update all tokens, or do what a method does in the place of that.
+
+        Args:
+            x (Tensor): Tokens ``(B, E + H * W, C)``, extra tokens first.
+            size (tuple[int, int]): ``(H, W)``.
+            body (Callable, optional): Called with the block, ``x`` and
+                ``size``; in here, so that FSDP, which gathers a block's
+                parameters for its forward, serves methods, too. Defaults to
+                :meth:`update_all`.
+
+        Returns:
+            Any: What ``body`` does; tokens of the same shape.
+        """
+        return (
+            self.update_all(x, size) if body is None else body(self, x, size)
+        )
 
     def flops(self, size: Size, num_extra: int) -> LinearCost:
         """Multiply-adds of one image: fixed, and of each row.

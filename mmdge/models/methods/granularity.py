@@ -100,10 +100,13 @@ class Granularity(Method):
         valid = self.valid_cells(mask, stage, grains.grids[-1])
         outs, costs = [], []
         for number, block in enumerate(self.stages[stage]):
-            decision = decide(block, tokens, grains, valid)
-            tokens, cost = self._run_block(
-                block, tokens, grains, decision, valid, self.strides[stage]
+            body = partial(
+                self._run_block,
+                grains=grains,
+                valid=valid,
+                stride=self.strides[stage],
             )
+            tokens, cost = block(tokens, size, body)
             costs.append(cost)
             if number in keep:
                 outs.append(tokens)
@@ -113,17 +116,18 @@ class Granularity(Method):
         self,
         block: TransformerBlock,
         tokens: Tensor,
+        size: tuple[int, int],
         grains: Grains,
-        decision: Decision | None,
         valid: Tensor | None,
         stride: int,
     ) -> tuple[Tensor, Cost]:
+        decision = decide(block, tokens, grains, valid)
         flops = block.flops(grains.size, grains.num_extra)
         dense = Cost.constant(
             flops.at(tokens.shape[1]), len(tokens), tokens.device
         )
         if decision is None:
-            return self.run(block, tokens, grains.size), dense
+            return self.run(block.update_all, tokens, size), dense
         choice = grains.choose(decision.choice)
         tokens = self.run(
             partial(update_chosen, block),

@@ -78,7 +78,7 @@ class KeepPredictor(Router):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
-    def logits(
+    def forward(
         self, rows: Tensor, lengths: Sequence[int], kept: Tensor
     ) -> Tensor:
         """Score rows, each beside the mean of those kept in its image.
@@ -216,12 +216,13 @@ class Pruning(Method):
                 f"amount must be 'topk' or 'price', but got {amount!r}."
             )
         self.keep_ratios = dict(zip(locations, ratios, strict=True))
+        self.learns = routing in ('learned', 'gumbel')
         self.reactivate = reactivate
         self.keep_features = keep_features
         dims = self.stages[0][0].embed_dims
 
         def predictor() -> Router | None:
-            if routing in ('learned', 'gumbel'):
+            if self.learns:
                 return KeepPredictor(dims, amount, price=price)
             if routing not in ('random', 'uniform', 'finest', 'static'):
                 raise UserError(
@@ -272,21 +273,22 @@ class Pruning(Method):
                 if not self.training:
                     (rows,) = select(kept > 0)
                     packed = pack([tokens], [rows])
-                learns = isinstance(router, KeepPredictor)
                 maps.append(
                     ComputeMap(
                         kept[:, num_extra:].unflatten(1, size),
                         self.strides[stage],
                         block.name,
                         valid,
-                        target=ratio if learns else None,
+                        target=ratio if self.learns else None,
                     )
                 )
             if self.training:
                 policy = kept if maps else None
-                tokens = self.run(self._masked, tokens, block, size, policy)
+                body = partial(self._masked, policy=policy)
+                tokens = block(tokens, size, body)
             else:
-                packed = self.run(run_packed, packed, block, rows.lengths)
+                body = partial(self._packed, lengths=rows.lengths)
+                packed = block(packed, size, body)
                 if number in keep or number + 1 in self.keep_ratios:
                     tokens = scatter(tokens, rows, packed)
             if number in keep:
@@ -320,7 +322,7 @@ class Pruning(Method):
             before = before * inside
         allowed = inside if self.reactivate else before
         with torch.autocast(tokens.device.type, enabled=False):
-            if isinstance(router, KeepPredictor):
+            if self.learns:
                 gate, scores = _predict(router, patches, before, allowed)
             else:
                 grid = patches.unflatten(1, size)  # (B, H, W, C)
@@ -336,34 +338,46 @@ class Pruning(Method):
 
     def _masked(
         self,
-        tokens: Tensor,
         block: TransformerBlock,
+        tokens: Tensor,
         size: tuple[int, int],
         policy: Tensor | None,
     ) -> Tensor:
         """Update all tokens, of which some are seen, ``policy (B, T)``."""
         if policy is None:
-            return block(tokens, size)
-        tokens, context = block.prepare(tokens, size)
-        update = block.update(
-            tokens.flatten(0, 1),
-            context.key_lengths,
-            context,
-            partial(masked_attention, policy=policy),
-            context.normed.flatten(0, 1),
-        ).view_as(tokens)
-        if self.keep_features:
-            update = update * policy[..., None].to(update.dtype)
-        return tokens + update
+            return self.run(block.update_all, tokens, size)
 
+        def update(tokens: Tensor, policy: Tensor) -> Tensor:
+            _, context = block.prepare(tokens, size)
+            update = block.update(
+                tokens.flatten(0, 1),
+                context.key_lengths,
+                context,
+                partial(masked_attention, policy=policy),
+                context.normed.flatten(0, 1),
+            ).view_as(tokens)
+            if self.keep_features:
+                update = update * policy[..., None].to(update.dtype)
+            return tokens + update
 
-def run_packed(
-    rows: Tensor, block: TransformerBlock, lengths: list[int]
-) -> Tensor:
-    """Update packed rows ``(sum_b L_b, C)``, which are all there is."""
-    rows, context = block.prepare(rows, (0, 0), lengths)
-    update = block.update(rows, lengths, context, normed=context.normed)
-    return add(rows, update, out=update)
+        return self.run(update, tokens, policy)
+
+    def _packed(
+        self,
+        block: TransformerBlock,
+        rows: Tensor,
+        size: tuple[int, int],
+        lengths: list[int],
+    ) -> Tensor:
+        """Update packed rows ``(sum_b L_b, C)``, which are all there is."""
+
+        def update(rows: Tensor) -> Tensor:
+            _, context = block.prepare(rows, size, lengths)
+            normed = context.normed
+            update = block.update(rows, lengths, context, normed=normed)
+            return add(rows, update, out=update)
+
+        return self.run(update, rows)
 
 
 def top(scores: Tensor, counts: Tensor, allowed: Tensor) -> Tensor:
@@ -393,7 +407,7 @@ def _predict(
         (selected,) = select(allowed > 0)
         rows, lengths = pack([patches], [selected]), selected.lengths
         kept = before.flatten().index_select(0, selected.index)
-    logits = router.logits(rows.to(kept.dtype), lengths, kept)
+    logits = router(rows.to(kept.dtype), lengths, kept)
     if not router.training:
         lowest = logits.new_full((batch_size, num, 2), -torch.inf)
         logits = scatter(lowest, selected, logits)

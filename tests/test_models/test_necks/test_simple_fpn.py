@@ -53,7 +53,7 @@ def test_each_position_is_normed_by_itself():
     [
         (dict(in_stride=32), 'in_stride.*4, 8 or 16.*32'),
         (dict(start_level=4), 'start_level must be 0 to 3.*4'),
-        (dict(num_outs=0), 'num_outs must be at least 1.*0'),
+        (dict(num_outs=0), 'num_outs at least 1, but got 0 and 0'),
     ],
 )
 def test_mistakes_are_named(kwargs, message):
