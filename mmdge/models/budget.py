@@ -23,8 +23,7 @@ def share_for_budget(
     """Shares of the granularities that cost ``budget`` of the dense FLOPs.
 
     FLOPs are linear in the shares, so ``start`` is mixed with all finest, or
-    with all coarsest, until the budget is met. Other sizes cost a little more
-    or less.
+    with all coarsest, until the budget is met at this size.
 
     Args:
         backbone (dict): Config of a dynamic backbone, with one set of

@@ -113,11 +113,7 @@ class Backbone(BaseModule):
         return []
 
     def train(self, mode: bool = True) -> Backbone:
-        """Set the mode; frozen stages stay in eval mode.
-
-        Returns:
-            Backbone: Itself.
-        """
+        """Set the mode, and return itself; frozen stages stay in eval mode."""
         super().train(mode)
         for module in self.frozen_modules():
             module.eval()
@@ -265,7 +261,7 @@ def image_size(
 
 
 def check_arguments(out_type: str, frozen_stages: int, most: int) -> None:
-    """Raise a UserError unless there are such an output and so many stages."""
+    """Raise a UserError unless there are such an output and such stages."""
     if out_type not in ('featmap', 'cls_token'):
         raise UserError(
             f"out_type must be 'featmap' or 'cls_token', but got {out_type!r}."

@@ -178,7 +178,11 @@ class PVT(Backbone):
             tokens, size, embed_flops = self._embed(i, x)
             num_extra = tokens.shape[1] - size[0] * size[1]
             last = len(self.stages[i]) - 1
-            (tokens,), cost = self.run_blocks(i, tokens, size, mask, [last])
+            stream = [tokens]
+            del tokens  # nobody else holds them while they are updated
+            (tokens,), cost = self.run_blocks(
+                i, stream.pop(), size, mask, [last]
+            )
             embedding = Cost.constant(embed_flops, len(x), x.device)
             costs.append(Cost.add_up([embedding, cost]))
             # (B, E + H * W, C) -> (B, C, H, W)

@@ -156,12 +156,10 @@ class ViT(Backbone):
         """
         self.check_images(x)
         tokens, size = self.patch_embed(x)
+        stream = [self._embed(tokens, size)]
+        del tokens  # nobody else holds them while they are updated
         outs, cost = self.run_blocks(
-            0,
-            self._embed(tokens, size),
-            size,
-            self.valid_mask(x),
-            self.out_indices,
+            0, stream.pop(), size, self.valid_mask(x), self.out_indices
         )
         outs[-1] = self.norm(outs[-1])
         flops = self.patch_embed.flops(size)

@@ -80,15 +80,9 @@ def resize_pos_embed(
 ) -> Tensor:
     """Resize a position embedding, corners free.
 
-    Args:
-        pos_embed (Tensor): ``(1, h * w, C)``, without extra tokens.
-        source (tuple[int, int]): Its height and width, ``(h, w)``.
-        target (tuple[int, int]): The height and width wanted, ``(H, W)``.
-        mode (str): Of :func:`torch.nn.functional.interpolate`. Defaults to
-            ``'bilinear'``, as PVT does; DeiT uses ``'bicubic'``.
-
-    Returns:
-        Tensor: ``(1, H * W, C)``; the input itself if the sizes agree.
+    From ``(1, h * w, C)``, ``source`` being ``(h, w)``, to ``(1, H * W, C)``.
+    ``mode`` is that of :func:`torch.nn.functional.interpolate`: PVT's is
+    bilinear, DeiT's bicubic.
     """
     if tuple(source) == tuple(target):
         return pos_embed

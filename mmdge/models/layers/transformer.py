@@ -179,13 +179,11 @@ class SpatialReductionAttention(nn.Module):
         lengths: list[int] | None = None,
         attend: Callable = packed_attention,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Make keys and values, or attend to them.
-
-        Both in here, because FSDP gathers parameters for a forward.
+        """Make keys and values, or attend to them: both, because of FSDP.
 
         Args:
             x (Tensor): Normed tokens ``(B, E + N, C)`` of a map of ``size``,
-                or any rows ``(sum_b L_b, C)``.
+                or rows ``(sum_b L_b, C)``.
             size (tuple[int, int], optional): Where keys are to be reduced.
             context (Context, optional): What rows attend to.
             lengths (list[int], optional): Rows of each image.
@@ -193,8 +191,7 @@ class SpatialReductionAttention(nn.Module):
 
         Returns:
             Tensor | tuple[Tensor, Tensor]: Without a context keys and values,
-            ``(sum_b T_b, h, d)`` each; else the rows' attention, in their
-            shape.
+            ``(sum_b T_b, h, d)`` each; else the rows' attention.
         """
         heads = self.num_heads, self.head_dims
         if context is None:
@@ -434,12 +431,8 @@ class TransformerBlock(nn.Module):
             x (Tensor): Tokens ``(B, E + H * W, C)``, extra tokens first.
             size (tuple[int, int]): ``(H, W)``.
             body (Callable, optional): Called with the block, ``x`` and
-                ``size``; in here, so that FSDP, which gathers a block's
-                parameters for its forward, serves methods, too. Defaults to
-                :meth:`update_all`.
-
-        Returns:
-            Any: What ``body`` does; tokens of the same shape.
+                ``size``; in here, because FSDP gathers a block's parameters
+                for its forward. Defaults to :meth:`update_all`.
         """
         return (
             self.update_all(x, size) if body is None else body(self, x, size)

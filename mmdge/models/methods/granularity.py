@@ -161,16 +161,9 @@ def decide(
     grains: Grains,
     valid: Tensor | None,
 ) -> Decision | None:
-    """Choose a granularity for each region.
+    """Choose a granularity for each region of ``tokens (B, E + N, C)``.
 
-    Args:
-        block (TransformerBlock): With its ``router``, or None.
-        tokens (Tensor): ``(B, E + N, C)``.
-        grains (Grains): Of their map.
-        valid (Tensor, optional): Regions that are no padding.
-
-    Returns:
-        Decision | None: None if every token is its own row.
+    ``valid`` are the regions that are no padding. None: each token is a row.
     """
     grid = grains.to_map(tokens)  # (B, H, W, C)
     decision = None
@@ -191,20 +184,10 @@ def update_chosen(
     gate: Tensor | None,
     sparse: bool,
 ) -> Tensor:
-    """Update each region at the granularity that was chosen.
+    """Update each region of ``tokens (B, E + N, C)`` as was chosen.
 
-    Args:
-        block (TransformerBlock): Whose update.
-        tokens (Tensor): ``(B, E + N, C)``.
-        grains (Grains): Of their map.
-        choice (Choice): Of it.
-        gate (Tensor, optional): One-hot with a straight-through gradient,
-            ``(B, Rh, Rw, K)``.
-        sparse (bool): Give the gate the gradient of the chosen candidate
-            alone.
-
-    Returns:
-        Tensor: Tokens of the same shape.
+    ``gate (B, Rh, Rw, K)`` is one-hot with a straight-through gradient;
+    ``sparse`` gives it the gradient of the chosen candidate alone.
     """
     pool, unpool, lengths, _ = choice
     candidates = grains.candidates(tokens)

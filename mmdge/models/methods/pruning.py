@@ -234,13 +234,11 @@ class Pruning(Method):
                 control.adaptive = control.priced = False
             return control
 
-        predictors = [predictor() for _ in locations]
-        self.score_predictor = nn.ModuleList(filter(None, predictors))
-        for location, router in zip(
-            locations, self.score_predictor, strict=False
-        ):
-            # A predictor goes with the block before which it decides.
-            router.requires_grad_(location >= self.frozen_stages)
+        made = filter(None, [predictor() for _ in locations])
+        self.score_predictor = nn.ModuleList(made)
+        # A predictor goes with the block before which it decides.
+        for number, router in zip(locations, self.score_predictor):  # noqa: B905
+            router.requires_grad_(number >= self.frozen_stages)
 
     def run_blocks(
         self,
@@ -381,16 +379,7 @@ class Pruning(Method):
 
 
 def top(scores: Tensor, counts: Tensor, allowed: Tensor) -> Tensor:
-    """The best of each image.
-
-    Args:
-        scores (Tensor): ``(B, N)``.
-        counts (Tensor): How many of each image, ``(B,)``, long.
-        allowed (Tensor): Among which, ``(B, N)``, bool.
-
-    Returns:
-        Tensor: Which they are, ``(B, N)``, bool.
-    """
+    """The best ``counts (B,)`` of each image among ``allowed``, ``(B, N)``."""
     scores = scores.masked_fill(~allowed, -torch.inf)
     return places(-scores) < counts[:, None]
 

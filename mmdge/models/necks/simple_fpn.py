@@ -69,14 +69,9 @@ class SimpleFPN(BaseModule):
         )
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Map one ``(B, in_channels, h, w)`` to the pyramid.
+        """Map the backbone's one ``(B, in_channels, h, w)`` to the pyramid.
 
-        Args:
-            inputs (Sequence[Tensor]): The backbone's one map.
-
-        Returns:
-            tuple[Tensor]: ``num_outs`` maps with ``out_channels``, finest
-            first, each of half the side of the one before, rounded up.
+        Finest first, each of half the side of the one before, rounded up.
         """
         if len(inputs) != 1:
             raise UserError(

@@ -214,13 +214,9 @@ class Grains:
         )
 
     def spread(self, gate: Tensor) -> Tensor:
-        """Give every token its region's gate of the chosen candidate.
+        """Give every token its region's one-hot gate ``(B, Rh, Rw, K)``.
 
-        Args:
-            gate (Tensor): One-hot, ``(B, Rh, Rw, K)``.
-
-        Returns:
-            Tensor: ``(B, E + N, 1)``; 1 for extra tokens.
+        Of the chosen candidate, ``(B, E + N, 1)``; 1 for extra tokens.
         """
         gate = (gate * gate.detach()).sum(-1)  # (B, Rh, Rw)
         tokens = unpool(gate, self.region, self.size).flatten(1)
@@ -236,15 +232,11 @@ class Grains:
         ]
 
     def errors(self, updates: Tensor) -> Tensor:
-        """What each region would lose at each granularity.
+        """What each region would lose at each granularity, ``(B, Rh, Rw, K)``.
 
-        Args:
-            updates (Tensor): Of all candidates, ``(B, E + M, C)``.
-
-        Returns:
-            Tensor: Squared difference to the finest candidate's update,
-            averaged over the region's tokens and the channels,
-            ``(B, Rh, Rw, K)``; 0 for the finest itself.
+        From the updates of all candidates ``(B, E + M, C)``: the squared
+        difference to the finest one's, averaged over the region's tokens and
+        the channels.
         """
         maps = [
             unpool(part, side, self.size)  # (B, H, W, C)
