@@ -1,6 +1,6 @@
 """From a checkpoint and a few images to a budget that is met."""
 
-from .errors import BlockErrors, collect_errors
+from .errors import BlockErrors, collect_errors, routed_blocks
 from .fit import fit_power_law, set_routers
 from .images import load_images
 from .price import (
@@ -18,6 +18,7 @@ __all__ = [
     'fit_power_law',
     'load_images',
     'ratio_at_price',
+    'routed_blocks',
     'runs_at_prices',
     'set_price',
     'set_routers',

@@ -16,10 +16,8 @@ from .cost_hook import find_dynamic_backbones
 class RoutingWarmupHook(Hook):
     """Train dense, then move linearly to the routers' shares.
 
-    What a region needs can't be known before the features mean something. It
-    drives :meth:`Method.anneal`, so it acts in training only: every
-    evaluation shows the model at the routers' own shares. The paper's router
-    learns its amount and takes no notice.
+    Evaluation always shows the model at the routers' own shares. The paper's
+    router learns its amount and takes no notice.
 
     Args:
         begin (float): Part of the training, in [0, 1], that is dense.

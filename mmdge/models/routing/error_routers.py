@@ -37,10 +37,7 @@ class ErrorRouter(Router):
     Without calibration, the tokens of a region are taken to be independent,
     and their variance to be the error.
 
-    Args:
-        embed_dims (int): See :class:`Router`, also for ``**kwargs``.
-        cost (Sequence[float]): See :class:`Router`.
-        cell (int): See :class:`Router`.
+    Arguments are those of :class:`Router`.
 
     Attributes:
         weight (Tensor): ``()``, at least 0.

@@ -110,10 +110,7 @@ class QuantileRouter(ShareRouter):
     image with much detail gets more than one with little, and the shares
     hold over the data set. As long as there was no training step, a region
     is ranked among those of its own image: any static checkpoint can be used
-    as it is, each image at the same ratio.
-
-    Training and test decide alike, by what is remembered; an image's routing
-    does not depend on the others in its batch.
+    as it is, each image at the same ratio. Training and test decide alike.
 
     Args:
         score (str): ``'variance'``: the variance of the tokens inside the
