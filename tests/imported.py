@@ -1,5 +1,7 @@
 """What tests/forked.py imports once."""
 
+import sys
+
 from mmdge.utils import launch  # noqa: F401  isort: skip  installs ops
 
 import mmdet.datasets  # noqa: F401
@@ -9,3 +11,4 @@ import mmdet.models  # noqa: F401
 from tests.unformatted import leave_unformatted
 
 leave_unformatted()
+sys.stdout.flush()  # or every fork would say again what imports have said
