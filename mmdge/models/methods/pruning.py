@@ -237,7 +237,9 @@ class Pruning(Method):
         made = filter(None, [predictor() for _ in locations])
         self.score_predictor = nn.ModuleList(made)
         # A predictor goes with the block before which it decides.
-        for number, router in zip(locations, self.score_predictor):  # noqa: B905
+        for number, router in zip(
+            locations, self.score_predictor, strict=False
+        ):
             router.requires_grad_(number >= self.frozen_stages)
 
     def run_blocks(
@@ -257,7 +259,7 @@ class Pruning(Method):
         exact = torch.promote_types(tokens.dtype, torch.float32)
         kept = tokens.new_ones(tokens.shape[:2], dtype=exact)
         # In training all tokens are computed, at test the rows of those kept.
-        (rows,) = select(kept > 0)
+        rows = None if self.training else select(kept > 0)[0]
         packed = tokens.flatten(0, 1)  # (B, T, C) -> (B * T, C)
         outs, maps, dynamic, dense = [], [], 0, 0
         for number, block in enumerate(self.stages[stage]):
