@@ -4,13 +4,18 @@ import torch
 from torch import nn
 
 from mmdge.calibration import collect_errors
-from mmdge.models import DGEPVT, DGEDeiT, DynamicViT
+from mmdge.models import DGEPVT, DGEDeiT, DGEViT, DynamicViT
 from mmdge.models.routing import ErrorRouter, OracleRouter
 
 PVT = dict(
     embed_dims=(8, 16, 16, 32), num_layers=(1, 2, 1, 1), num_heads=(1, 2, 2, 4)
 )
 DEIT = dict(embed_dims=24, num_layers=3, num_heads=3, feedforward_channels=48)
+DINO = dict(  # what DINOv2 has, in its giant with registers
+    layer_scale_init_value=1.0,
+    ffn_type='swiglu_fused',
+    num_register_tokens=2,
+)
 
 
 def pvt(routing='learned', **kwargs):
@@ -20,6 +25,11 @@ def pvt(routing='learned', **kwargs):
 def deit(routing='learned', patch_size=8, **kwargs):
     kwargs = dict(arch=DEIT, patch_size=patch_size, **kwargs)
     return _build(DGEDeiT, dict(routing=routing, **kwargs))
+
+
+def dinov2(routing='learned', patch_size=14, **kwargs):
+    kwargs = {**DINO, 'arch': DEIT, 'patch_size': patch_size, **kwargs}
+    return _build(DGEViT, dict(routing=routing, **kwargs))
 
 
 def dynamic_vit(patch_size=8, pruning_loc=(0, 1), **kwargs):
@@ -35,7 +45,9 @@ def _build(family, kwargs):
 def shaken(model):
     """Out of the linear regime around zero, with decisions that differ."""
     for name, parameter in model.named_parameters():
-        if 'norm' not in name and '.router.' not in name:
+        if name.endswith('.gamma'):
+            nn.init.uniform_(parameter, -1.5, 1.5)
+        elif 'norm' not in name and '.router.' not in name:
             parameter.data.mul_(4)
         elif '.gate.weight' in name:
             nn.init.normal_(parameter, std=0.5)

@@ -22,7 +22,7 @@ from mmdge.models.layers import transformer
 from mmdge.models.weights import from_ours
 from mmdge.utils import UserError
 from mmdge.utils.counting import flop_counter
-from tests.small import deit, dynamic_vit, pictures, pvt
+from tests.small import DINO, deit, dinov2, dynamic_vit, pictures, pvt
 
 
 class Family(NamedTuple):
@@ -83,22 +83,45 @@ def mmdets(model):
 
 def mmpretrains(model):
     backbones = pytest.importorskip('mmpretrain.models.backbones')
-    distilled = model.num_extra_tokens == 2
-    kind = 'DistilledVisionTransformer' if distilled else 'VisionTransformer'
+    if model.apply_layernorm:
+        return None
+    kind = f'{"Distilled" * model.distilled}VisionTransformer'
     host = getattr(backbones, kind)(
         model.arch,
         img_size=tuple(model.patch_size * side for side in model.pos_size),
         patch_size=model.patch_size,
         out_type=model.out_type,
         out_indices=list(model.out_indices),
+        layer_scale_init_value=model.arch['layer_scale_init_value'],
+        layer_cfgs=dict(ffn_type=model.arch['ffn_type']),
     )
-    return give_weights(host, model, 'mmpretrain')
+    give_weights(host, model, 'mmpretrain')
+    if hasattr(model, 'register_tokens'):
+        add_registers(host, model.register_tokens)
+    return host
+
+
+def add_registers(host, registers):
+    """mmpretrain's has none; they go behind the cls token."""
+
+    def put_in(layer, args):
+        (x,) = args
+        extra = registers.expand(len(x), -1, -1)
+        return torch.cat([x[:, :1], extra, x[:, 1:]], 1)
+
+    def without(x, size):
+        return plain(
+            x[:, [0, *range(1 + registers.shape[1], x.shape[1])]], size
+        )
+
+    plain, host._format_output = host._format_output, without
+    host.layers[0].register_forward_pre_hook(put_in)
 
 
 def give_weights(host, model, names):
     (layout,) = (found for found in model.layouts if found.name == names)
     theirs, dropped = from_ours(model.state_dict(), layout)
-    assert not dropped
+    assert set(dropped) <= {'register_tokens'}
     # Later blocks, of which no output is returned, are built there.
     assert not host.load_state_dict(theirs, strict=False).unexpected_keys
     host.eval()  # returns None in mmpretrain
@@ -159,6 +182,25 @@ FAMILIES = {
         stages=3,
         **GRANULARITY,
     ),
+    'DGEViT': Family(
+        build=dinov2,
+        host=mmpretrains,
+        kinds={
+            'learned': {},
+            'variance': dict(routing='variance'),
+            'finest': dict(routing='finest'),
+        },
+        variants={
+            'map': {},
+            'norms': dict(apply_layernorm=True, out_indices=(0, 1)),
+            'cls': dict(out_type='cls_token', out_indices=(0, 2)),
+        },
+        dense=dict(routing='finest'),
+        tokens=lambda side, stride: -(-side // stride),
+        stages=3,
+        noisy=('learned',),
+        adapters=('attn.q', 'attn.kv', 'mlp.w12', 'mlp.w3'),
+    ),
     'DynamicViT': Family(
         build=dynamic_vit,
         host=mmpretrains,
@@ -171,7 +213,7 @@ FAMILIES = {
             'once': dict(routing='uniform', pruning_loc=(0,)),
             'finest': dict(routing='finest'),
         },
-        variants=VIT,
+        variants={**VIT, 'some': dict(out_indices=(0, 1), **DINO)},
         dense=dict(routing='finest'),
         tokens=lambda side, stride: -(-side // stride),
         stages=3,

@@ -1,6 +1,6 @@
 """Dynamic backbones and what they are built from."""
 
-from .backbones import DGEPVT, DGEDeiT, DynamicViT
+from .backbones import DGEPVT, DGEDeiT, DGEViT, DynamicViT
 from .budget import share_for_budget
 from .cost import ComputeMap, Cost
 from .necks import SimpleFPN
@@ -10,6 +10,7 @@ __all__ = [
     'ComputeMap',
     'Cost',
     'DGEDeiT',
+    'DGEViT',
     'DynamicViT',
     'SimpleFPN',
     'share_for_budget',

@@ -10,7 +10,7 @@ import copy
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from inspect import signature
 from logging import WARNING
 from typing import Any, NamedTuple
@@ -26,9 +26,13 @@ from .layers import resize_pos_embed
 
 State = dict[str, Tensor]
 
-HEAD = r'(head\w*|pre_logits|fc_norm|attn_pool)\..*'
+HEAD = r'(head\w*|pre_logits|fc_norm|attn_pool|pooler|classifier)\..*'
 ROUTER = r'(.*)\.router\..*'
 PREDICTOR = r'score_predictor\..*'  # DynamicViT's official name
+# What few layouts have a place for, and no model that has it can do without.
+DINOV2 = r'register_tokens|.*\.ls\d\.gamma|.*\.mlp\.w\d+\..*'
+# Names under which models hold a backbone: the hosts', Hugging Face's.
+PREFIXES = ('backbone', 'vit', 'deit', 'dinov2', 'dinov2_with_registers')
 TOKENS = ('cls_token', 'dist_token')  # in the order of their positions
 UNUSED = {
     HEAD: 'the classification head',
@@ -38,7 +42,7 @@ UNUSED = {
     PREDICTOR: "another method's decisions",
 }
 # Parts of other ViTs, without which the features would be wrong.
-NEEDED = r'(norm_pre|pre_norm|pre_ln|rel_pos_bias|rope)\..*'
+NEEDED = r'(norm_pre|pre_norm|pre_ln|rel_pos_bias|rope\w*)\..*'
 SWITCHES = dict(  # without this argument a backbone does without the entry
     cls_token='with_cls_token', dist_token='distilled', norm='final_norm'
 )
@@ -48,7 +52,7 @@ class Layout(NamedTuple):
     """The names of one code base.
 
     Attributes:
-        family (str): ``'PVT'`` or ``'DeiT'``.
+        family (str): ``'PVT'`` or ``'ViT'``.
         name (str): Whose names.
         mark (str): Pattern of an entry by which the layout is known.
         rows (tuple): Parts of their names and what they are in ours, to be
@@ -76,21 +80,27 @@ def unwrap(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Find the backbone's weights in what a file holds.
 
     That is a state dict; or one inside a training's state, of a parallel
-    wrapper (``module.``), or of a model with its backbone below ``backbone.``.
+    wrapper (``module.``), or of a model with its backbone below one of
+    ``PREFIXES``. DINOv2's training numbers blocks in chunks, which go.
 
     Returns:
         tuple[dict, list[str]]: The backbone's entries, and the names of the
         rest of the model.
     """
-    for key in ('state_dict', 'model'):
+    for key in ('state_dict', 'model', 'teacher'):
         if isinstance(checkpoint.get(key), Mapping):
             checkpoint = checkpoint[key]
-    weights = {key.removeprefix('module.'): v for key, v in checkpoint.items()}
-    rest = [key for key in weights if not key.startswith('backbone.')]
-    if len(rest) == len(weights):
-        return weights, []
-    names = [key for key in weights if key.startswith('backbone.')]
-    return {k.removeprefix('backbone.'): weights[k] for k in names}, rest
+    weights = {
+        re.sub(r'\bblocks\.\d+\.(?=\d+\.)', 'blocks.', name): value
+        for key, value in checkpoint.items()
+        for name in [key.removeprefix('module.')]
+    }
+    for prefix in (f'{name}.' for name in PREFIXES):
+        names = [key for key in weights if key.startswith(prefix)]
+        if names:
+            rest = [key for key in weights if not key.startswith(prefix)]
+            return {key[len(prefix) :]: weights[key] for key in names}, rest
+    return weights, []
 
 
 def recognise(
@@ -126,6 +136,11 @@ def to_ours(state: State, layout: Layout) -> State:
             ours[name] = value.max() // value
         else:
             ours[name] = value
+    for value in [key for key in ours if '.attn.v.' in key]:
+        key = value.replace('.attn.v.', '.attn.k.')
+        if key in ours:
+            pair = [ours.pop(key), ours.pop(value)]
+            ours[value.replace('.attn.v.', '.attn.kv.')] = torch.cat(pair)
     return ours
 
 
@@ -144,6 +159,8 @@ def from_ours(state: State, layout: Layout) -> tuple[State, list[str]]:
         state = {**state, last: state[last][:, kept]}
     rows = [(ours, theirs, *how) for theirs, ours, *how in layout.rows[::-1]]
     fused = any('qkv' in row for row in rows)
+    if any('.attn.k.' in row for row in rows):
+        state = dict(_keys_apart_from_values(state))
     theirs = {}
     for key, value in state.items():
         if key in dropped or (fused and '.attn.kv.' in key):
@@ -157,6 +174,18 @@ def from_ours(state: State, layout: Layout) -> tuple[State, list[str]]:
             value = value.max() // value
         theirs[name] = value
     return theirs, dropped
+
+
+def _keys_apart_from_values(state: State) -> Iterator[tuple[str, Tensor]]:
+    for key, value in state.items():
+        if '.attn.kv.' in key:
+            yield from zip(
+                (key.replace('.kv.', part) for part in ('.k.', '.v.')),
+                value.chunk(2),
+                strict=True,
+            )
+        else:
+            yield key, value
 
 
 def _tokens(state: Mapping[str, Any]) -> tuple[list[str], str]:
@@ -190,7 +219,7 @@ def fit(state_dict: State, backbone: nn.Module) -> tuple[State, str]:
         state_dict (dict): What a file holds, see :func:`unwrap`.
         backbone (nn.Module): See :class:`Backbone` for what it tells:
             ``layouts``, ``arch``, ``arch_zoo``, ``in_channels``, ``unbuilt``,
-            ``pos_embeds()``, ``routers_by_name()``.
+            ``arguments_of()``, ``pos_embeds()``, ``routers_by_name()``.
 
     Returns:
         tuple[dict, str]: The backbone's entries, and what became of the
@@ -205,7 +234,7 @@ def fit(state_dict: State, backbone: nn.Module) -> tuple[State, str]:
     tensors = {k: v for k, v in weights.items() if isinstance(v, Tensor)}
     strange = [key for key in weights if key not in tensors]
     ours, own = to_ours(tensors, layout), backbone.state_dict()
-    tokens, remedy = _tokens(ours), _other_arch(ours, backbone)
+    tokens, remedy = _tokens(ours), _other_arch(ours, own, backbone)
     dropped, unknown, other, stem = _sort(ours, own, backbone)
     loaded = len(ours.keys() & own.keys()) - len(stem)
     initial, zeros = _complete(ours, own, backbone.routers_by_name())
@@ -223,7 +252,7 @@ def fit(state_dict: State, backbone: nn.Module) -> tuple[State, str]:
         raise UserError(
             f'the checkpoint ({layout} layout) does not fit the backbone '
             f'{type(backbone).__name__}: it {" and ".join(problems)}; '
-            + (remedy or _remedy(missing, other, backbone))
+            + _remedy(missing, unknown, other, remedy, backbone)
         )
     resized, grids = _resize(ours, own, backbone.pos_embeds(), *tokens)
     for key in stem:
@@ -278,8 +307,8 @@ def _find_layout(weights: Mapping[str, Any], backbone: nn.Module) -> Layout:
     )
 
 
-def _other_arch(ours: State, backbone: nn.Module) -> str:
-    """How to get the sizes of the weights, if they aren't the backbone's."""
+def _other_arch(ours: State, own: State, backbone: nn.Module) -> str:
+    """How to get sizes and parts of weights, if not the backbone's."""
     blocks = {
         found.groups(): ours[key].numel()
         for key in sorted(ours)
@@ -290,18 +319,33 @@ def _other_arch(ours: State, backbone: nn.Module) -> str:
     sizes = dict(num_layers=[*depths.values()], embed_dims=[*widths.values()])
 
     def fits(arch: Mapping[str, Any]) -> bool:
-        arch = {**getattr(backbone, 'arch_defaults', {}), **arch}
         here = {k: torch.tensor(arch[k]).flatten().tolist() for k in sizes}
         # Stages that the weights don't have don't count.
         return all(here[k][: len(size)] == size for k, size in sizes.items())
 
+    parts, here = map(backbone.arguments_of, (ours, own))
+    changed = {k: v for k, v in parts.items() if v != here.get(k)}
+    changes = ', '.join(f'{k}={v!r}' for k, v in changed.items())
+    zoo = {
+        repr(name): {**getattr(backbone, 'arch_defaults', {}), **arch}
+        for name, arch in backbone.arch_zoo.items()
+    }
+    known = [name for name, arch in zoo.items() if fits(arch)]
+    whole = [
+        name
+        for name in known
+        if all(zoo[name].get(k, v) == v for k, v in parts.items())
+    ]
     if fits(backbone.arch):
-        return ''
+        as_in = ''
+        if whole and changed.keys() & backbone.arch.keys():
+            as_in = f', as arch={whole[0]} has it'
+        return f'set {changes}{as_in}' if changes else ''
     told = {k: tuple(v) if len(v) > 1 else v[0] for k, v in sizes.items()}
     told = ', '.join(f'{key}={size}' for key, size in told.items())
-    known = [repr(n) for n, arch in backbone.arch_zoo.items() if fits(arch)]
-    arch = known[0] if known else f'dict({told}, ...)'
-    return f'its sizes are {told}: set arch={arch}'
+    arch = [*whole, *known, f'dict({told}, ...)'][0]
+    changes = f', {changes}' if changes else ''
+    return f'its sizes are {told}: set arch={arch}{changes}'
 
 
 def _owner(key: str, routers: Iterable[str]) -> str | None:
@@ -398,7 +442,20 @@ def _complete(
     return initial, zeros
 
 
-def _remedy(missing: list[str], other: list[str], backbone: nn.Module) -> str:
+def _remedy(
+    missing: list[str],
+    unknown: list[str],
+    other: list[str],
+    arguments_to_set: str,
+    backbone: nn.Module,
+) -> str:
+    if any(re.fullmatch(NEEDED, key) for key in unknown):
+        return (
+            'it is another kind of transformer, with positions or norms that '
+            'this one lacks: use weights of this architecture'
+        )
+    if arguments_to_set:
+        return arguments_to_set
     arguments = {
         argument
         for kind in type(backbone).__mro__

@@ -43,7 +43,7 @@ def deit(routing='finest', **kwargs):
     )
 
 
-BUILD = dict(PVT=pvt, DeiT=deit)
+BUILD = dict(PVT=pvt, ViT=deit)
 
 
 def shaken(model):
@@ -216,7 +216,7 @@ class TestOfficialDGE:
         torch.testing.assert_close(
             logits, torch.tensor(golden['eval.logits']), atol=1e-5, rtol=0
         )
-        assert 'vtpack DeiT layout' in log.text
+        assert 'vtpack ViT layout' in log.text
 
 
 class TestFiles:
@@ -354,7 +354,7 @@ class TestReport:
 
     def test_splits_are_compared(self, log):
         source = shaken(deit('learned'))
-        theirs, _ = from_ours(source.state_dict(), layout_of('vtpack', 'DeiT'))
+        theirs, _ = from_ours(source.state_dict(), layout_of('vtpack', 'ViT'))
         model = deit('learned')
         model.load_state_dict(theirs)
         same(model.state_dict(), source.state_dict())
@@ -448,7 +448,7 @@ class TestWaysToLoad:
     @pytest.fixture
     def whole(self, source):
         theirs, _ = from_ours(
-            source.state_dict(), layout_of('mmpretrain', 'DeiT')
+            source.state_dict(), layout_of('mmpretrain', 'ViT')
         )
         state = {f'backbone.{k}': v for k, v in theirs.items()}
         return {
@@ -531,10 +531,10 @@ class TestRefusals:
             (
                 pvt,
                 lambda: from_ours(
-                    deit().state_dict(), layout_of('official', 'DeiT')
+                    deit().state_dict(), layout_of('official', 'ViT')
                 )[0],
-                r'holds a DeiT \(official layout\), but the backbone is DGEPVT'
-                r"; use the weights of a PVT, or set type='mmdge.DGEDeiT'",
+                r'holds a ViT \(official layout\), but the backbone is DGEPVT'
+                r"; use the weights of a PVT, or set type='mmdge.DGEViT'",
             ),
             (
                 deit,
@@ -578,7 +578,7 @@ class TestRefusals:
                 deit,
                 lambda: deit(patch_size=8).state_dict(),
                 r'patch_embed\.proj\.weight \(48, 3, 8, 8\) in place of '
-                r'\(48, 3, 16, 16\).*change the arguments of the backbone',
+                r'\(48, 3, 16, 16\)\); set patch_size=8$',
             ),
             (
                 deit,
@@ -623,7 +623,7 @@ class TestRefusals:
                 lambda: deit('learned'),
                 lambda: from_ours(
                     deit('learned', granularities=(1, 2, 8)).state_dict(),
-                    layout_of('vtpack', 'DeiT'),
+                    layout_of('vtpack', 'ViT'),
                 )[0],
                 r'choose among the granularities \(1, 2, 8\) \(blocks\.0\.'
                 r'router\.sides\).*\(1, 2, 4\); set granularities='
@@ -861,12 +861,12 @@ class TestMMSeg:
         outputs_agree(model, host)
         if patch_bias:  # and the other way, to each name
             theirs, _ = from_ours(
-                model.state_dict(), layout_of('mmseg', 'DeiT')
+                model.state_dict(), layout_of('mmseg', 'ViT')
             )
             host.load_state_dict(theirs)
         zeros = (0 if patch_bias else 1) + (0 if qkv_bias else 9)
         assert (f'{zeros} set to 0, biases' in log.text) == (zeros > 0)
-        assert 'mmseg DeiT layout' in log.text
+        assert 'mmseg ViT layout' in log.text
 
     def test_a_norm_that_it_lacks(self):
         state = deit(final_norm=False).state_dict()
@@ -881,7 +881,7 @@ class TestMMSeg:
 
     def test_a_second_token_has_no_place(self):
         state = shaken(deit(distilled=True)).state_dict()
-        theirs, dropped = from_ours(state, layout_of('mmseg', 'DeiT'))
+        theirs, dropped = from_ours(state, layout_of('mmseg', 'ViT'))
         assert dropped == ['dist_token']
         rows = [0, *range(2, 18)]
         assert theirs['pos_embed'].equal(state['pos_embed'][:, rows])
@@ -918,7 +918,7 @@ class TestExtras:
     @pytest.mark.parametrize('name', ['official', 'mmpretrain', 'mmseg'])
     def test_known_ones_are_dropped(self, name, extras, reason, log):
         source = shaken(deit()).state_dict()
-        theirs, _ = from_ours(source, layout_of(name, 'DeiT'))
+        theirs, _ = from_ours(source, layout_of(name, 'ViT'))
         theirs.update({key: torch.zeros(3) for key in extras})
         model = deit()
         model.load_state_dict(theirs)  # strict
@@ -1005,14 +1005,14 @@ class TestNames:
         assert all(re.match(r'layers\.\d\.[01]\.', key) for key in theirs)
         # Routers that the official code does not have.
         _, dropped = from_ours(
-            weights('DeiT', 'variance'), layout_of('vtpack', 'DeiT')
+            weights('ViT', 'variance'), layout_of('vtpack', 'ViT')
         )
         assert len(dropped) == 12 and all('.router.' in key for key in dropped)
 
     @pytest.mark.parametrize('sides', [(1, 4), (1, 2, 8), (2, 4)])
     def test_granularities_of_vtpack(self, sides):
-        ours = weights('DeiT', 'learned', granularities=sides)
-        theirs, _ = from_ours(ours, layout_of('vtpack', 'DeiT'))
+        ours = weights('ViT', 'learned', granularities=sides)
+        theirs, _ = from_ours(ours, layout_of('vtpack', 'ViT'))
         expected = [sides[-1] // side for side in sides]
         assert theirs['blocks.1.dge.splits'].tolist() == expected
 

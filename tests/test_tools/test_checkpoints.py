@@ -92,7 +92,7 @@ MISFITS = {
     ),
     'another family': (
         lambda: DGEDeiT('tiny').state_dict(),
-        "holds a DeiT.*, or set type='mmdge.DGEDeiT'",
+        "holds a ViT.*, or set type='mmdge.DGEViT'",
     ),
     'missing key': (
         missing,

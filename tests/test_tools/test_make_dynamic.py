@@ -121,7 +121,7 @@ def test_a_whole_model(tool, tmp_path, shapes, random_model, host):
 @pytest.mark.parametrize('container', [None, 'model'])
 def test_a_backbone_of_deit(tool, tmp_path, shapes, random_model, container):
     model, weights = random_model(DEIT, {DEPTH: 2})
-    layout = LAYOUT['DeiT', 'official']
+    layout = LAYOUT['ViT', 'official']
     source = DEIT, model, weights
     check_backbone(tool, tmp_path, shapes, source, layout, container)
 

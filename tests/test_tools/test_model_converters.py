@@ -18,7 +18,7 @@ MODELS = dict(
         pretrain_img_size=64,
         **kwargs,
     ),
-    DeiT=lambda **kwargs: DGEDeiT(
+    ViT=lambda **kwargs: DGEDeiT(
         dict(
             embed_dims=48,
             num_layers=2,
@@ -69,7 +69,7 @@ def test_there_and_back(layout, whole, tmp_path, tool):
 
 
 def test_the_container_is_the_one_that_is_read_there(whole, tmp_path, tool):
-    source, model = whole('DeiT')
+    source, model = whole('ViT')
     tool(TOOL, source, tmp_path / 'deit.pth', '--to', 'official')
     state = torch.load(tmp_path / 'deit.pth')['model']
     fused = model.blocks[1].attn
@@ -94,13 +94,13 @@ def test_granularities_and_a_process_of_its_own(whole, tmp_path):
 @pytest.mark.parametrize(
     'content, options, message',
     [
-        ({'conv1.weight': torch.zeros(1)}, [], 'no PVT and no DeiT but conv1'),
+        ({'conv1.weight': torch.zeros(1)}, [], 'no PVT and no ViT but conv1'),
         ([1], [], 'one object of type list'),
-        (None, ['--to', 'mmdet'], '--to mmdet: mmdet has no DeiT; allowed'),
+        (None, ['--to', 'mmdet'], '--to mmdet: mmdet has no ViT; allowed'),
     ],
 )
 def test_mistakes(whole, tmp_path, tool, content, options, message):
-    source, _ = whole('DeiT')
+    source, _ = whole('ViT')
     if content is not None:
         torch.save(content, source)
     said = tool(TOOL, source, tmp_path / 'out.pth', *options, expect=2)

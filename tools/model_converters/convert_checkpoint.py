@@ -1,4 +1,4 @@
-"""Convert a checkpoint of PVT or DeiT between the names of code bases.
+"""Convert a checkpoint of PVT or ViT between the names of code bases.
 
 Loading needs no conversion; this is for handing weights to other code::
 
@@ -19,7 +19,7 @@ import torch
 from mmengine.runner import save_checkpoint
 
 from mmdge.models.architectures import LAYOUTS
-from mmdge.models.weights import from_ours, recognise, to_ours, unwrap
+from mmdge.models.weights import DINOV2, from_ours, recognise, to_ours, unwrap
 from mmdge.utils import UserError, checks, launch
 
 
@@ -32,7 +32,8 @@ def parse_args() -> argparse.Namespace:
         choices=sorted({layout.name for layout in LAYOUTS}),
         default='mmdge',
         help='whose names to use; vtpack is the official DGE code, mmdet is '
-        'for PVT, mmpretrain and mmseg for DeiT (default: mmdge)',
+        "for PVT, mmpretrain, mmseg and hf (Hugging Face's) for ViT "
+        '(default: mmdge)',
     )
     return parser.parse_args()
 
@@ -43,7 +44,7 @@ def convert(checkpoint: Mapping, name: str) -> tuple[dict, str]:
     source = recognise(weights, LAYOUTS)
     if source is None:
         raise UserError(
-            'the checkpoint holds no PVT and no DeiT but '
+            'the checkpoint holds no PVT and no ViT but '
             f'{", ".join(list(weights)[:3])}, ...'
         )
     targets = {la.name: la for la in LAYOUTS if la.family == source.family}
@@ -54,6 +55,12 @@ def convert(checkpoint: Mapping, name: str) -> tuple[dict, str]:
         )
     tensors = {k: v for k, v in weights.items() if isinstance(v, torch.Tensor)}
     theirs, dropped = from_ours(to_ours(tensors, source), targets[name])
+    needed = [key for key in dropped if re.fullmatch(DINOV2, key)]
+    if needed:
+        raise UserError(
+            f'--to {name}: {name} has no place for {needed[0]} and '
+            f'{len(needed) - 1} more, without which the features are wrong'
+        )
     said = f'{source.name} {source.family} to {name}: {len(theirs)} entries'
     if dropped:
         kinds = Counter(re.sub(r'\d+', '*', key) for key in dropped)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -123,6 +124,14 @@ class Backbone(BaseModule):
         """Grid and interpolation of each position embedding, by name."""
         return {}
 
+    @staticmethod
+    def arguments_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
+        """What weights, in our names, tell of a backbone's arguments.
+
+        Beside its depth and widths, and in words of ``arch``, too.
+        """
+        return {}
+
     def routers_by_name(self) -> dict[str, nn.Module]:
         """The routers and their names in the state dict."""
         return {}
@@ -195,7 +204,7 @@ class Backbone(BaseModule):
     def _init_parameters(self) -> None:
         """Initialise as the official PVT and DeiT do."""
         for name, parameter in self.named_parameters():
-            if name.startswith(('pos_embed', 'cls_token', 'dist_token')):
+            if re.match('pos_embed|(cls|dist|register)_token', name):
                 nn.init.trunc_normal_(parameter, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):

@@ -1,18 +1,23 @@
-"""ViT (Dosovitskiy et al., ICLR 2021) as DeiT (Touvron et al., ICML 2021)."""
+"""ViT (Dosovitskiy et al., ICLR 2021), DeiT and DINOv2.
+
+DeiT: Touvron et al., ICML 2021. DINOv2: Oquab et al., TMLR 2024; its register
+tokens: Darcet et al., ICLR 2024.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mmdge.utils import UserError
+from mmdge.utils import UserError, is_number
 
 from ..cost import Cost
 from ..layers import PatchEmbed, TransformerBlock, resize_pos_embed
-from ..weights import HEAD, PREDICTOR, ROUTER, Layout
+from ..weights import DINOV2, HEAD, PREDICTOR, ROUTER, Layout
 from .base import (
     Backbone,
     check_arguments,
@@ -22,21 +27,57 @@ from .base import (
     look_up,
 )
 
+_SIZES = {
+    'tiny': dict(embed_dims=192, num_heads=3, feedforward_channels=768),
+    'small': dict(embed_dims=384, num_heads=6, feedforward_channels=1536),
+    'base': dict(embed_dims=768, num_heads=12, feedforward_channels=3072),
+    'large': dict(
+        embed_dims=1024,
+        num_layers=24,
+        num_heads=16,
+        feedforward_channels=4096,
+    ),
+    'huge': dict(
+        embed_dims=1280,
+        num_layers=32,
+        num_heads=16,
+        feedforward_channels=5120,
+    ),
+}
+_DINOV2 = dict(
+    patch_size=14, pretrain_img_size=518, layer_scale_init_value=1e-5
+)
+FFN_TYPES = ('origin', 'swiglu_fused')
+
 
 class ViT(Backbone):
     """Plain vision transformer, equal to ``mmpretrain.VisionTransformer``.
 
-    Parameters carry the names of the official DeiT, but ``attn.qkv`` is
+    Parameters carry the names of the official DeiT and DINOv2, but
+    ``attn.qkv`` is
     ``attn.q`` and ``attn.kv``, because queries may be packed where keys are
     not. Any image size runs: the position embedding is resized, and a border
     narrower than a patch is completed with zeros.
 
     Args:
-        arch (str | dict): ``'tiny'``, ``'small'``, ``'base'``, or a dict with
+        arch (str | dict): ``'tiny'``, ``'small'``, ``'base'`` (DeiT's),
+            ``'large'``, ``'huge'``, ``'dinov2-small'``, ``'dinov2-base'``,
+            ``'dinov2-large'``, ``'dinov2-giant'``, or a dict with
             ``embed_dims``, ``num_layers``, ``num_heads`` and
-            ``feedforward_channels``. Defaults to ``'small'``.
-        patch_size (int): Side of a token in pixels. Defaults to 16.
+            ``feedforward_channels``. It may also hold what the four
+            arguments that are None by default are then. Defaults to
+            ``'small'``.
+        patch_size (int, optional): Side of a token in pixels. Defaults to
+            None: 14 for DINOv2, else 16.
         distilled (bool): Add a distillation token. Defaults to False.
+        num_register_tokens (int): Extra tokens without a position; 4 in the
+            DINOv2 that has them. Defaults to 0.
+        layer_scale_init_value (float, optional): Initial factor of what
+            attention and MLP add, learned channel by channel; 0: none.
+            Defaults to None: 1e-5 for DINOv2, else 0.
+        ffn_type (str, optional): ``'origin'``, the MLP, or
+            ``'swiglu_fused'``, as in mmpretrain's ``layer_cfgs``. Defaults to
+            None: the latter for ``'dinov2-giant'``.
         out_type (str): ``'featmap'``: maps of the blocks ``out_indices``;
             ``'cls_token'``: their cls token ``(B, C)``, and if ``distilled``
             the pair of cls and distillation token, as mmpretrain's
@@ -46,28 +87,49 @@ class ViT(Backbone):
             not built. Defaults to -1.
         final_norm (bool): Norm the output of the last block. Defaults to
             True.
+        apply_layernorm (bool): Norm all outputs by the final norm, whatever
+            ``final_norm`` says, as DINOv2's heads for several blocks expect
+            it; named as in Hugging Face's. Defaults to False.
         drop_path_rate (float): See :class:`PVT`. Defaults to 0.1.
         frozen_stages (int): The patch embedding and the first so many blocks
             are not trained; what their routers remember of images goes on.
             Defaults to -1, like 0 none.
         with_cp (bool): See :class:`PVT`, also for the following. Defaults to
             False.
-        pretrain_img_size (int | tuple[int, int]): Defaults to 224.
+        pretrain_img_size (int | tuple[int, int], optional): Of the images
+            whose tokens have a position each. Defaults to None: 518 for
+            DINOv2, else 224.
         in_channels (int): Defaults to 3.
         init_cfg (dict, optional): Defaults to None.
     """
 
     arch_zoo = {
-        'tiny': dict(embed_dims=192, num_heads=3, feedforward_channels=768),
-        'small': dict(embed_dims=384, num_heads=6, feedforward_channels=1536),
-        'base': dict(embed_dims=768, num_heads=12, feedforward_channels=3072),
+        **_SIZES,
+        **{
+            f'dinov2-{size}': {**_SIZES[size], **_DINOV2}
+            for size in ('small', 'base', 'large')
+        },
+        'dinov2-giant': dict(
+            embed_dims=1536,
+            num_layers=40,
+            num_heads=24,
+            feedforward_channels=6144,
+            ffn_type='swiglu_fused',
+            **_DINOV2,
+        ),
     }
-    arch_defaults = dict(num_layers=12)
+    arch_defaults = dict(
+        num_layers=12,
+        patch_size=16,
+        pretrain_img_size=224,
+        layer_scale_init_value=0.0,
+        ffn_type='origin',
+    )
 
     def __init__(
         self,
         arch: str | dict = 'small',
-        patch_size: int = 16,
+        patch_size: int | None = None,
         distilled: bool = False,
         out_type: str = 'featmap',
         out_indices: int | Sequence[int] = -1,
@@ -75,17 +137,30 @@ class ViT(Backbone):
         drop_path_rate: float = 0.1,
         frozen_stages: int = -1,
         with_cp: bool = False,
-        pretrain_img_size: int | tuple[int, int] = 224,
+        pretrain_img_size: int | tuple[int, int] | None = None,
         in_channels: int = 3,
         init_cfg: dict | None = None,
+        num_register_tokens: int = 0,
+        layer_scale_init_value: float | None = None,
+        ffn_type: str | None = None,
+        apply_layernorm: bool = False,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
         arch = look_up(arch, self.arch_zoo, self.arch_defaults)
-        if any(not isinstance(v, int) or v < 1 for v in arch.values()):
+        arguments = dict(
+            patch_size=patch_size,
+            pretrain_img_size=pretrain_img_size,
+            layer_scale_init_value=layer_scale_init_value,
+            ffn_type=ffn_type,
+        )
+        arch |= {k: v for k, v in arguments.items() if v is not None}
+        sizes = [key for key in arch if key not in arguments]
+        if any(not isinstance(arch[k], int) or arch[k] < 1 for k in sizes):
             raise UserError(
                 f'arch must give one positive integer to each of '
-                f'{sorted(arch)}, but got {arch}.'
+                f'{sorted(sizes)}, but got {arch}.'
             )
+        patch_size, scale = arch['patch_size'], arch['layer_scale_init_value']
         dims, depth = arch['embed_dims'], arch['num_layers']
         check_arguments(out_type, frozen_stages, depth)
         if not isinstance(patch_size, int) or patch_size < 1:
@@ -93,7 +168,22 @@ class ViT(Backbone):
                 'patch_size must be an integer of at least 1, but got '
                 f'{patch_size!r}.'
             )
-        sides = image_size(pretrain_img_size, patch_size)
+        if not is_number(scale) or scale < 0:
+            raise UserError(
+                'layer_scale_init_value must be a number of at least 0, which '
+                f'is none, but got {scale!r}.'
+            )
+        if arch['ffn_type'] not in FFN_TYPES:
+            raise UserError(
+                f'ffn_type must be one of {FFN_TYPES}, but got '
+                f'{arch["ffn_type"]!r}.'
+            )
+        if not isinstance(num_register_tokens, int) or num_register_tokens < 0:
+            raise UserError(
+                'num_register_tokens must be an integer of at least 0, but '
+                f'got {num_register_tokens!r}.'
+            )
+        sides = image_size(arch['pretrain_img_size'], patch_size)
         self.arch = arch
         self.patch_size = patch_size
         self.strides = [patch_size]
@@ -110,9 +200,14 @@ class ViT(Backbone):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dims))
         if distilled:
             self.dist_token = nn.Parameter(torch.zeros(1, 1, dims))
-        self.num_extra_tokens = 2 if distilled else 1
-        num_positions = self.num_extra_tokens + math.prod(self.pos_size)
+        num_positions = 1 + distilled + math.prod(self.pos_size)
         self.pos_embed = nn.Parameter(torch.zeros(1, num_positions, dims))
+        if num_register_tokens:
+            self.register_tokens = nn.Parameter(
+                torch.zeros(1, num_register_tokens, dims)
+            )
+        self.distilled = distilled
+        self.num_extra_tokens = 1 + distilled + num_register_tokens
         # A block that no output depends on would be trained by nothing.
         num_blocks = self.out_indices[-1] + 1
         self.blocks = nn.ModuleList(
@@ -122,13 +217,16 @@ class ViT(Backbone):
                 arch['feedforward_channels'],
                 drop_path=rate,
                 name=f'blocks.{i}',
+                layer_scale_init_value=scale,
+                ffn_type=arch['ffn_type'],
             )
             for i, rate in enumerate(
                 drop_path_rates(drop_path_rate, depth)[:num_blocks]
             )
         )
+        self.apply_layernorm = apply_layernorm
         self.norm = nn.Identity()
-        if final_norm and num_blocks == depth:
+        if apply_layernorm or (final_norm and num_blocks == depth):
             self.norm = nn.LayerNorm(dims, eps=1e-6)
 
         self._init_parameters()
@@ -161,7 +259,8 @@ class ViT(Backbone):
         outs, cost = self.run_blocks(
             0, stream.pop(), size, self.valid_mask(x), self.out_indices
         )
-        outs[-1] = self.norm(outs[-1])
+        first = 0 if self.apply_layernorm else -1
+        outs[first:] = map(self.norm, outs[first:])
         flops = self.patch_embed.flops(size)
         embedding = Cost.constant(flops, len(x), x.device)
         self.cost = Cost.of_stages([Cost.add_up([embedding, cost])])
@@ -169,13 +268,13 @@ class ViT(Backbone):
 
     def _embed(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
         """Add the extra tokens, first, and the positions."""
-        extra_pos, pos = self.pos_embed.tensor_split(
-            [self.num_extra_tokens], 1
-        )
         extra = [self.cls_token]
-        if self.num_extra_tokens == 2:
+        if self.distilled:
             extra.append(self.dist_token)
-        extra = torch.cat(extra, 1) + extra_pos  # (1, E, C)
+        extra_pos, pos = self.pos_embed.tensor_split([len(extra)], 1)
+        extra = torch.cat(extra, 1) + extra_pos
+        if self.num_extra_tokens > extra.shape[1]:
+            extra = torch.cat([extra, self.register_tokens], 1)  # (1, E, C)
         pos = resize_pos_embed(pos, self.pos_size, size, mode='bicubic')
         return torch.cat([extra.expand(len(tokens), -1, -1), tokens + pos], 1)
 
@@ -186,7 +285,7 @@ class ViT(Backbone):
             # (B, E + h * w, C) -> (B, C, h, w)
             tokens = tokens[:, self.num_extra_tokens :]
             return tokens.unflatten(1, size).permute(0, 3, 1, 2)
-        if self.num_extra_tokens == 2:
+        if self.distilled:
             return tokens[:, 0], tokens[:, 1]
         return tokens[:, 0]
 
@@ -219,13 +318,29 @@ class ViT(Backbone):
             return num_layers - 1, num_layers
         if part == 'blocks':
             return int(rest.partition('.')[0]) + 1, num_layers
-        if part in ('patch_embed', 'pos_embed', 'cls_token', 'dist_token'):
+        if part == 'patch_embed' or name in dict(
+            self.named_parameters(recurse=False)
+        ):
             return 0, num_layers
         return num_layers - 1, num_layers
 
     def pos_embeds(self) -> dict[str, tuple[tuple[int, int], str]]:
         """See :class:`Backbone`."""
         return {'pos_embed': (self.pos_size, 'bicubic')}
+
+    @staticmethod
+    def arguments_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
+        """See :class:`Backbone`."""
+        told = dict(
+            layer_scale_init_value=1e-5 * ('blocks.0.ls1.gamma' in state),
+            ffn_type=FFN_TYPES['blocks.0.mlp.w12.weight' in state],
+            num_register_tokens=0,
+        )
+        if 'patch_embed.proj.weight' in state:
+            told['patch_size'] = state['patch_embed.proj.weight'].shape[-1]
+        if 'register_tokens' in state:
+            told['num_register_tokens'] = state['register_tokens'].shape[1]
+        return told
 
     @property
     def unbuilt(self) -> tuple[str, ...]:
@@ -245,41 +360,85 @@ _OPENMMLAB = (
     ('ln1.', 'norm.'),
     ('ln2.', 'fc_norm.'),  # of the mean token
 )
+_HUGGING_FACE = (
+    ('embeddings.cls_token', 'cls_token'),
+    ('embeddings.distillation_token', 'dist_token'),
+    ('embeddings.mask_token', 'mask_token'),
+    ('embeddings.register_tokens', 'register_tokens'),
+    ('embeddings.position_embeddings', 'pos_embed'),
+    ('embeddings.patch_embeddings.projection.', 'patch_embed.proj.'),
+    ('encoder.layer.', 'blocks.'),
+    ('.attention.attention.query.', '.attn.q.'),
+    ('.attention.attention.key.', '.attn.k.'),
+    ('.attention.attention.value.', '.attn.v.'),
+    ('.attention.output.dense.', '.attn.proj.'),
+    ('layernorm.', 'norm.'),
+)
+_OURS_ALONE = rf'{HEAD}|{ROUTER}|{PREDICTOR}'
 
 # The first whose mark is found counts.
 ViT.layouts = (
     Layout(
-        *('DeiT', 'vtpack', r'blocks\.\d+\.dge\..*'),  # the official DGE code
+        *('ViT', 'vtpack', r'blocks\.\d+\.dge\..*'),  # the official DGE code
         rows=(
             ('.dge.router.', '.router.'),
             ('.dge.splits', '.router.sides', 'splits'),
         ),
-        no_place=rf'.*\.router\.(?!gate\.|sides$).*|{PREDICTOR}',
+        no_place=rf'.*\.router\.(?!gate\.|sides$).*|{PREDICTOR}|{DINOV2}',
         container='model',
     ),
     Layout(
-        *('DeiT', 'mmpretrain', r'layers\.\d+\.attn\.qkv\..*'),
-        rows=(('.attn.qkv.', '.attn.q.', 'qkv'), *_OPENMMLAB),
-        no_place=rf'{HEAD}|{ROUTER}|{PREDICTOR}',
+        *('ViT', 'mmpretrain', r'layers\.\d+\.attn\.qkv\..*'),
+        rows=(
+            ('.attn.qkv.', '.attn.q.', 'qkv'),
+            ('.attn.gamma1.weight', '.ls1.gamma'),
+            ('.ffn.gamma2.weight', '.ls2.gamma'),
+            ('.ffn.w12.', '.mlp.w12.'),
+            ('.ffn.w3.', '.mlp.w3.'),
+            *_OPENMMLAB,
+        ),
+        no_place=rf'register_tokens|{_OURS_ALONE}',
         container='state_dict',
     ),
     Layout(
-        *('DeiT', 'mmseg', r'layers\.\d+\.attn\.attn\.in_proj_.*'),
+        *('ViT', 'mmseg', r'layers\.\d+\.attn\.attn\.in_proj_.*'),
         rows=(
             ('.attn.attn.in_proj_', '.attn.q.', 'qkv'),
             ('.attn.attn.out_proj.', '.attn.proj.'),
             *_OPENMMLAB,
         ),
-        no_place=rf'dist_token|{HEAD}|{ROUTER}|{PREDICTOR}',
+        no_place=rf'dist_token|{DINOV2}|{_OURS_ALONE}',
         container='state_dict',
     ),
-    Layout(  # timm's and MAE's, too
-        *('DeiT', 'official', r'blocks\.\d+\.attn\.qkv\..*'),
+    Layout(
+        *('ViT', 'hf-dinov2', r'encoder\.layer\.\d+\.norm1\..*'),
+        rows=(
+            *_HUGGING_FACE,
+            ('.layer_scale1.lambda1', '.ls1.gamma'),
+            ('.layer_scale2.lambda1', '.ls2.gamma'),
+            ('.mlp.weights_in.', '.mlp.w12.'),
+            ('.mlp.weights_out.', '.mlp.w3.'),
+        ),
+        no_place=rf'dist_token|{_OURS_ALONE}',
+    ),
+    Layout(  # DeiT's, too
+        *('ViT', 'hf-vit', r'encoder\.layer\.\d+\.layernorm_before\..*'),
+        rows=(
+            *_HUGGING_FACE,
+            ('.layernorm_before.', '.norm1.'),
+            ('.layernorm_after.', '.norm2.'),
+            ('.intermediate.dense.', '.mlp.fc1.'),
+            ('.output.dense.', '.mlp.fc2.'),
+        ),
+        no_place=rf'{DINOV2}|{_OURS_ALONE}',
+    ),
+    Layout(  # DINOv2's, timm's and MAE's, too
+        *('ViT', 'official', r'blocks\.\d+\.attn\.qkv\..*'),
         rows=(('.attn.qkv.', '.attn.q.', 'qkv'),),
         no_place=ROUTER,
         container='model',
     ),
     Layout(
-        *('DeiT', 'mmdge', r'blocks\.\d+\.attn\.q\..*', (), HEAD, 'state_dict')
+        *('ViT', 'mmdge', r'blocks\.\d+\.attn\.q\..*', (), HEAD, 'state_dict')
     ),
 )

@@ -1,6 +1,6 @@
 """The registered backbones, each an architecture, a method and defaults."""
 
-from .dge import DGEPVT, DGEDeiT
+from .dge import DGEPVT, DGEDeiT, DGEViT
 from .dynamic_vit import DynamicViT
 
-__all__ = ['DGEPVT', 'DGEDeiT', 'DynamicViT']
+__all__ = ['DGEPVT', 'DGEDeiT', 'DGEViT', 'DynamicViT']

@@ -1,4 +1,4 @@
-"""DGE-PVT and DGE-DeiT: static architecture + granularity + defaults.
+"""DGE-PVT, DGE-ViT and DGE-DeiT: static architecture + granularity + defaults.
 
 Source: Dynamic Grained Encoder (Song et al., NeurIPS 2021).
 """
@@ -66,12 +66,13 @@ class DGEPVT(Granularity, PVT):
 
 
 @MODELS.register_module()
-class DGEDeiT(Granularity, ViT):
-    """DeiT whose blocks give each region as many queries as it deserves.
+class DGEViT(Granularity, ViT):
+    """ViT whose blocks give each region as many queries as it deserves.
 
-    ``routing='finest'`` is its dense twin, the plain DeiT, equal to
-    ``mmpretrain.VisionTransformer`` with the same weights. Padding is what it
-    is for :class:`DGEPVT`.
+    That of DeiT, DINOv2, MAE and others. ``routing='finest'`` is its dense
+    twin, the plain ViT, equal to ``mmpretrain.VisionTransformer`` with the
+    same weights. Padding is what it is for :class:`DGEPVT`. Extra tokens are
+    always computed.
 
     Args:
         arch (str | dict): See :class:`ViT`. Defaults to ``'small'``.
@@ -81,6 +82,12 @@ class DGEDeiT(Granularity, ViT):
         price (float): See :class:`DGEPVT`. Defaults to 0.
         sparse_training (bool): See :class:`DGEPVT`. Defaults to False.
         **kwargs: See :class:`ViT`.
+
+    Example:
+        >>> model = DGEViT('dinov2-small', routing='variance').eval()
+        >>> (map,) = model(torch.rand(1, 3, 224, 224))
+        >>> map.shape, model.cost.ratio.shape
+        (torch.Size([1, 384, 16, 16]), torch.Size([1]))
     """
 
     def __init__(
@@ -94,3 +101,8 @@ class DGEDeiT(Granularity, ViT):
     ) -> None:
         super().__init__(arch, **kwargs)
         self.add_routers(granularities, routing, price, sparse_training)
+
+
+@MODELS.register_module()
+class DGEDeiT(DGEViT):
+    """:class:`DGEViT` by the name of the paper's own."""

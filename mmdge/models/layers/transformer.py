@@ -230,12 +230,17 @@ class MLP(nn.Module):
         hidden_dims (int): Channels in between.
     """
 
+    num_inputs = 1  # products that make the hidden channels
+
     def __init__(self, embed_dims: int, hidden_dims: int) -> None:
         super().__init__()
         self.embed_dims = embed_dims
         self.hidden_dims = hidden_dims
-        self.fc1 = nn.Linear(embed_dims, hidden_dims)
-        self.fc2 = nn.Linear(hidden_dims, embed_dims)
+        self._add_layers()
+
+    def _add_layers(self) -> None:
+        self.fc1 = nn.Linear(self.embed_dims, self.hidden_dims)
+        self.fc2 = nn.Linear(self.hidden_dims, self.embed_dims)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(L, C)`` to ``(L, C)``."""
@@ -254,12 +259,57 @@ class MLP(nn.Module):
         """
         if x.device.type != 'cpu' or torch.is_grad_enabled():
             return 1
-        hidden = len(x) * self.hidden_dims * x.element_size()
-        return max(1, -(-hidden // CACHE_BYTES))
+        hidden = self.num_inputs * self.hidden_dims
+        return max(1, -(-len(x) * hidden * x.element_size() // CACHE_BYTES))
 
     def flops(self) -> LinearCost:
         """Multiply-adds: all of them are paid per row."""
-        return LinearCost(0, 2 * self.embed_dims * self.hidden_dims)
+        products = self.num_inputs + 1
+        return LinearCost(0, products * self.embed_dims * self.hidden_dims)
+
+
+class SwiGLU(MLP):
+    """MLP whose hidden channels are gated by as many others.
+
+    Source: Shazeer, 2020 (2002.05202); parameter names and rounding of the
+    official DINOv2.
+
+    Args:
+        embed_dims (int): Channels ``C``.
+        feedforward_channels (int): Hidden channels of an MLP of about as many
+            FLOPs. Here they are two thirds of that, rounded up to eights.
+    """
+
+    num_inputs = 2
+
+    def __init__(self, embed_dims: int, feedforward_channels: int) -> None:
+        two_thirds = int(feedforward_channels * 2 / 3)
+        super().__init__(embed_dims, (two_thirds + 7) // 8 * 8)
+
+    def _add_layers(self) -> None:
+        self.w12 = nn.Linear(self.embed_dims, 2 * self.hidden_dims)
+        self.w3 = nn.Linear(self.hidden_dims, self.embed_dims)
+
+    def _rows(self, x: Tensor) -> Tensor:
+        gate, hidden = self.w12(x).chunk(2, dim=-1)
+        return self.w3(F.silu(gate) * hidden)
+
+
+class LayerScale(nn.Module):
+    """A learned factor for each channel (Touvron et al., ICCV 2021).
+
+    Args:
+        embed_dims (int): Channels ``C``.
+        init_value (float): Of all factors.
+    """
+
+    def __init__(self, embed_dims: int, init_value: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((embed_dims,), init_value))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale ``(..., C)``; elementwise, so no multiply-adds count."""
+        return x * self.gamma
 
 
 class DropPath(nn.Module):
@@ -325,7 +375,7 @@ class Context(NamedTuple):
 
 
 class TransformerBlock(nn.Module):
-    """Pre-norm encoder block of PVT, DeiT and ViT.
+    """Pre-norm encoder block of PVT, DeiT, ViT and DINOv2.
 
     Args:
         embed_dims (int): Channels ``C``.
@@ -335,6 +385,10 @@ class TransformerBlock(nn.Module):
         drop_path (float): Probability to drop a sample's residual branch.
             Defaults to 0.
         name (str): For reports. Defaults to ``''``.
+        layer_scale_init_value (float): Of :class:`LayerScale` on attention
+            and MLP. Defaults to 0: none.
+        ffn_type (str): ``'origin'``: :class:`MLP`; ``'swiglu_fused'``:
+            :class:`SwiGLU`. Defaults to ``'origin'``.
     """
 
     def __init__(
@@ -345,6 +399,8 @@ class TransformerBlock(nn.Module):
         sr_ratio: int = 1,
         drop_path: float = 0.0,
         name: str = '',
+        layer_scale_init_value: float = 0.0,
+        ffn_type: str = 'origin',
     ) -> None:
         super().__init__()
         self.embed_dims = embed_dims
@@ -352,7 +408,12 @@ class TransformerBlock(nn.Module):
         self.norm1 = nn.LayerNorm(embed_dims, eps=1e-6)
         self.attn = SpatialReductionAttention(embed_dims, num_heads, sr_ratio)
         self.norm2 = nn.LayerNorm(embed_dims, eps=1e-6)
-        self.mlp = MLP(embed_dims, feedforward_channels)
+        ffn = SwiGLU if ffn_type == 'swiglu_fused' else MLP
+        self.mlp = ffn(embed_dims, feedforward_channels)
+        self.ls1, self.ls2 = nn.Identity(), nn.Identity()
+        if layer_scale_init_value:
+            self.ls1 = LayerScale(embed_dims, layer_scale_init_value)
+            self.ls2 = LayerScale(embed_dims, layer_scale_init_value)
         self.drop_path = DropPath(drop_path)
 
     def prepare(
@@ -405,9 +466,10 @@ class TransformerBlock(nn.Module):
         attended = self.attn(
             normed, context=context, lengths=lengths, attend=attend
         )
+        attended = self.ls1(attended)
         attended = self.drop_path(attended, context.kept[0], lengths)
         sums = rows + attended
-        hidden = self.mlp(self.norm2(sums))
+        hidden = self.ls2(self.mlp(self.norm2(sums)))
         hidden = self.drop_path(hidden, context.kept[1], lengths)
         return add(attended, hidden, out=sums)
 
