@@ -185,11 +185,7 @@ FAMILIES = {
     'DGEViT': Family(
         build=dinov2,
         host=mmpretrains,
-        kinds={
-            'learned': {},
-            'variance': dict(routing='variance'),
-            'finest': dict(routing='finest'),
-        },
+        kinds={'learned': {}, 'variance': dict(routing='variance')},
         variants={
             'map': {},
             'norms': dict(apply_layernorm=True, out_indices=(0, 1)),

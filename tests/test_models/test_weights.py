@@ -12,11 +12,12 @@ from mmengine.runner import load_checkpoint
 from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 
-from mmdge.models import DGEPVT, DGEDeiT
+from mmdge.models import DGEPVT, DGEDeiT, DGEViT
 from mmdge.models.architectures import LAYOUTS
 from mmdge.models.weights import from_ours, recognise, to_ours, unwrap
 from mmdge.utils import UserError
 from tests import hostile
+from tests.small import DINO
 
 PVT = dict(
     embed_dims=(16, 32, 40, 64),
@@ -41,6 +42,10 @@ def deit(routing='finest', **kwargs):
             dict(arch=DEIT, routing=routing, pretrain_img_size=64), **kwargs
         )
     )
+
+
+def dinov2(routing='finest', **kwargs):
+    return deit(routing, **{**DINO, **kwargs})
 
 
 BUILD = dict(PVT=pvt, ViT=deit)
@@ -173,6 +178,120 @@ class TestHosts:
         twin = pvt(arch=arch)
         twin.load_state_dict(model.backbone.state_dict())
         outputs_agree(twin, mmdets)
+
+
+class TestDINOv2:
+    @pytest.mark.parametrize('name', ['official', 'mmpretrain', 'hf-dinov2'])
+    @pytest.mark.parametrize(
+        'wrap',
+        [
+            lambda state: state,
+            lambda state: {  # as its training writes it
+                'teacher': {
+                    'dino_head.mlp.0.weight': torch.rand(2, 2),
+                    **{
+                        re.sub(r'^blocks\.', 'backbone.blocks.0.', key)
+                        if key.startswith('blocks.')
+                        else f'backbone.{key}': value
+                        for key, value in state.items()
+                    },
+                }
+            },
+            lambda state: {
+                'classifier.weight': torch.rand(2, 2),
+                **{f'dinov2.{key}': value for key, value in state.items()},
+            },
+        ],
+        ids=['flat', 'teacher', 'dinov2.'],
+    )
+    def test_every_file_loads(self, name, wrap):
+        registers = 0 if name == 'mmpretrain' else 2
+        source = shaken(dinov2(num_register_tokens=registers))
+        layout = layout_of(name, 'ViT')
+        theirs, dropped = from_ours(source.state_dict(), layout)
+        assert not dropped
+        mask = 'embeddings.mask_token' if name[:2] == 'hf' else 'mask_token'
+        state = wrap({**theirs, mask: torch.zeros(1, 48)})
+        model = dinov2('variance', num_register_tokens=registers)
+        model.load_state_dict(state)  # strict
+        found = model.state_dict()
+        same(
+            {key: found[key] for key in source.state_dict()},
+            source.state_dict(),
+        )
+
+    def test_names_of_hugging_face(self):
+        state = shaken(dinov2()).state_dict()
+        theirs, _ = from_ours(state, layout_of('hf-dinov2', 'ViT'))
+        block = {
+            key.removeprefix('encoder.layer.2.')
+            for key in theirs
+            if key.startswith('encoder.layer.2.')
+        }
+        linear = (
+            *('attention.attention.query', 'attention.attention.key'),
+            *('attention.attention.value', 'attention.output.dense'),
+            *('norm1', 'norm2', 'mlp.weights_in', 'mlp.weights_out'),
+        )
+        assert block == {
+            *('layer_scale1.lambda1', 'layer_scale2.lambda1'),
+            *(
+                f'{part}.{kind}'
+                for part in linear
+                for kind in ('weight', 'bias')
+            ),
+        }
+        assert {key for key in theirs if 'encoder' not in key} == {
+            *('embeddings.cls_token', 'embeddings.register_tokens'),
+            'embeddings.position_embeddings',
+            'embeddings.patch_embeddings.projection.weight',
+            'embeddings.patch_embeddings.projection.bias',
+            *('layernorm.weight', 'layernorm.bias'),
+        }
+        official, _ = from_ours(state, layout_of('official', 'ViT'))
+        parts = ('query', 'key', 'value')
+        stem = 'encoder.layer.2.attention.attention'
+        assert torch.cat(
+            [theirs[f'{stem}.{part}.weight'] for part in parts]
+        ).equal(official['blocks.2.attn.qkv.weight'])
+        theirs, _ = from_ours(
+            deit(distilled=True).state_dict(), layout_of('hf-vit', 'ViT')
+        )
+        assert 'embeddings.distillation_token' in theirs
+        for part in (
+            *('layernorm_before', 'layernorm_after', 'attention.output.dense'),
+            *('intermediate.dense', 'output.dense'),
+        ):
+            assert f'encoder.layer.0.{part}.bias' in theirs
+
+    def test_real_ones_give_what_mmpretrain_gives(self, test_data):
+        backbones = pytest.importorskip('mmpretrain.models.backbones')
+        path = test_data / 'weights' / 'dinov2_vits14_fp16.pth'
+        if not path.is_file():
+            pytest.skip(f'no weights at {path}')
+        state = torch.load(path, weights_only=True)  # float16
+        model = DGEViT('dinov2-small', routing='finest', out_indices=(3, 11))
+        model.load_state_dict(state)
+        assert model.pos_embed.dtype == torch.float32
+        host = backbones.VisionTransformer(
+            'dinov2-small',
+            img_size=518,
+            patch_size=14,
+            layer_scale_init_value=1e-5,
+            out_type='featmap',
+            out_indices=[3, 11],
+        )
+        theirs, dropped = from_ours(
+            to_ours(state, layout_of('official', 'ViT')),
+            layout_of('mmpretrain', 'ViT'),
+        )
+        assert not dropped
+        host.load_state_dict(theirs)
+        host.eval()
+        with torch.no_grad():
+            x = torch.randn(1, 3, 140, 196)
+            for ours, expected in zip(model.eval()(x), host(x), strict=True):
+                torch.testing.assert_close(ours, expected, atol=1e-4, rtol=0)
 
 
 class TestOfficialDGE:
@@ -666,6 +785,43 @@ class TestRefusals:
                 r'holds 1 unknown \(blocks\.7\.router',
             ),
             (
+                deit,
+                lambda: dinov2(patch_size=8, ffn_type='origin').state_dict(),
+                r'holds 7 unknown \(register_tokens, blocks\.0\.ls1\.gamma.*'
+                r'\); set layer_scale_init_value=1e-05, '
+                r'num_register_tokens=2, patch_size=8$',
+            ),
+            (
+                lambda: DGEDeiT('tiny', routing='finest'),
+                lambda: DGEViT(
+                    'dinov2-small', routing='finest', pretrain_img_size=28
+                ).state_dict(),
+                r"embed_dims=384: set arch='dinov2-small', "
+                r'layer_scale_init_value=1e-05, patch_size=14$',
+            ),
+            (
+                lambda: DGEDeiT('small', routing='finest'),
+                lambda: DGEViT(
+                    'dinov2-small', routing='finest', pretrain_img_size=28
+                ).state_dict(),
+                r'\); set layer_scale_init_value=1e-05, patch_size=14, as '
+                r"arch='dinov2-small' has it$",
+            ),
+            (
+                dinov2,
+                lambda: deit().state_dict(),
+                r"\); set layer_scale_init_value=0.0, ffn_type='origin', "
+                'num_register_tokens=0$',
+            ),
+            (
+                dinov2,
+                lambda: {  # as DINOv3
+                    **without(dinov2().state_dict(), 'pos_embed'),
+                    'rope_embed.periods': torch.zeros(4),
+                },
+                'lacks 1 of its entries .*another kind of transformer',
+            ),
+            (
                 pvt,
                 lambda: nn.BatchNorm2d(3).state_dict(),
                 'holds no weights for the backbone DGEPVT but weight, bias, '
@@ -825,7 +981,7 @@ class TestRectangles:
             model.load_state_dict(source.state_dict())
         deit(pretrain_img_size=(48, 80)).load_state_dict(source.state_dict())
 
-    @pytest.mark.parametrize('size', ['224', (64,), (64, 8), (64.0, 64), None])
+    @pytest.mark.parametrize('size', ['224', (64,), (64, 8), (64.0, 64)])
     @pytest.mark.parametrize('build', BUILD.values(), ids=BUILD)
     def test_what_is_no_size(self, build, size):
         with pytest.raises(ValueError, match='pretrain_img_size.* but got'):

@@ -289,6 +289,10 @@ SIZE = (64, 96)
         (PVT, dict(pretrain_img_size=250)),
         (DEIT, dict()),
         (DEIT, dict(out_indices=(1, 3), patch_size=8)),
+        (
+            dict(DEIT, type='mmdge.DGEViT'),
+            dict(ffn_type='swiglu_fused', layer_scale_init_value=1.0),
+        ),
         (DEIT, dict(distilled=True, out_type='cls_token')),
         (DEIT, dict(final_norm=False, pretrain_img_size=100)),
     ],

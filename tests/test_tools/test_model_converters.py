@@ -97,6 +97,14 @@ def test_granularities_and_a_process_of_its_own(whole, tmp_path):
         ({'conv1.weight': torch.zeros(1)}, [], 'no PVT and no ViT but conv1'),
         ([1], [], 'one object of type list'),
         (None, ['--to', 'mmdet'], '--to mmdet: mmdet has no ViT; allowed'),
+        (
+            {
+                'blocks.0.attn.qkv.weight': torch.zeros(3, 1),
+                'blocks.0.ls1.gamma': torch.zeros(1),
+            },
+            ['--to', 'mmseg'],
+            '--to mmseg: mmseg has no place for blocks.0.ls1.gamma, without',
+        ),
     ],
 )
 def test_mistakes(whole, tmp_path, tool, content, options, message):

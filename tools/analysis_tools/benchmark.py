@@ -46,7 +46,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import mmdge
-from mmdge import DGEPVT, DGEDeiT, share_for_budget
+from mmdge import DGEPVT, DGEViT, share_for_budget
 from mmdge.datasets import image_loader
 from mmdge.models.architectures import Backbone, backbone_class
 from mmdge.models.weights import from_ours
@@ -403,11 +403,11 @@ def host_backbone(twin: Backbone) -> tuple[str, nn.Module]:
             norm_cfg=dict(type='LN', eps=1e-6),
             **arch,
         )
-    elif isinstance(twin, DGEDeiT):
+    elif isinstance(twin, DGEViT) and not twin.apply_layernorm:
         from mmpretrain.models import backbones
 
-        name, distilled = 'mmpretrain', twin.num_extra_tokens == 2
-        kind = f'{"Distilled" * distilled}VisionTransformer'
+        name = 'mmpretrain'
+        kind = f'{"Distilled" * twin.distilled}VisionTransformer'
         host = getattr(backbones, kind)(
             # Blocks that no output depends on are left out here, as in ours.
             arch={**twin.arch, 'num_layers': len(twin.blocks)},
@@ -417,6 +417,8 @@ def host_backbone(twin: Backbone) -> tuple[str, nn.Module]:
             out_indices=twin.out_indices,
             out_type=twin.out_type,
             final_norm=isinstance(twin.norm, nn.LayerNorm),
+            layer_scale_init_value=twin.arch['layer_scale_init_value'],
+            layer_cfgs=dict(ffn_type=twin.arch['ffn_type']),
         )
     else:
         raise ValueError(f'no host has one like {type(twin).__name__}')

@@ -58,8 +58,8 @@ def convert(checkpoint: Mapping, name: str) -> tuple[dict, str]:
     needed = [key for key in dropped if re.fullmatch(DINOV2, key)]
     if needed:
         raise UserError(
-            f'--to {name}: {name} has no place for {needed[0]} and '
-            f'{len(needed) - 1} more, without which the features are wrong'
+            f'--to {name}: {name} has no place for {needed[0]}, without '
+            'which the features would be wrong'
         )
     said = f'{source.name} {source.family} to {name}: {len(theirs)} entries'
     if dropped:

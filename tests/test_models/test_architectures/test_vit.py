@@ -24,6 +24,48 @@ def test_flops_are_deits(arch, gflops):
     assert model.cost.dense.item() / 1e9 == pytest.approx(gflops, rel=0.02)
 
 
+@pytest.mark.parametrize(
+    'arch, millions',
+    [
+        ('dinov2-small', 22.06),
+        ('dinov2-base', 86.58),
+        ('dinov2-large', 304.4),
+        ('dinov2-giant', 1136),
+    ],
+)
+def test_parameters_are_dinov2s(arch, millions):
+    """As its model card has them."""
+    with torch.device('meta'):
+        model = ViT(arch)
+    num = sum(p.numel() for p in model.parameters())
+    assert num / 1e6 == pytest.approx(millions, rel=5e-4)
+    assert model.patch_size == 14 and model.pos_size == (37, 37)
+
+
+def test_arguments_count_before_what_the_arch_has():
+    with torch.device('meta'):
+        model = ViT(
+            'dinov2-small',
+            patch_size=16,
+            pretrain_img_size=224,
+            layer_scale_init_value=0,
+        )
+    assert model.patch_size == 16 and model.pos_size == (14, 14)
+    assert not any(name.endswith('gamma') for name in model.state_dict())
+
+
+def test_all_outputs_are_normed_if_asked():
+    raw = build(out_indices=(0, 1), final_norm=False).eval()
+    model = build(out_indices=(0, 1), apply_layernorm=True).eval()
+    model.load_state_dict(
+        {**raw.state_dict(), **model.norm.state_dict(prefix='norm.')}
+    )
+    x = torch.rand(1, 3, 64, 64)
+    for out, plain in zip(model(x), raw(x), strict=True):
+        normed = model.norm(plain.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        torch.testing.assert_close(out, normed)
+
+
 def test_static_it_is_the_dense_twin_of_a_dynamic_one():
     twin, static = deit('finest').eval(), build().eval()
     static.load_state_dict(twin.state_dict())
@@ -67,14 +109,15 @@ def test_the_mlp_is_as_wide_as_asked():
 
 
 def test_the_embeddings_and_first_blocks_are_frozen():
-    model = build(frozen_stages=2, distilled=True)
+    model = build(frozen_stages=2, distilled=True, num_register_tokens=2)
     frozen = {
         '.'.join(name.split('.')[: 2 if name.startswith('blocks') else 1])
         for name, p in model.named_parameters()
         if not p.requires_grad
     }
     assert frozen == {
-        *('cls_token', 'dist_token', 'pos_embed', 'patch_embed'),
+        *('cls_token', 'dist_token', 'register_tokens'),
+        *('pos_embed', 'patch_embed'),
         *('blocks.0', 'blocks.1'),
     }
 
@@ -98,7 +141,10 @@ def test_depths_of_parameters():
 @pytest.mark.parametrize(
     'kwargs, message',
     [
-        (dict(arch='large'), "'large' is unknown.*'tiny', 'small', 'base'"),
+        (
+            dict(arch='xl'),
+            "'xl' is unknown.*'tiny', 'small', .*'dinov2-giant'",
+        ),
         (dict(arch=dict(embed_dims=48)), 'arch must give'),
         (dict(arch=dict(DEIT, num_heads=0)), 'one positive integer to each'),
         (dict(out_type='raw'), "'featmap' or 'cls_token'.*'raw'"),
@@ -109,6 +155,9 @@ def test_depths_of_parameters():
         (dict(out_indices=1.5), 'out_indices=1.5'),
         (dict(frozen_stages=4), 'frozen_stages=4.*at most 3'),
         (dict(patch_size=0), 'patch_size.*0'),
+        (dict(num_register_tokens=-1), 'num_register_tokens.*-1'),
+        (dict(layer_scale_init_value=-1), 'layer_scale_init_value.*-1'),
+        (dict(ffn_type='swiglu'), "ffn_type.*'swiglu_fused'.*'swiglu'"),
         (dict(pretrain_img_size=4), 'at least 8.*4'),
         (dict(pretrain_img_size=(64, 4)), r'at least 8.*\(64, 4\)'),
     ],
