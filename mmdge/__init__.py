@@ -20,6 +20,8 @@ from .models import (
     DGEDeiT,
     DGEViT,
     DynamicViT,
+    MergingViT,
+    MixedPatchViT,
     SimpleFPN,
     share_for_budget,
 )
@@ -37,6 +39,8 @@ __all__ = [
     'DGEDeiT',
     'DGEViT',
     'DynamicViT',
+    'MergingViT',
+    'MixedPatchViT',
     'GranularityVisHook',
     'RandomPriceHook',
     'RatioByContent',

@@ -4,8 +4,15 @@ import torch
 from torch import nn
 
 from mmdge.calibration import collect_errors
-from mmdge.models import DGEPVT, DGEDeiT, DGEViT, DynamicViT
-from mmdge.models.routing import ErrorRouter, OracleRouter
+from mmdge.models import (
+    DGEPVT,
+    DGEDeiT,
+    DGEViT,
+    DynamicViT,
+    MergingViT,
+    MixedPatchViT,
+)
+from mmdge.models.routing import EffectRouter, ErrorRouter, OracleRouter
 
 PVT = dict(
     embed_dims=(8, 16, 16, 32), num_layers=(1, 2, 1, 1), num_heads=(1, 2, 2, 4)
@@ -37,6 +44,16 @@ def dynamic_vit(patch_size=8, pruning_loc=(0, 1), **kwargs):
     return _build(DynamicViT, dict(pruning_loc=pruning_loc, **kwargs))
 
 
+def mixed_patch_vit(patch_size=8, **kwargs):
+    return _build(
+        MixedPatchViT, dict(arch=DEIT, patch_size=patch_size, **kwargs)
+    )
+
+
+def merging_vit(patch_size=8, **kwargs):
+    return _build(MergingViT, dict(arch=DEIT, patch_size=patch_size, **kwargs))
+
+
 def _build(family, kwargs):
     defaults = dict(drop_path_rate=0.0, pretrain_img_size=64)
     return shaken(family(**{**defaults, **kwargs}))
@@ -55,6 +72,10 @@ def shaken(model):
             nn.init.zeros_(parameter)
     if any(isinstance(router, ErrorRouter) for router in model.routers):
         calibrate(model.eval())
+    for router in model.routers:
+        if isinstance(router, EffectRouter):
+            nn.init.normal_(router.weight)
+            router.own_price.fill_(0.1)
     return model.train()
 
 

@@ -22,7 +22,16 @@ from mmdge.models.layers import transformer
 from mmdge.models.weights import from_ours
 from mmdge.utils import UserError
 from mmdge.utils.counting import flop_counter
-from tests.small import DINO, deit, dinov2, dynamic_vit, pictures, pvt
+from tests.small import (
+    DINO,
+    deit,
+    dinov2,
+    dynamic_vit,
+    merging_vit,
+    mixed_patch_vit,
+    pictures,
+    pvt,
+)
 
 
 class Family(NamedTuple):
@@ -159,6 +168,12 @@ VIT = {
     'distilled': dict(distilled=True, out_indices=(1, 2)),
     'pair': dict(distilled=True, out_type='cls_token'),
 }
+PLAIN = dict(
+    host=mmpretrains,
+    dense=dict(routing='finest'),
+    tokens=lambda side, stride: -(-side // stride),
+    stages=3,
+)
 FAMILIES = {
     'DGEPVT': Family(
         build=pvt,
@@ -216,6 +231,32 @@ FAMILIES = {
         noisy=('learned', 'price', 'again'),
         random=('random',),
         compiled=('once',),
+    ),
+    'MixedPatchViT': Family(
+        build=mixed_patch_vit,
+        kinds={
+            'effect': {},
+            'random': dict(routing='random'),
+            'finest': dict(routing='finest'),
+        },
+        variants={
+            'map': {},
+            'some': dict(out_indices=(0, 1), **DINO),
+            'cls': dict(out_type='cls_token', out_indices=(0, 2)),
+        },
+        random=('random',),
+        compiled=('effect',),
+        **PLAIN,
+    ),
+    'MergingViT': Family(
+        build=merging_vit,
+        kinds={
+            'effect': {},
+            'variance': dict(routing='variance'),
+            'uniform': dict(routing='uniform', merging_loc=0),
+        },
+        variants={'map': {}, 'some': dict(out_indices=(0, 1), **DINO)},
+        **PLAIN,
     ),
 }
 

@@ -1,7 +1,8 @@
 """From a checkpoint and a few images to a budget that is met."""
 
+from .effects import Effects, collect_effects, set_effect_router
 from .errors import BlockErrors, collect_errors, routed_blocks
-from .fit import fit_power_law, set_routers
+from .fit import calibrate, fit_power_law, set_routers
 from .images import load_images
 from .price import (
     find_price,
@@ -13,6 +14,9 @@ from .price import (
 
 __all__ = [
     'BlockErrors',
+    'Effects',
+    'calibrate',
+    'collect_effects',
     'collect_errors',
     'find_price',
     'fit_power_law',
@@ -20,6 +24,7 @@ __all__ = [
     'ratio_at_price',
     'routed_blocks',
     'runs_at_prices',
+    'set_effect_router',
     'set_price',
     'set_routers',
     'warn_if_far',

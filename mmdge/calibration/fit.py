@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from mmengine.utils import track_iter_progress
+from torch import Tensor, nn
 
 from mmdge.models.architectures import Backbone
+from mmdge.models.routing import EffectRouter, ErrorRouter
 from mmdge.models.routing.error_routers import LEAST
 
-from .errors import BlockErrors
+from .effects import collect_effects, set_effect_router
+from .errors import BlockErrors, collect_errors
+from .price import find_price, ratio_at_price, set_price
 
 # Of fewer regions no exponent is read; nor one beyond this, which would be
 # chance, and may overflow.
@@ -75,3 +80,38 @@ def set_routers(backbone: Backbone, seen: Sequence[BlockErrors]) -> None:
             router.scale[k], router.exponent[k] = fit_power_law(
                 entry.variance, entry.errors[:, k]
             )
+
+
+def calibrate(
+    model: nn.Module, images: Sequence[Tensor], num_fit: int, ratio: float
+) -> float:
+    """Fit all routers that can be, and set their price for a ratio.
+
+    Args:
+        model (nn.Module): A host's, in evaluation mode.
+        images (Sequence[Tensor]): Preprocessed, ``(B, 3, H, W)``.
+        num_fit (int): How many of them errors are fitted to. Effects, which
+            have more to fit, are to all.
+        ratio (float): Of dynamic to dense FLOPs.
+
+    Returns:
+        float: What is spent on these images.
+    """
+    backbone = model.backbone
+    routers = backbone.routers
+    if any(isinstance(router, EffectRouter) for router in routers):
+        print(f'comparing outputs on {len(images)} images', file=sys.stderr)
+        seen = collect_effects(
+            model, track_iter_progress(images, file=sys.stderr)
+        )
+        explained = set_effect_router(*routers, seen)
+        print(f'{explained:.0%} of their change is explained')
+    elif any(isinstance(router, ErrorRouter) for router in routers):
+        print(f'fitting errors to {min(num_fit, len(images))} images')
+        set_routers(backbone, collect_errors(backbone, images[:num_fit]))
+    print(f'looking for the price on {len(images)} images')
+    price, spent = find_price(ratio_at_price(backbone, images), ratio)
+    set_price(backbone, price)
+    for router in routers:
+        router.absorb_price()
+    return spent

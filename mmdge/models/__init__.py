@@ -1,6 +1,13 @@
 """Dynamic backbones and what they are built from."""
 
-from .backbones import DGEPVT, DGEDeiT, DGEViT, DynamicViT
+from .backbones import (
+    DGEPVT,
+    DGEDeiT,
+    DGEViT,
+    DynamicViT,
+    MergingViT,
+    MixedPatchViT,
+)
 from .budget import share_for_budget
 from .cost import ComputeMap, Cost
 from .necks import SimpleFPN
@@ -12,6 +19,8 @@ __all__ = [
     'DGEDeiT',
     'DGEViT',
     'DynamicViT',
+    'MergingViT',
+    'MixedPatchViT',
     'SimpleFPN',
     'share_for_budget',
 ]

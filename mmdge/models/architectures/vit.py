@@ -253,8 +253,8 @@ class ViT(Backbone):
             ``patch_size``, rounded up.
         """
         self.check_images(x)
-        tokens, size = self.patch_embed(x)
-        stream = [self._embed(tokens, size)]
+        tokens, size = self.embed(x)
+        stream = [tokens]
         del tokens  # nobody else holds them while they are updated
         outs, cost = self.run_blocks(
             0, stream.pop(), size, self.valid_mask(x), self.out_indices
@@ -266,8 +266,14 @@ class ViT(Backbone):
         self.cost = Cost.of_stages([Cost.add_up([embedding, cost])])
         return tuple(self._format(out, size) for out in outs)
 
-    def _embed(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
-        """Add the extra tokens, first, and the positions."""
+    def embed(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Images ``(B, C_in, H, W)`` to tokens with their positions.
+
+        Returns:
+            tuple[Tensor, tuple[int, int]]: Extra tokens first,
+            ``(B, E + h * w, C)``; ``(h, w)``.
+        """
+        tokens, size = self.patch_embed(x)
         extra = [self.cls_token]
         if self.distilled:
             extra.append(self.dist_token)
@@ -276,7 +282,8 @@ class ViT(Backbone):
         if self.num_extra_tokens > extra.shape[1]:
             extra = torch.cat([extra, self.register_tokens], 1)  # (1, E, C)
         pos = resize_pos_embed(pos, self.pos_size, size, mode='bicubic')
-        return torch.cat([extra.expand(len(tokens), -1, -1), tokens + pos], 1)
+        extra = extra.expand(len(tokens), -1, -1)
+        return torch.cat([extra, tokens + pos], 1), size
 
     def _format(
         self, tokens: Tensor, size: tuple[int, int]

@@ -2,5 +2,13 @@
 
 from .dge import DGEPVT, DGEDeiT, DGEViT
 from .dynamic_vit import DynamicViT
+from .mixing import MergingViT, MixedPatchViT
 
-__all__ = ['DGEPVT', 'DGEDeiT', 'DGEViT', 'DynamicViT']
+__all__ = [
+    'DGEPVT',
+    'DGEDeiT',
+    'DGEViT',
+    'DynamicViT',
+    'MergingViT',
+    'MixedPatchViT',
+]

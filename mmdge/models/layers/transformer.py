@@ -39,6 +39,7 @@ def packed_attention(
     v: Tensor,
     lengths: list[int],
     key_lengths: list[int],
+    key_bias: Tensor | None = None,
 ) -> Tensor:
     """Attention of packed queries to their own image's keys and values.
 
@@ -52,16 +53,21 @@ def packed_attention(
         v (Tensor): Values, like ``k``.
         lengths (list[int]): Number of queries of each image, ``L_b``.
         key_lengths (list[int]): Number of keys of each image, ``T_b``.
+        key_bias (Tensor, optional): Added to each key's logits,
+            ``(sum_b T_b,)``. Defaults to None: nothing.
 
     Returns:
         Tensor: ``(sum_b L_b, h, d)``.
     """
+    num_images = len(lengths)
     if len(set(lengths)) == len(set(key_lengths)) == 1:
         # (B * L, h, d) -> (B, L, h, d)
-        q = q.unflatten(0, (len(lengths), lengths[0]))
-        k, v = (x.unflatten(0, (len(lengths), key_lengths[0])) for x in (k, v))
-        return _attention(q, k, v).flatten(0, 1)
-    if can_use_varlen(q):
+        q = q.unflatten(0, (num_images, lengths[0]))
+        k, v = (x.unflatten(0, (num_images, key_lengths[0])) for x in (k, v))
+        if key_bias is not None:
+            key_bias = key_bias.view(num_images, 1, 1, -1)
+        return _attention(q, k, v, key_bias).flatten(0, 1)
+    if key_bias is None and can_use_varlen(q):
         return varlen_attn(
             q,
             k.contiguous(),
@@ -70,12 +76,17 @@ def packed_attention(
             max(lengths),
             max(key_lengths),
         )
+    biases = [None] * num_images
+    if key_bias is not None:
+        biases = key_bias[None, None, None].split(key_lengths, dim=-1)
     images = zip(
-        q.split(lengths), k.split(key_lengths), v.split(key_lengths),
+        q.split(lengths), k.split(key_lengths), v.split(key_lengths), biases,
         strict=True,
     )  # fmt: skip
     outs = [
-        _attention(*(x[None] for x in qkv))[0] for qkv in images if len(qkv[0])
+        _attention(*(x[None] for x in qkv), bias)[0]
+        for *qkv, bias in images
+        if len(qkv[0])
     ]
     return torch.cat(outs)
 
@@ -99,10 +110,11 @@ def can_use_varlen(q: Tensor) -> bool:
     )
 
 
-def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
     """Attention of ``(B, L, h, d)`` to ``(B, T, h, d)``."""
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    return out.transpose(1, 2)
 
 
 def _ends(lengths: list[int], device: torch.device) -> Tensor:

@@ -2,6 +2,13 @@
 
 from .base import Method
 from .granularity import Granularity
+from .mixing import Merging, MixedPatches
 from .pruning import Pruning
 
-__all__ = ['Granularity', 'Method', 'Pruning']
+__all__ = [
+    'Granularity',
+    'Merging',
+    'Method',
+    'MixedPatches',
+    'Pruning',
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from mmdge.utils import UserError
 
+from ..layers import TransformerBlock, add
+from ..layers.transformer import packed_attention
 from ..routing import Router
 
 
@@ -106,3 +109,31 @@ class Method:
         pooled = F.max_pool2d(mask[:, None], side, ceil_mode=True)[:, 0]
         valid = pooled[:, : grid[0], : grid[1]] > 0
         return valid | ~valid.flatten(1).any(1)[:, None, None]
+
+    def update_packed(
+        self,
+        block: TransformerBlock,
+        rows: Tensor,
+        size: tuple[int, int],
+        lengths: list[int],
+        attend: Callable = packed_attention,
+    ) -> Tensor:
+        """Update packed rows ``(sum_b L_b, C)``, which are all there is.
+
+        Arguments as of :meth:`TransformerBlock.update`.
+        """
+
+        def update(rows: Tensor) -> Tensor:
+            _, context = block.prepare(rows, size, lengths)
+            update = block.update(
+                rows, lengths, context, attend, context.normed
+            )
+            return add(rows, update, out=update)
+
+        return self.run(update, rows)
+
+    def run_dense(
+        self, block: TransformerBlock, x: Tensor, size: tuple[int, int]
+    ) -> Tensor:
+        """Update all tokens ``(B, E + N, C)``."""
+        return self.run(block.update_all, x, size)

@@ -287,7 +287,7 @@ class Pruning(Method):
                 body = partial(self._masked, policy=policy)
                 tokens = block(tokens, size, body)
             else:
-                body = partial(self._packed, lengths=rows.lengths)
+                body = partial(self.update_packed, lengths=rows.lengths)
                 packed = block(packed, size, body)
                 if number in keep or number + 1 in self.keep_ratios:
                     tokens = scatter(tokens, rows, packed)
@@ -361,23 +361,6 @@ class Pruning(Method):
             return tokens + update
 
         return self.run(update, tokens, policy)
-
-    def _packed(
-        self,
-        block: TransformerBlock,
-        rows: Tensor,
-        size: tuple[int, int],
-        lengths: list[int],
-    ) -> Tensor:
-        """Update packed rows ``(sum_b L_b, C)``, which are all there is."""
-
-        def update(rows: Tensor) -> Tensor:
-            _, context = block.prepare(rows, size, lengths)
-            normed = context.normed
-            update = block.update(rows, lengths, context, normed=normed)
-            return add(rows, update, out=update)
-
-        return self.run(update, rows)
 
 
 def top(scores: Tensor, counts: Tensor, allowed: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from mmdge.registry import MODELS
 from .granularity import region_variance
 from .router import Decision, Router
 
+_ALMOST_FREE = 1e-6
 LEAST = 1e-8  # of variances and errors, where their logarithm is taken
 
 
@@ -54,10 +55,6 @@ class ErrorRouter(Router):
         super().__init__(embed_dims, cost, cell, **kwargs)
         for name, value in self._uncalibrated().items():
             self.register_buffer(name, value)
-        # Logits of padding, at any price.
-        coarsest = torch.full_like(self.cost, -torch.inf)
-        coarsest[-1] = 0
-        self.register_buffer('coarsest', coarsest, persistent=False)
 
     @property
     def tokens_per_row(self) -> float:
@@ -94,9 +91,15 @@ class ErrorRouter(Router):
     def weigh(self, errors: Tensor, valid: Tensor) -> Tensor:
         """Logits for errors; padding, which has none, is coarsest."""
         logits = -self.weight * errors - self.progress * self.cost
-        if self.progress == 0:
-            return logits  # before the warm-up all is finest
-        return logits.where(valid[..., None], self.coarsest)
+        return self.without_padding(logits, valid)
+
+    def absorb_price(self) -> None:
+        """See :class:`Router`; its own price is 1, and almost free at least.
+
+        Weights are divided by it.
+        """
+        self.weight /= max(1 + self.price, _ALMOST_FREE)
+        self.price = 0.0
 
     def logits(self, x: Tensor, valid: Tensor) -> Tensor:
         """See :class:`Router`."""

@@ -178,6 +178,24 @@ class Grains:
             return own, x[:, :0]
         return own, torch.cat(pooled, 1) if len(pooled) > 1 else pooled[0]
 
+    def log_sizes(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Logarithm of how many tokens each of :meth:`candidates` stands for.
+
+        Args:
+            x (Tensor): Tokens ``(B, E + N, C)``.
+
+        Returns:
+            tuple[Tensor, Tensor]: In the candidates' order, ``(B, ..., 1)``.
+        """
+        ones = torch.ones_like(x[:1, :, :1])
+        whole = [
+            _sum(self.to_map(ones), side).flatten(1, 2)
+            for side in self.sides[self.sides[0] == 1 :]
+        ]
+        own = ones if self.sides[0] == 1 else ones[:, : self.num_extra]
+        both = own, torch.cat(whole or [ones[:, :0]], 1)
+        return tuple(sizes.log().expand(len(x), -1, -1) for sizes in both)
+
     def choose(self, choice: Tensor) -> Choice:
         """Turn each region's choice into the pair of pool and un-pool.
 

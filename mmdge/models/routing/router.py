@@ -14,6 +14,8 @@ What differs is where the logits come from:
   (``'uniform'``) are the controls.
 - :mod:`.error_routers` predict what a coarser granularity would get wrong,
   and spend where it is worth its FLOPs, whatever the block.
+- :class:`.EffectRouter` (``'effect'``) predicts what it would change in the
+  model's outputs, for methods that decide once.
 """
 
 from __future__ import annotations
@@ -101,6 +103,9 @@ class Router(nn.Module):
         self.num_candidates = len(cost)
         cost = torch.tensor(cost, dtype=torch.float32)
         self.register_buffer('cost', cost, persistent=False)
+        coarsest = torch.full_like(cost, -torch.inf)
+        coarsest[-1] = 0
+        self.register_buffer('coarsest', coarsest, persistent=False)
 
     def _apply(self, fn: Callable, recurse: bool = True) -> Router:
         """Move, but stay in float32.
@@ -176,6 +181,21 @@ class Router(nn.Module):
             soft = (logits / self.temperature).softmax(-1)
             gate = gate - soft.detach() + soft
         return Decision(choice, gate)
+
+    def without_padding(self, logits: Tensor, valid: Tensor) -> Tensor:
+        """Logits by which padding is coarsest at any price.
+
+        Not before a warm-up, when all is finest.
+        """
+        if self.progress == 0:
+            return logits
+        return logits.where(valid[..., None], self.coarsest)
+
+    def absorb_price(self) -> None:
+        """Make the price a part of what was calibrated; 0 from then on.
+
+        A router without calibration keeps it.
+        """
 
     def flops(self) -> LinearCost:
         """Multiply-adds per cell (none without a linear layer)."""
@@ -256,6 +276,7 @@ ROUTINGS = {
     'gumbel': dict(type='GumbelRouter'),
     'variance': dict(type='QuantileRouter', score='variance'),
     'error': dict(type='ErrorRouter'),
+    'effect': dict(type='EffectRouter'),
     'oracle': dict(type='OracleRouter'),
     'shuffled': dict(type='ShuffledRouter'),
     'random': dict(type='RandomRouter'),
@@ -274,9 +295,9 @@ def build_router(
 
     Args:
         routing (str | dict): ``'learned'`` (or ``'gumbel'``), ``'variance'``,
-            ``'error'``, ``'oracle'``, ``'shuffled'``, ``'random'``,
-            ``'uniform'``, ``'finest'`` (or ``'static'``), or the config of a
-            registered router.
+            ``'error'``, ``'effect'``, ``'oracle'``, ``'shuffled'``,
+            ``'random'``, ``'uniform'``, ``'finest'`` (or ``'static'``), or
+            the config of a registered router.
         embed_dims (int): See :class:`Router`, also for the others.
         cost (Sequence[float]): Of each candidate.
         cell (int): Side of a cell in tokens.
@@ -304,7 +325,7 @@ def build_router(
     if not (isinstance(router, type) and issubclass(router, Router)):
         raise UserError(
             f'routing={routing!r} names no registered router; mmdge has '
-            'GumbelRouter, QuantileRouter, ErrorRouter, OracleRouter, '
-            'ShuffledRouter, RandomRouter and UniformRouter.'
+            'GumbelRouter, QuantileRouter, ErrorRouter, EffectRouter, '
+            'OracleRouter, ShuffledRouter, RandomRouter and UniformRouter.'
         )
     return router(embed_dims, cost, cell, price=price, **config)

@@ -1,0 +1,169 @@
+"""What a coarse cell changes in a model's outputs, and who predicts it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmdge.models.architectures import Backbone
+from mmdge.models.routing import Decision, EffectRouter, Router
+
+from .errors import routed_by
+
+RIDGE = 30.0  # in units of the features' variance, of a sum over all cells
+
+
+class Effects(NamedTuple):
+    """What was seen of one decision; ``R`` cells, ``K`` candidates.
+
+    Attributes:
+        features (Tensor): See :meth:`EffectRouter.features`, ``(R, 2 * C)``.
+        effects (Tensor): Root of the divergence between the model's outputs
+            with all cells at a candidate and with none, in each cell,
+            ``(R, K - 1)``.
+    """
+
+    features: Tensor
+    effects: Tensor
+
+
+class _Constant(Router):
+    """Computes all cells in one way, and notes what a router would see."""
+
+    def __init__(self, router: EffectRouter, candidate: int) -> None:
+        super().__init__(router.embed_dims, router.cost.tolist(), router.cell)
+        self.router, self.candidate = [router], candidate  # no submodule
+
+    def forward(
+        self, x: Tensor, valid: Tensor | None = None, errors: Any = None
+    ) -> Decision:
+        """See :class:`Router`."""
+        self.features, self.valid = self.router[0].features(x.float()), valid
+        where = self.features.new_full(self.features.shape[:3], self.candidate)
+        return Decision(where.long(), None)
+
+
+@torch.no_grad()
+def collect_effects(model: nn.Module, images: Iterable[Tensor]) -> Effects:
+    """Compare a model's outputs, all dense, with those of each candidate.
+
+    Args:
+        model (nn.Module): A host's, whose backbone decides once by an
+            :class:`EffectRouter`; in evaluation mode.
+        images (Iterable[Tensor]): Preprocessed, ``(B, 3, H, W)``.
+
+    Returns:
+        Effects: Of all cells that are no padding.
+    """
+    backbone: Backbone = model.backbone
+    ((name, router),) = backbone.routers_by_name().items()
+    seen = []
+    for image in images:
+        with backbone.as_dense_twin():
+            dense = outputs(model, image)
+        effects = []
+        for candidate in range(1, router.num_candidates):
+            constant = _Constant(router, candidate)
+            with routed_by(backbone, {name: constant}):
+                changed = outputs(model, image)
+            grid = constant.features.shape[1:3]
+            effects.append(
+                sum(
+                    _to_cells(divergence(there, here), grid)
+                    for (divergence, there), (_, here) in zip(
+                        dense, changed, strict=True
+                    )
+                ).sqrt()
+            )
+        stacked = torch.stack(effects, -1)  # (B, Rh, Rw, K - 1)
+        known = constant.valid
+        if known is None:
+            known = torch.ones_like(stacked[..., 0], dtype=torch.bool)
+        seen.append(Effects(constant.features[known], stacked[known]))
+    return Effects(*map(torch.cat, zip(*seen, strict=True)))
+
+
+@torch.no_grad()
+def set_effect_router(router: EffectRouter, seen: Effects) -> float:
+    """Fit what it predicts, by ridge regression; its price is not touched.
+
+    Args:
+        router (EffectRouter): Of a backbone that decides once.
+        seen (Effects): See :func:`collect_effects`.
+
+    Returns:
+        float: Part of the effects' variance that is explained, on the same
+        images.
+    """
+    x, y = seen.features.double(), seen.effects.double()
+    # In units in which an average cell changes by 1.
+    y = y / y.mean().clamp(min=torch.finfo(y.dtype).tiny)
+    mean, std = x.mean(0), x.std(0) + 1e-6
+    z, target = (x - mean) / std, y - y.mean(0)
+    gram = z.T @ z + RIDGE * torch.eye(z.shape[1], dtype=z.dtype).to(z)
+    weight = torch.linalg.solve(gram, z.T @ target)  # (2 * C, K - 1)
+    left = (target - z @ weight).square().sum() / target.square().sum()
+    weight = weight / std[:, None]
+    router.weight.copy_(weight.T)
+    router.bias.copy_(y.mean(0) - mean @ weight)
+    router.own_price.zero_()
+    return 1 - left.item()
+
+
+def outputs(
+    model: nn.Module, images: Tensor
+) -> list[tuple[Callable[[Tensor, Tensor], Tensor], Tensor]]:
+    """Maps of a host's model in which a change counts, and how it counts.
+
+    Where there are class scores at every place, of a segmentor, a one-stage
+    detector or a region proposal network, by the divergence of their
+    probabilities; else what the backbone and the neck return, by the squared
+    difference.
+
+    Returns:
+        list[tuple[Callable, Tensor]]: From maps ``(B, C, h, w)``, dense and
+        changed, to ``(B, h, w)``; and the map.
+    """
+    features = model.extract_feat(images)
+    head = getattr(model, 'decode_head', None)
+    if hasattr(head, 'conv_seg'):
+        one = head.out_channels == 1
+        count = sigmoid_divergence if one else softmax_divergence
+        return [(count, head(features).float())]
+    for name in ('bbox_head', 'rpn_head'):
+        head = getattr(model, name, None)
+        if hasattr(head, 'prior_generator'):
+            scores = head(features)[0]
+            return [(sigmoid_divergence, s.float()) for s in scores]
+    return [(squared_difference, f.float()) for f in features]
+
+
+def softmax_divergence(dense: Tensor, changed: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of class probabilities, ``(B, h, w)``."""
+    dense, changed = dense.log_softmax(1), changed.log_softmax(1)
+    return (dense.exp() * (dense - changed)).sum(1).clamp(min=0)
+
+
+def sigmoid_divergence(dense: Tensor, changed: Tensor) -> Tensor:
+    """The same of independent yes and no, added up over the channels."""
+    total = 0
+    for sign in (1, -1):
+        ours, theirs = F.logsigmoid(sign * dense), F.logsigmoid(sign * changed)
+        total = total + (ours.exp() * (ours - theirs)).sum(1)
+    return total.clamp(min=0)
+
+
+def squared_difference(dense: Tensor, changed: Tensor) -> Tensor:
+    """Over the channels, ``(B, h, w)``."""
+    return (dense - changed).square().sum(1)
+
+
+def _to_cells(change: Tensor, grid: Sequence[int]) -> Tensor:
+    """Sum of a map ``(B, h, w)`` over each cell, ``(B, *grid)``."""
+    # Of a coarser map each cell has its part.
+    mean = F.interpolate(change[:, None], tuple(grid), mode='area')[:, 0]
+    return mean * (change[0].numel() / mean[0].numel())

@@ -1,0 +1,220 @@
+"""Mixed granularity: a region is all of its tokens, or one for all of them.
+
+That is decided once, so it costs nothing per block, and all that follows,
+keys and values too, runs on the packed rows alone::
+
+    tokens --router--> choice                        score, decide
+    tokens and coarse tokens --pack--> rows          rows
+    rows --block, block, block--> rows               update
+    rows --copy--> the map                           scatter
+    FLOPs of the rows, share of each region          cost
+
+:class:`MixedPatches` takes coarse tokens from the half-size image, before the
+first block: fine and coarse ones are patches such as a ViT has seen in
+training, and 2 x 2 places of a smaller image. Sources of the idea: CF-ViT
+(Chen et al., AAAI 2023), APT (arXiv 2510.18091).
+
+:class:`Merging` averages tokens that some blocks have updated already; a mean
+of four weighs four times in attention. Source of the idea: ToMe (Bolya et
+al., ICLR 2023), section 3, with fixed partners as in CTS (Lu et al., CVPR
+2023).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from functools import partial
+from numbers import Integral
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmdge.utils import UserError
+
+from ..cost import ComputeMap, Cost
+from ..layers.transformer import packed_attention
+from ..routing import Grains, build_router
+from ..routing.granularity import patch_grid, pool, unpool
+from .base import Method
+
+SIDES = (1, 2)  # of a patch in tokens
+
+
+class Candidates(NamedTuple):
+    """What a decision is between.
+
+    Attributes:
+        fine (Tensor): All tokens, ``(B, E + N, C)``.
+        coarse (Tensor): One for each region, ``(B, R, C)``.
+        seen (Tensor): What the router looks at, ``(B, H, W, D)``.
+        flops (int): Multiply-adds that the coarse ones of an image cost.
+    """
+
+    fine: Tensor
+    coarse: Tensor
+    seen: Tensor
+    flops: int
+
+
+class Mixing(Method):
+    """Base of the methods that decide once; for architectures of one stage.
+
+    Attributes:
+        router (Router | None): Of all regions.
+        location (int): The block before which it decides.
+        proportional (bool): Whether a coarse token weighs in attention as
+            much as the tokens that it stands for.
+    """
+
+    cells = [SIDES[-1]]
+    proportional = False
+
+    def add_router(
+        self, routing: str | dict, price: float, location: int, channels: int
+    ) -> None:
+        """Place the router.
+
+        Args:
+            routing (str | dict): See :class:`mmdge.MixedPatchViT`.
+            price (float): See there.
+            location (int): The block before which it decides.
+            channels (int): Of the map that it looks at.
+        """
+        if len(self.stages) > 1 or self.stages[0][0].attn.sr_ratio > 1:
+            raise UserError(
+                'regions can be decided on once only where one stage keeps '
+                f'all tokens, but {type(self).__name__} reduces their map.'
+            )
+        depth = len(self.stages[0])
+        if not isinstance(location, Integral) or not 0 <= location < depth:
+            raise UserError(
+                f'merging_loc={location!r} must be a block, 0 to {depth - 1}.'
+            )
+        self.location = location
+        cost = [side**-2 for side in SIDES]
+        self.router = build_router(routing, channels, cost, SIDES[-1], price)
+        if self.router is not None and any(self.router.parameters()):
+            raise UserError(
+                f'routing={routing!r} learns by gradient, of which a choice '
+                "between tokens has none; use 'effect', calibrated by "
+                "make_dynamic.py, or 'variance'."
+            )
+
+    def candidates(self, tokens: Tensor, size: tuple[int, int]) -> Candidates:
+        """From what ``embed``, or the block before, gave ``(B, T, C)``."""
+        raise NotImplementedError
+
+    def run_blocks(
+        self,
+        stage: int,
+        tokens: Tensor,
+        size: tuple[int, int],
+        mask: Tensor | None,
+        keep: Collection[int],
+    ) -> tuple[list[Tensor], Cost]:
+        """See :class:`Backbone`."""
+        if self.dense or self.router is None:
+            return super().run_blocks(stage, tokens, size, mask, keep)
+        blocks, outs, dynamic = self.stages[stage], [], 0
+        for number, block in enumerate(blocks[: self.location]):
+            num_extra = tokens.shape[1] - math.prod(size)
+            dynamic += block.flops(size, num_extra).at(tokens.shape[1])
+            tokens = block(tokens, size, self.run_dense)
+            if number in keep:
+                outs.append(tokens)
+        fine, coarse, seen, flops = self.candidates(tokens, size)
+        num_extra = fine.shape[1] - math.prod(size)
+        grains = Grains(size, SIDES, num_extra)
+        valid = self.valid_cells(mask, stage, grains.grids[-1])
+        decision = self.router(seen, valid)
+        if decision is None:  # before a warm-up: all are fine
+            chosen = seen.new_zeros(len(fine), *grains.grids[-1]).long()
+        else:
+            chosen = decision.choice
+        choice = grains.choose(chosen)
+        rows, attend = choice.pool((fine, coarse)), packed_attention
+        if self.proportional:
+            weights = choice.pool(grains.log_sizes(fine))[:, 0]
+            attend = partial(packed_attention, key_bias=weights)
+        body = partial(
+            self.update_packed, lengths=choice.lengths, attend=attend
+        )
+        num_cells = chosen[0].numel()
+        dynamic = dynamic + flops + self.router.flops().at(num_cells)
+        num_rows = choice.counts.double()
+        for number, block in enumerate(blocks[self.location :], self.location):
+            rows = block(rows, size, body)
+            cost = block.flops((num_rows - num_extra, 1), num_extra)
+            dynamic = dynamic + cost.at(num_rows)
+            if number in keep:
+                outs.append(choice.unpool(rows))
+        dense = sum(
+            block.flops(size, num_extra).at(fine.shape[1]) for block in blocks
+        )
+        cost = Cost.constant(dense, len(fine), fine.device)
+        decided = ComputeMap(
+            grains.shares(fine.device)[chosen],
+            self.strides[stage] * SIDES[-1],
+            blocks[self.location].name,
+            valid,
+        )
+        return outs, Cost(dynamic, cost.dense, (decided,))
+
+
+class MixedPatches(Mixing):
+    """Coarse tokens are those of the half-size image.
+
+    Before the first block; the architecture has an ``embed``.
+    """
+
+    def embed(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Fine tokens, as the architecture's, and after them the coarse.
+
+        Returns:
+            tuple[Tensor, tuple[int, int]]: ``(B, E + N + R, C)``, the size of
+            the fine tokens' map.
+        """
+        tokens, size = super().embed(x)
+        if self.dense or self.router is None:
+            return tokens, size
+        grid = patch_grid(size, SIDES[-1])
+        whole = [SIDES[-1] * self.patch_size * side for side in grid]
+        bottom, right = (
+            side - own for side, own in zip(whole, x.shape[2:], strict=True)
+        )
+        half = F.avg_pool2d(F.pad(x, (0, right, 0, bottom)), SIDES[-1])
+        coarse, _ = super().embed(half)
+        num_extra = coarse.shape[1] - math.prod(grid)
+        return torch.cat([tokens, coarse[:, num_extra:]], 1), size
+
+    def candidates(self, tokens: Tensor, size: tuple[int, int]) -> Candidates:
+        """See :class:`Mixing`; the router sees both kinds of tokens."""
+        grid = patch_grid(size, SIDES[-1])
+        fine, coarse = tokens.split(
+            [tokens.shape[1] - math.prod(grid), math.prod(grid)], dim=1
+        )
+        copied = unpool(coarse.unflatten(1, grid), SIDES[-1], size)
+        num_extra = fine.shape[1] - math.prod(size)
+        own = fine[:, num_extra:].unflatten(1, size)
+        return Candidates(
+            fine,
+            coarse,
+            torch.cat([own, copied], -1),  # (B, H, W, 2C)
+            self.patch_embed.flops(grid),
+        )
+
+
+class Merging(Mixing):
+    """A coarse token is the mean of its region's."""
+
+    proportional = True
+
+    def candidates(self, tokens: Tensor, size: tuple[int, int]) -> Candidates:
+        """See :class:`Mixing`; the router sees the tokens."""
+        num_extra = tokens.shape[1] - math.prod(size)
+        seen = tokens[:, num_extra:].unflatten(1, size)  # (B, H, W, C)
+        coarse = pool(seen, SIDES[-1]).flatten(1, 2)  # (B, R, C)
+        return Candidates(tokens, coarse, seen, 0)
