@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from mmdge.utils import UserError, is_number
 
 from ..cost import ComputeMap, Cost, LinearCost
-from ..layers import TransformerBlock, add
+from ..layers import TransformerBlock
 from ..routing import Router, build_router
 from ..routing.quantiles import places
 from ..routing.router import add_gumbel_noise
