@@ -13,7 +13,7 @@ from .engine import (
     RandomPriceHook,
     RoutingWarmupHook,
 )
-from .evaluation import BackboneFLOPs, RatioByContent
+from .evaluation import BackboneFLOPs, EdgeIoU, RatioByContent
 from .models import (
     DGEPVT,
     Cost,
@@ -35,6 +35,7 @@ __all__ = [
     'DistillHook',
     'DGEDeiT',
     'DynamicViT',
+    'EdgeIoU',
     'GranularityVisHook',
     'RandomPriceHook',
     'RatioByContent',

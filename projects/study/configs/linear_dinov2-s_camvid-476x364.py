@@ -32,9 +32,7 @@ model = dict(
         routing='finest',
         drop_path_rate=0.0,
         frozen_stages=12,
-        init_cfg=dict(
-            type='Pretrained', checkpoint='data/dinov2_vits14.pth'
-        ),
+        init_cfg=dict(type='Pretrained', checkpoint='data/dinov2_vits14.pth'),
     ),
     neck=None,
     decode_head=dict(
