@@ -13,7 +13,7 @@ from .engine import (
     RandomPriceHook,
     RoutingWarmupHook,
 )
-from .evaluation import BackboneFLOPs, RatioByContent
+from .evaluation import BackboneFLOPs, EdgeIoU, RatioByContent
 from .models import (
     DGEPVT,
     Cost,
@@ -41,6 +41,7 @@ __all__ = [
     'DynamicViT',
     'MergingViT',
     'MixedPatchViT',
+    'EdgeIoU',
     'GranularityVisHook',
     'RandomPriceHook',
     'RatioByContent',

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from mmengine.dist import is_main_process
 from mmengine.evaluator import BaseMetric
 from torch import Tensor
@@ -18,6 +17,7 @@ from mmdge.registry import METRICS
 from mmdge.utils.checks import check_output
 
 from .backbone_flops import cost_of
+from .edge_iou import edge_pixels
 
 IGNORED = 255  # the hosts' label of pixels that have none
 
@@ -127,14 +127,9 @@ def edge_share(labels: Tensor) -> float:
         float: Of all pixels with a label, the share of those whose right or
         lower neighbour has another one, in [0, 1]; 0 without labels.
     """
-    labelled = labels != IGNORED
-    edges = torch.zeros_like(labelled)
-    for axis in (0, 1):
-        length = labels.shape[axis] - 1
-        here, there = (labels.narrow(axis, i, length) for i in (0, 1))
-        differ = (here != there) & (here != IGNORED) & (there != IGNORED)
-        edges.narrow(axis, 0, length).logical_or_(differ)
-    return int(edges.sum()) / max(int(labelled.sum()), 1)
+    labelled = int((labels != IGNORED).sum())
+    edges = int(edge_pixels(labels, IGNORED).sum())
+    return edges / max(labelled, 1)
 
 
 def quantities(rows: Sequence[Mapping[str, float]]) -> list[str]:

@@ -6,6 +6,9 @@ a fifth of the static model's epochs, all by the same schedule (*finetuned*).
 Some are trained from scratch, as long as both together, and of these the
 dense one is routed by error as it is, too (*scratch*). What takes long, or is
 a control of a control, is not run in every setting.
+
+In the frozen settings the backbone is a pretrained one, and seeds differ in
+the head alone.
 """
 
 from __future__ import annotations
@@ -39,16 +42,20 @@ class Setting:
         config (str): Of the static model, in ``configs``.
         size (tuple[int, int]): Height and width of its images.
         without (tuple[str, ...]): Arms that are not run, as ``'phase-name'``.
+        frozen (bool): Whether the backbone is not trained.
     """
 
     name: str
     config: str
     size: tuple[int, int]
     without: tuple[str, ...] = ()
+    frozen: bool = False
 
     @property
     def arms(self) -> list[Arm]:
         """The arms that are run."""
+        if self.frozen:
+            return list(FROZEN_ARMS)
         return [arm for arm in ARMS if str(arm) not in self.without]
 
     def load(self) -> Config:
@@ -121,6 +128,36 @@ SETTINGS = {
         ),
     )
 }
+FROZEN = {
+    setting.name: setting
+    for setting in (
+        Setting(
+            'dinov2-linear-camvid',
+            'linear_dinov2-s_camvid-476x364',
+            (364, 476),
+            frozen=True,
+        ),
+        Setting(
+            'dinov2-fpn-camvid',
+            'fpn_dinov2-s_camvid-476x364',
+            (364, 476),
+            frozen=True,
+        ),
+        Setting(
+            'dinov2-bccd',
+            'retinanet_dinov2-s_bccd-448x336',
+            (336, 448),
+            frozen=True,
+        ),
+        Setting(
+            'dinov2-coco-tiny',
+            'retinanet_dinov2-s_coco-tiny-560x448',
+            (448, 560),
+            frozen=True,
+        ),
+    )
+}
+FROZEN_ARMS = (Arm('static', 'untrained', budget=None),)
 ARMS = (
     Arm('static', 'untrained', budget=None),
     Arm('error', 'untrained', (0.35, BUDGET, 0.7)),

@@ -23,9 +23,11 @@ from mmengine.config import Config
 from mmengine.utils import get_git_hash
 from plan import (
     ALSO,
+    FROZEN,
     ROOT,
     SEEDS,
     SETTINGS,
+    STUDY,
     Arm,
     Setting,
     route,
@@ -39,9 +41,17 @@ from mmdge.utils.arguments import positive
 KEPT = (
     'coco/bbox_mAP',
     'coco/bbox_mAP_50',
+    'coco/bbox_mAP_s',
+    'coco/bbox_mAP_m',
+    'coco/bbox_mAP_l',
     'coco/segm_mAP',
     'mIoU',
     'aAcc',
+    'mIoU_edges',
+    'mIoU_thin',
+    'IoU_pole',
+    'IoU_sign',
+    'IoU_pedestrian',
     'backbone/GFLOPs',
     'backbone/GFLOPs_p95',
     'backbone/GFLOPs_dense',
@@ -83,6 +93,7 @@ class Chain:
     def tool(self, name: str, *arguments: object) -> None:
         """Run one of mmdge's tools, its output in ``tools.log``."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        # A whole path stays as it is.
         command = [sys.executable, '-W', 'ignore', ROOT / 'tools' / name]
         command += [*arguments]
         if self.options:
@@ -115,7 +126,10 @@ class Chain:
         """Train, or go on where it was interrupted; return the weights."""
         folder = config.with_suffix('')
         begun, start = folder.exists(), time.time()
-        self.tool('train.py', config, '--work-dir', folder, '--resume')
+        backbone = Config.fromfile(config).model.backbone
+        kept = self.setting.frozen and backbone.routing == 'finest'
+        tool = STUDY / 'train_head.py' if kept else 'train.py'
+        self.tool(tool, config, '--work-dir', folder, '--resume')
         self.seconds = None if begun else round(time.time() - start)
         return Path((folder / 'last_checkpoint').read_text())
 
@@ -242,9 +256,9 @@ def parse_args() -> argparse.Namespace:
     add(
         '--settings',
         nargs='+',
-        choices=SETTINGS,
+        choices=[*SETTINGS, *FROZEN],
         default=list(SETTINGS),
-        help='default: all',
+        help='default: all whose backbone is trained',
     )
     add(
         '--seeds',
@@ -295,7 +309,7 @@ def main() -> None:
     def run(task: tuple[bool, int, str]) -> None:
         scratch, seed, name = task
         chain = Chain(
-            SETTINGS[name],
+            {**SETTINGS, **FROZEN}[name],
             seed,
             args.work_dir.absolute(),
             args.threads,

@@ -55,5 +55,10 @@ val_dataloader = dict(
     )
 )
 test_dataloader = val_dataloader
+val_evaluator = [
+    dict(type='IoUMetric', iou_metrics=['mIoU']),
+    dict(type='mmdge.EdgeIoU', thin=['pole', 'sign', 'pedestrian']),
+]
+test_evaluator = val_evaluator
 model = dict(decode_head=dict(num_classes=11))
 train_cfg = dict(max_epochs=10, val_interval=10)
