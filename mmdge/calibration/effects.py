@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmdge.models.architectures import Backbone
 from mmdge.models.routing import Decision, EffectRouter, Router
+from mmdge.models.routing.granularity import patch_grid
 
 from .errors import routed_by
 
@@ -32,19 +33,20 @@ class Effects(NamedTuple):
 
 
 class _Constant(Router):
-    """Computes all cells in one way, and notes what a router would see."""
+    """Computes all cells in one way, and notes what it was given."""
 
-    def __init__(self, router: EffectRouter, candidate: int) -> None:
+    def __init__(self, router: Router, candidate: int) -> None:
         super().__init__(router.embed_dims, router.cost.tolist(), router.cell)
-        self.router, self.candidate = [router], candidate  # no submodule
+        self.candidate = candidate
 
     def forward(
         self, x: Tensor, valid: Tensor | None = None, errors: Any = None
     ) -> Decision:
         """See :class:`Router`."""
-        self.features, self.valid = self.router[0].features(x.float()), valid
-        where = self.features.new_full(self.features.shape[:3], self.candidate)
-        return Decision(where.long(), None)
+        self.seen, self.valid = x, valid
+        grid = patch_grid(tuple(x.shape[1:3]), self.cell)
+        where = torch.full((len(x), *grid), self.candidate, device=x.device)
+        return Decision(where, None)
 
 
 @torch.no_grad()
@@ -70,21 +72,43 @@ def collect_effects(model: nn.Module, images: Iterable[Tensor]) -> Effects:
             constant = _Constant(router, candidate)
             with routed_by(backbone, {name: constant}):
                 changed = outputs(model, image)
-            grid = constant.features.shape[1:3]
+            features = router.features(constant.seen.float())
+            grid = features.shape[1:3]
             effects.append(
-                sum(
-                    _to_cells(divergence(there, here), grid)
-                    for (divergence, there), (_, here) in zip(
-                        dense, changed, strict=True
-                    )
-                ).sqrt()
+                sum(_to_cells(m, grid) for m in compare(dense, changed)).sqrt()
             )
         stacked = torch.stack(effects, -1)  # (B, Rh, Rw, K - 1)
         known = constant.valid
         if known is None:
             known = torch.ones_like(stacked[..., 0], dtype=torch.bool)
-        seen.append(Effects(constant.features[known], stacked[known]))
+        seen.append(Effects(features[known], stacked[known]))
     return Effects(*map(torch.cat, zip(*seen, strict=True)))
+
+
+@torch.no_grad()
+def block_effects(model: nn.Module, images: Iterable[Tensor]) -> list[float]:
+    """How far outputs move if all of one block is a step less than dense.
+
+    Args:
+        model (nn.Module): A host's, in evaluation mode.
+        images (Iterable[Tensor]): Preprocessed, ``(B, 3, H, W)``.
+
+    Returns:
+        list[float]: Of each router's block, added up over the images.
+    """
+    backbone: Backbone = model.backbone
+    routers = backbone.routers_by_name()
+    dense = {name: _Constant(router, 0) for name, router in routers.items()}
+    effects = dict.fromkeys(routers, 0.0)
+    for image in images:
+        with backbone.as_dense_twin():
+            expected = outputs(model, image)
+        for name, router in routers.items():
+            with routed_by(backbone, {**dense, name: _Constant(router, 1)}):
+                changed = outputs(model, image)
+            moved = sum(m.sum().item() for m in compare(expected, changed))
+            effects[name] += moved
+    return list(effects.values())
 
 
 @torch.no_grad()
@@ -140,6 +164,14 @@ def outputs(
             scores = head(features)[0]
             return [(sigmoid_divergence, s.float()) for s in scores]
     return [(squared_difference, f.float()) for f in features]
+
+
+def compare(dense: Sequence, changed: Sequence) -> list[Tensor]:
+    """How far two of :func:`outputs` differ, ``(B, h, w)`` each."""
+    return [
+        count(there, here)
+        for (count, there), (_, here) in zip(dense, changed, strict=True)
+    ]
 
 
 def softmax_divergence(dense: Tensor, changed: Tensor) -> Tensor:

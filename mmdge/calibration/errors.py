@@ -28,6 +28,12 @@ class BlockErrors(NamedTuple):
     errors: Tensor
     flops: float
 
+    def mean_error(self, candidate: int) -> float:
+        """Of all regions; 0 if there are none."""
+        return self.errors[:, candidate].sum().item() / max(
+            1, len(self.errors)
+        )
+
     @classmethod
     def joined(cls, parts: Sequence[BlockErrors]) -> BlockErrors:
         """Of several batches, one."""

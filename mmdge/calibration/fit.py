@@ -13,7 +13,7 @@ from mmdge.models.architectures import Backbone
 from mmdge.models.routing import EffectRouter, ErrorRouter
 from mmdge.models.routing.error_routers import LEAST
 
-from .effects import collect_effects, set_effect_router
+from .effects import block_effects, collect_effects, set_effect_router
 from .errors import BlockErrors, collect_errors
 from .price import find_price, ratio_at_price, set_price
 
@@ -53,7 +53,11 @@ def _logarithms(*values: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def set_routers(backbone: Backbone, seen: Sequence[BlockErrors]) -> None:
+def set_routers(
+    backbone: Backbone,
+    seen: Sequence[BlockErrors],
+    effects: Sequence[float] | None = None,
+) -> None:
     """Calibrate the ErrorRouters of a backbone, but for the price.
 
     Weights are such that an average error of the network weighs 1.
@@ -61,16 +65,25 @@ def set_routers(backbone: Backbone, seen: Sequence[BlockErrors]) -> None:
     Args:
         backbone (Backbone): With ``routing='error'``.
         seen (Sequence[BlockErrors]): Of its routed blocks.
+        effects (Sequence[float], optional): See :func:`block_effects`: what
+            the errors of each block's second candidate do to the outputs.
+            Errors of a real network are not comparable between its blocks
+            without. Defaults to None: all errors weigh alike.
     """
     # A region's cost is in units of its finest rows, which are tokens or
     # patches of several.
     routers = backbone.routers
+    if effects is None:
+        effects = [entry.mean_error(1) for entry in seen]
     worth = [
-        router.tokens_per_row / entry.flops
-        for router, entry in zip(routers, seen, strict=True)
+        effect
+        / max(entry.mean_error(1), LEAST)
+        * router.tokens_per_row
+        / entry.flops
+        for router, entry, effect in zip(routers, seen, effects, strict=True)
     ]
     total = sum(
-        part * entry.errors[:, -1].sum().item() / max(1, len(entry.errors))
+        part * entry.mean_error(-1)
         for part, entry in zip(worth, seen, strict=True)
     )
     average = total / len(seen) or 1.0  # or nothing is ever wrong
@@ -108,7 +121,9 @@ def calibrate(
         print(f'{explained:.0%} of their change is explained')
     elif any(isinstance(router, ErrorRouter) for router in routers):
         print(f'fitting errors to {min(num_fit, len(images))} images')
-        set_routers(backbone, collect_errors(backbone, images[:num_fit]))
+        seen = collect_errors(backbone, images[:num_fit])
+        effects = block_effects(model, images[: num_fit // 4 or 1])
+        set_routers(backbone, seen, effects)
     print(f'looking for the price on {len(images)} images')
     price, spent = find_price(ratio_at_price(backbone, images), ratio)
     set_price(backbone, price)
