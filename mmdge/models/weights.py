@@ -30,7 +30,7 @@ HEAD = r'(head\w*|pre_logits|fc_norm|attn_pool|pooler|classifier)\..*'
 ROUTER = r'(.*)\.router\..*'
 PREDICTOR = r'score_predictor\..*'  # DynamicViT's official name
 # What few layouts have a place for, and no model that has it can do without.
-DINOV2 = r'register_tokens|.*\.ls\d\.gamma|.*\.mlp\.w\d+\..*'
+EXTRA_PARTS = r'register_tokens|.*\.ls\d\.gamma|.*\.mlp\.w\d+\..*'
 # Names under which models hold a backbone: the hosts', Hugging Face's.
 PREFIXES = ('backbone', 'vit', 'deit', 'dinov2', 'dinov2_with_registers')
 TOKENS = ('cls_token', 'dist_token')  # in the order of their positions

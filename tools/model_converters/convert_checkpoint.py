@@ -19,7 +19,13 @@ import torch
 from mmengine.runner import save_checkpoint
 
 from mmdge.models.architectures import LAYOUTS
-from mmdge.models.weights import DINOV2, from_ours, recognise, to_ours, unwrap
+from mmdge.models.weights import (
+    EXTRA_PARTS,
+    from_ours,
+    recognise,
+    to_ours,
+    unwrap,
+)
 from mmdge.utils import UserError, checks, launch
 
 
@@ -55,7 +61,7 @@ def convert(checkpoint: Mapping, name: str) -> tuple[dict, str]:
         )
     tensors = {k: v for k, v in weights.items() if isinstance(v, torch.Tensor)}
     theirs, dropped = from_ours(to_ours(tensors, source), targets[name])
-    needed = [key for key in dropped if re.fullmatch(DINOV2, key)]
+    needed = [key for key in dropped if re.fullmatch(EXTRA_PARTS, key)]
     if needed:
         raise UserError(
             f'--to {name}: {name} has no place for {needed[0]}, without '

@@ -126,9 +126,9 @@ class Backbone(BaseModule):
 
     @staticmethod
     def arguments_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
-        """What weights, in our names, tell of a backbone's arguments.
+        """Arguments of the backbone that weights, in our names, belong to.
 
-        Beside its depth and widths, and in words of ``arch``, too.
+        Those that they tell, beside depth and widths.
         """
         return {}
 

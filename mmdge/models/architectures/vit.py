@@ -17,7 +17,7 @@ from mmdge.utils import UserError, is_number
 
 from ..cost import Cost
 from ..layers import PatchEmbed, TransformerBlock, resize_pos_embed
-from ..weights import DINOV2, HEAD, PREDICTOR, ROUTER, Layout
+from ..weights import EXTRA_PARTS, HEAD, PREDICTOR, ROUTER, Layout
 from .base import (
     Backbone,
     check_arguments,
@@ -44,6 +44,7 @@ _SIZES = {
         feedforward_channels=5120,
     ),
 }
+# What arguments of None are.
 _DINOV2 = dict(
     patch_size=14, pretrain_img_size=518, layer_scale_init_value=1e-5
 )
@@ -54,19 +55,17 @@ class ViT(Backbone):
     """Plain vision transformer, equal to ``mmpretrain.VisionTransformer``.
 
     Parameters carry the names of the official DeiT and DINOv2, but
-    ``attn.qkv`` is
-    ``attn.q`` and ``attn.kv``, because queries may be packed where keys are
-    not. Any image size runs: the position embedding is resized, and a border
-    narrower than a patch is completed with zeros.
+    ``attn.qkv`` is ``attn.q`` and ``attn.kv``, because queries may be packed
+    where keys are not. Any image size runs: the position embedding is
+    resized, and a border narrower than a patch is completed with zeros.
 
     Args:
         arch (str | dict): ``'tiny'``, ``'small'``, ``'base'`` (DeiT's),
             ``'large'``, ``'huge'``, ``'dinov2-small'``, ``'dinov2-base'``,
             ``'dinov2-large'``, ``'dinov2-giant'``, or a dict with
             ``embed_dims``, ``num_layers``, ``num_heads`` and
-            ``feedforward_channels``. It may also hold what the four
-            arguments that are None by default are then. Defaults to
-            ``'small'``.
+            ``feedforward_channels``, and maybe what the arguments are that
+            are None by default. Defaults to ``'small'``.
         patch_size (int, optional): Side of a token in pixels. Defaults to
             None: 14 for DINOv2, else 16.
         distilled (bool): Add a distillation token. Defaults to False.
@@ -391,7 +390,7 @@ ViT.layouts = (
             ('.dge.router.', '.router.'),
             ('.dge.splits', '.router.sides', 'splits'),
         ),
-        no_place=rf'.*\.router\.(?!gate\.|sides$).*|{PREDICTOR}|{DINOV2}',
+        no_place=rf'.*\.router\.(?!gate\.|sides$).*|{PREDICTOR}|{EXTRA_PARTS}',
         container='model',
     ),
     Layout(
@@ -414,7 +413,7 @@ ViT.layouts = (
             ('.attn.attn.out_proj.', '.attn.proj.'),
             *_OPENMMLAB,
         ),
-        no_place=rf'dist_token|{DINOV2}|{_OURS_ALONE}',
+        no_place=rf'dist_token|{EXTRA_PARTS}|{_OURS_ALONE}',
         container='state_dict',
     ),
     Layout(
@@ -437,7 +436,7 @@ ViT.layouts = (
             ('.intermediate.dense.', '.mlp.fc1.'),
             ('.output.dense.', '.mlp.fc2.'),
         ),
-        no_place=rf'{DINOV2}|{_OURS_ALONE}',
+        no_place=rf'{EXTRA_PARTS}|{_OURS_ALONE}',
     ),
     Layout(  # DINOv2's, timm's and MAE's, too
         *('ViT', 'official', r'blocks\.\d+\.attn\.qkv\..*'),

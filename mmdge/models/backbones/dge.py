@@ -105,4 +105,4 @@ class DGEViT(Granularity, ViT):
 
 @MODELS.register_module()
 class DGEDeiT(DGEViT):
-    """:class:`DGEViT` by the name of the paper's own."""
+    """:class:`DGEViT`, by the name of the paper's."""

@@ -317,7 +317,7 @@ class LayerScale(nn.Module):
 
     def __init__(self, embed_dims: int, init_value: float) -> None:
         super().__init__()
-        self.gamma = nn.Parameter(torch.full((embed_dims,), init_value))
+        self.gamma = nn.Parameter(torch.full((embed_dims,), float(init_value)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale ``(..., C)``; elementwise, so no multiply-adds count."""
