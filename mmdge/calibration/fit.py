@@ -115,7 +115,7 @@ def calibrate(
     if any(isinstance(router, EffectRouter) for router in routers):
         print(f'comparing outputs on {len(images)} images', file=sys.stderr)
         seen = collect_effects(
-            model, track_iter_progress(images, file=sys.stderr)
+            model, track_iter_progress(list(images), file=sys.stderr)
         )
         explained = set_effect_router(*routers, seen)
         print(f'{explained:.0%} of their change is explained')

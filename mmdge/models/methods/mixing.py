@@ -96,7 +96,7 @@ class Mixing(Method):
         self.location = location
         cost = [side**-2 for side in SIDES]
         self.router = build_router(routing, channels, cost, SIDES[-1], price)
-        if self.router is not None and any(self.router.parameters()):
+        if self.router is not None and [*self.router.parameters()]:
             raise UserError(
                 f'routing={routing!r} learns by gradient, of which a choice '
                 "between tokens has none; use 'effect', calibrated by "
