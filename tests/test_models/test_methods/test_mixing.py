@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from mmdge.models.routing.granularity import unpool
 from mmdge.utils import UserError
-from tests.small import deit, merging_vit, mixed_patch_vit, pictures, pvt
+from tests.small import deit, merging_vit, mixed_patch_vit, pictures
 
 COARSE = dict(type='UniformRouter', share=(0.0, 1.0))
 
