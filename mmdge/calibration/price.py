@@ -84,10 +84,7 @@ def ratio_at_price(
     @torch.no_grad()
     def ratio_at(price: float) -> float:
         set_price(backbone, price)
-        ratios = []
-        for batch in batches:
-            backbone(batch)
-            ratios.append(backbone.cost.ratio)
+        ratios = [backbone.ratios(batch) for batch in batches]
         return torch.cat(ratios).mean().item()
 
     return ratio_at

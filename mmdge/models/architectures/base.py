@@ -61,6 +61,14 @@ class Backbone(BaseModule):
         """Map ``(B, 3, H, W)`` to ``(B, C_i, H_i, W_i)``; set ``cost``."""
         raise NotImplementedError
 
+    def ratios(self, x: Tensor) -> Tensor:
+        """Dynamic over dense FLOPs of images ``(B, C, H, W)``, ``(B,)``.
+
+        A method that decides early need not run the rest.
+        """
+        self(x)
+        return self.cost.ratio
+
     def run_blocks(
         self,
         stage: int,

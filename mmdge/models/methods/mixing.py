@@ -62,6 +62,8 @@ class Candidates(NamedTuple):
 class Mixing(Method):
     """Base of the methods that decide once; for architectures of one stage.
 
+    The architecture has ``embed`` and ``patch_embed``.
+
     Attributes:
         router (Router | None): Of all regions.
         location (int): The block before which it decides.
@@ -107,6 +109,13 @@ class Mixing(Method):
         """From what ``embed``, or the block before, gave ``(B, T, C)``."""
         raise NotImplementedError
 
+    def ratios(self, x: Tensor) -> Tensor:
+        """See :class:`Backbone`; no block runs after the decision."""
+        tokens, size = self.embed(x)
+        _, cost = self.run_blocks(0, tokens, size, self.valid_mask(x), ())
+        embedding = self.patch_embed.flops(size)
+        return (embedding + cost.dynamic) / (embedding + cost.dense)
+
     def run_blocks(
         self,
         stage: int,
@@ -146,9 +155,10 @@ class Mixing(Method):
         dynamic = dynamic + flops + self.router.flops().at(num_cells)
         num_rows = choice.counts.double()
         for number, block in enumerate(blocks[self.location :], self.location):
-            rows = block(rows, size, body)
             cost = block.flops((num_rows - num_extra, 1), num_extra)
             dynamic = dynamic + cost.at(num_rows)
+            if number <= max(keep, default=-1):
+                rows = block(rows, size, body)
             if number in keep:
                 outs.append(choice.unpool(rows))
         dense = sum(
@@ -165,10 +175,7 @@ class Mixing(Method):
 
 
 class MixedPatches(Mixing):
-    """Coarse tokens are those of the half-size image.
-
-    Before the first block; the architecture has an ``embed``.
-    """
+    """Coarse tokens are those of the half-size image, from the start."""
 
     def embed(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Fine tokens, as the architecture's, and after them the coarse.

@@ -55,6 +55,16 @@ def test_a_higher_price_is_cheaper(build):
     assert ratios[1] > ratios[2] > ratios[3]
 
 
+@pytest.mark.parametrize('build', [mixed_patch_vit, merging_vit])
+def test_ratios_need_no_blocks_after_the_decision(build):
+    model, x = build().eval(), pictures(2, 72, 96)
+    model(x)
+    expected = model.cost.ratio
+    for block in model.blocks[model.location :]:
+        block.forward = None
+    assert model.ratios(x).equal(expected)
+
+
 def test_decisions_that_need_a_gradient_are_refused():
     with pytest.raises(UserError, match="'learned' learns by gradient"):
         mixed_patch_vit(routing='learned')
