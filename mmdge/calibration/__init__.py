@@ -1,5 +1,12 @@
 """From a checkpoint and a few images to a budget that is met."""
 
+from .adaptation import (
+    HoldRatio,
+    adapt,
+    latest_adaptation,
+    price_slope,
+    settings_of,
+)
 from .errors import BlockErrors, collect_errors, routed_blocks
 from .fit import fit_power_law, set_routers
 from .images import load_images
@@ -13,14 +20,19 @@ from .price import (
 
 __all__ = [
     'BlockErrors',
+    'HoldRatio',
+    'adapt',
     'collect_errors',
     'find_price',
     'fit_power_law',
+    'latest_adaptation',
     'load_images',
+    'price_slope',
     'ratio_at_price',
     'routed_blocks',
     'runs_at_prices',
     'set_price',
     'set_routers',
+    'settings_of',
     'warn_if_far',
 ]

@@ -112,6 +112,13 @@ class Backbone(BaseModule):
         """The modules that ``frozen_stages`` keeps from training."""
         return []
 
+    def deciding_modules(self) -> list[nn.Module]:
+        """Modules that adaptation leaves alone, or decisions would change.
+
+        Of a method whose decisions are read from their output alone.
+        """
+        return []
+
     def train(self, mode: bool = True) -> Backbone:
         """Set the mode, and return itself; frozen stages stay in eval mode."""
         super().train(mode)
