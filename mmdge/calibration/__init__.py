@@ -1,5 +1,12 @@
 """From a checkpoint and a few images to a budget that is met."""
 
+from .adaptation import (
+    HoldRatio,
+    adapt,
+    latest_adaptation,
+    price_slope,
+    settings_of,
+)
 from .effects import Effects, collect_effects, set_effect_router
 from .errors import BlockErrors, collect_errors, routed_blocks
 from .fit import calibrate, fit_power_law, set_routers
@@ -17,15 +24,20 @@ __all__ = [
     'Effects',
     'calibrate',
     'collect_effects',
+    'HoldRatio',
+    'adapt',
     'collect_errors',
     'find_price',
     'fit_power_law',
+    'latest_adaptation',
     'load_images',
+    'price_slope',
     'ratio_at_price',
     'routed_blocks',
     'runs_at_prices',
     'set_effect_router',
     'set_price',
     'set_routers',
+    'settings_of',
     'warn_if_far',
 ]

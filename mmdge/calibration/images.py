@@ -9,6 +9,7 @@ from itertools import cycle
 from mmengine.config import Config
 from mmengine.utils import track_iter_progress
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from mmdge.datasets import image_loader, plain_datasets
 
@@ -31,6 +32,17 @@ def load_images(
     Returns:
         list[Tensor]: Each ``(1, 3, H, W)``, on the model's device.
     """
+    loader = tested_loader(cfg, number, split)
+    return [
+        model.data_preprocessor(data, False)['inputs']
+        for data in track_iter_progress((loader, len(loader)), file=sys.stderr)
+    ]
+
+
+def tested_loader(
+    cfg: Config, number: int | None = None, split: str = 'train'
+) -> DataLoader:
+    """Load images one by one as the test does, see :func:`load_images`."""
     cfg = copy.deepcopy(cfg)
     tested, validated = (
         list(plain_datasets((cfg.get(loader) or {}).get('dataset') or {}))
@@ -40,8 +52,4 @@ def load_images(
     for part, like in zip(validated, cycle(tested), strict=False):
         if 'pipeline' in part and 'pipeline' in like:
             part['pipeline'] = like['pipeline']
-    loader = image_loader(cfg, split, number)
-    return [
-        model.data_preprocessor(data, False)['inputs']
-        for data in track_iter_progress((loader, len(loader)), file=sys.stderr)
-    ]
+    return image_loader(cfg, split, number)

@@ -1,6 +1,7 @@
 """What several tools ask for on the command line."""
 
 import argparse
+import math
 
 
 def positive(text: str) -> int:
@@ -8,6 +9,17 @@ def positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f'{text!r} is no positive number')
     return int(text)
+
+
+def positive_number(text: str) -> float:
+    """A number above 0, for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f'{text!r} is no positive number')
+    return value
 
 
 def ratio(text: str) -> float:

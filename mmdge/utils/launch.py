@@ -247,25 +247,42 @@ def build_model(
     config = copy.deepcopy(cfg.model)
     if cfg.get('data_preprocessor'):  # where mmpretrain has it, as the Runner
         config.setdefault('data_preprocessor', cfg.data_preprocessor)
-    part = model = MODELS.build(config)
+    model = MODELS.build(config)
     if checkpoint is not None:
-        prefix = r'^module\.'
-        # Models of several, as a teacher and its student, load as a whole.
-        single = hasattr(model, 'backbone')
-        if single and not is_whole_model(checkpoint, model):
-            print_log(
-                f'from {checkpoint} the backbone alone is loaded; it does not '
-                'hold the rest of this model, which stays as it was built',
-                logger='current',
-            )
-            part, prefix = model.backbone, r'^(module\.)?(backbone\.)?'
-        load_checkpoint(
-            part,
-            os.fspath(checkpoint),
-            map_location='cpu',
-            revise_keys=[(prefix, '')],
-        )
+        load_weights(model, checkpoint)
     return model.to(get_device()).eval()
+
+
+def load_weights(model: nn.Module, checkpoint: str | os.PathLike) -> bool:
+    """Load weights of a model, or of its backbone alone.
+
+    Args:
+        model: Of any host.
+        checkpoint: In any layout that the backbone knows.
+
+    Returns:
+        Whether the whole model was loaded.
+
+    Raises:
+        UserError: If the file is missing, broken, not safe or no fit.
+    """
+    part, prefix = model, r'^module\.'
+    # Models of several, as a teacher and its student, load as a whole.
+    whole = not hasattr(model, 'backbone') or is_whole_model(checkpoint, model)
+    if not whole:
+        print_log(
+            f'from {checkpoint} the backbone alone is loaded; it does not '
+            'hold the rest of this model, which stays as it was built',
+            logger='current',
+        )
+        part, prefix = model.backbone, r'^(module\.)?(backbone\.)?'
+    load_checkpoint(
+        part,
+        os.fspath(checkpoint),
+        map_location='cpu',
+        revise_keys=[(prefix, '')],
+    )
+    return whole
 
 
 def run_tool(main: Callable[[], None]) -> int:

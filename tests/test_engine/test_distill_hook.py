@@ -10,6 +10,7 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 import mmdge
+from mmdge.engine.hooks.distill_hook import LOSSES
 
 PVT = dict(
     type='mmdge.DGEPVT',
@@ -128,6 +129,39 @@ def test_only_kept_tokens_are_taught():
     torch.testing.assert_close(loss, F.mse_loss(*(s[kept] for s in seen)))
 
 
+def test_relative_errors_are_alike_at_any_scale():
+    taught = torch.randn(2, 4, 8, 8) * 5 + torch.arange(4.0)[:, None, None]
+    relative = LOSSES['relative']
+    error = relative(taught + 0.5, taught)
+    torch.testing.assert_close(error, relative(taught * 9 + 4.5, taught * 9))
+    means = taught.mean((0, 2, 3), keepdim=True).expand_as(taught)
+    torch.testing.assert_close(relative(means, taught), torch.tensor(1.0))
+    # Of a single cls token there is no variance.
+    assert relative(torch.ones(1, 4), torch.ones(1, 4)) == 0
+
+
+@pytest.mark.parametrize('backbone', [PVT, VIT], ids=['PVT', 'ViT'])
+def test_in_mixed_precision(backbone):
+    targets = [
+        dict(module='backbone', loss='relative'),
+        dict(module='head', loss='kl'),
+    ]
+    model, _, _ = started(backbone, targets)
+    exact = model(X, mode='loss')
+    with torch.autocast('cpu', torch.bfloat16):
+        rounded = model(X, mode='loss')
+    losses = [key for key in exact if 'distill' in key]
+    assert len(losses) == 2
+    for key in losses:
+        assert rounded[key].dtype == torch.float32
+        torch.testing.assert_close(
+            rounded[key], exact[key], rtol=0.2, atol=1e-3
+        )
+    sum(rounded[key] for key in losses).backward()
+    grads = [p.grad for p in model.parameters() if p.grad is not None]
+    assert grads and all(grad.isfinite().all() for grad in grads)
+
+
 def test_evaluation_has_no_teacher():
     model, _, _ = started(PVT, [dict(module='backbone')])
     assert 'loss_distill_backbone' not in model.eval()(X, mode='loss')
@@ -149,6 +183,22 @@ def test_a_teacher_may_be_a_file(tmp_path):
     )
     hook.before_train(runner)
     assert model.train()(X, mode='loss')['loss_distill_head'] > 1
+
+
+def test_a_teacher_of_the_backbone_alone(tmp_path):
+    """It teaches what the backbone returns, and nothing behind it."""
+    cfg = dict(type='DistilledHost', backbone=PVT)
+    model, path = MODELS.build(cfg), tmp_path / 'backbone.pth'
+    torch.save(model.backbone.state_dict(), path)
+    runner = SimpleNamespace(
+        model=model, cfg=SimpleNamespace(model=dict(cfg)), iter=0
+    )
+    model.backbone.dense = True  # so that only other weights would differ
+    mmdge.DistillHook(teacher=str(path)).before_train(runner)
+    assert model.train()(X, mode='loss')['loss_distill_backbone'] < 1e-10
+    hook = mmdge.DistillHook([dict(module='head')], teacher=str(path))
+    with pytest.raises(mmdge.utils.UserError, match='cannot teach head'):
+        hook.before_train(runner)
 
 
 def test_a_resumed_training_must_name_its_teacher():

@@ -10,11 +10,19 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from mmdge.calibration.adaptation import Adaptation
 from mmdge.models.architectures import LAYOUTS
 from mmdge.models.weights import from_ours
 from mmdge.safe_training import read_checkpoint
 from mmdge.utils import launch
-from tests.tool_runs import NO_WORKERS, ROOT, SHAPES, data_options, metrics
+from tests.tool_runs import (
+    NO_WORKERS,
+    ROOT,
+    SHAPES,
+    data_options,
+    equal,
+    metrics,
+)
 
 TOOL = 'tools/analysis_tools/make_dynamic.py'
 STATIC = dict(
@@ -239,6 +247,63 @@ def test_one_checkpoint_for_many_budgets(tool, tmp_path, shapes, random_model):
              *once(work_dir), f'model.backbone.price={price}')  # fmt: skip
         spent = metrics(work_dir, 'test')['backbone/FLOPs_ratio']
         assert spent == pytest.approx(ratio, abs=0.02)
+
+
+def test_adapted_without_labels(
+    tool, tmp_path, shapes, random_model, monkeypatch
+):
+    """Interrupted, it goes on to the same weights; finished, it is kept."""
+    model, weights = random_model(STATIC['mmseg'], SMALL)
+    options = [
+        *(*data_options('mmseg', shapes), *NO_WORKERS),
+        'train_dataloader.batch_size=4',
+    ]
+
+    def adapted(folder, iters=4, expect=0):
+        return tool(TOOL, STATIC['mmseg'], weights, '--ratio', 0.6, *FEW,
+                    '--adapt', iters, '--out', tmp_path / folder,
+                    '--cfg-options', *options, f'{DEPTH}=(1,1,1,1)',
+                    expect=expect)  # fmt: skip
+
+    def made(folder):
+        return tmp_path / folder / 'fpn_pvt_shapes_dynamic-0.6.pth'
+
+    assert 'Iter(train) [4/4]' in adapted('whole')
+    state = read_checkpoint(made('whole'))['state_dict']
+    moved = {
+        key.partition('.')[0]
+        for key, value in model.state_dict().items()
+        if not value.equal(state[key])
+    }
+    assert moved == {'backbone'}
+
+    forward, calls = Adaptation.forward, []
+
+    def interrupted(self, inputs, mode='loss'):
+        calls.append(inputs)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return forward(self, inputs, mode)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Adaptation, 'forward', interrupted)
+        adapted('cut', expect=130)
+        assert not made('cut').exists()
+        assert 'Iter(train) [4/4]' in adapted('cut')
+    assert len(calls) == 5
+    assert equal(read_checkpoint(made('cut'))['state_dict'], state)
+    assert 'Iter(train)' not in adapted('cut')
+    assert equal(read_checkpoint(made('cut'))['state_dict'], state)
+    said = adapted('cut', iters=6, expect=2)
+    assert 'adaptation of another iterations; remove it' in said
+
+    # With labels, it goes on learning from the checkpoint that it came from.
+    config = made('whole').with_suffix('.py')
+    distill = Config.fromfile(config).default_hooks.distill
+    assert distill.teacher == str(weights)
+    train_once(tool, [config], tmp_path / 'train')
+    (log,) = (tmp_path / 'train').glob('2*/*.log')
+    assert 'loss_distill_backbone: 0.' in log.read_text()
 
 
 PURE = """

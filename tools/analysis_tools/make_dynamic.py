@@ -1,9 +1,10 @@
-"""Make a static checkpoint dynamic, without training and without labels.
+"""Make a static checkpoint dynamic, without labels.
 
 From a few images of the training set it learns, block by block, what coarser
 granularities would get wrong, and finds the one price at which the backbone
-spends a ratio of its FLOPs. It writes a checkpoint and a config; test them as
-they are, or fine-tune.
+spends a ratio of its FLOPs. With --adapt the dense model then teaches the
+dynamic one for some iterations on these images. It writes a checkpoint and a
+config; test them as they are, or fine-tune.
 
 Example::
 
@@ -14,6 +15,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -22,26 +25,32 @@ from mmengine.runner import save_checkpoint
 from torch import nn
 
 from mmdge.calibration import (
-    collect_errors,
+    HoldRatio,
+    adapt,
+    calibrate,
     find_price,
+    latest_adaptation,
     load_images,
+    price_slope,
     ratio_at_price,
-    set_price,
-    set_routers,
+    settings_of,
     warn_if_far,
 )
 from mmdge.engine.hooks import find_dynamic_backbone
 from mmdge.models.architectures import Backbone, backbone_class
-from mmdge.models.methods import Granularity
+from mmdge.models.methods import Granularity, Mixing
 from mmdge.models.routing.router import STATIC
 from mmdge.utils import UserError, checks, launch
-from mmdge.utils.arguments import add_calibration_options, positive, ratio
+from mmdge.utils.arguments import (
+    add_calibration_options,
+    positive,
+    positive_number,
+    ratio,
+)
 
 # Hooks whose shares, warm-up and prices belong to other routers, or to an
 # earlier calibration; here the budget is met.
-REPLACED = ('CostHook', 'RoutingWarmupHook', 'RandomPriceHook')
-# A router's price comes on top of 1.
-_ALMOST_FREE = -1 + 1e-6
+REPLACED = ('CostHook', 'RoutingWarmupHook', 'RandomPriceHook', 'DistillHook')
 
 
 def parse_args() -> argparse.Namespace:
@@ -73,6 +82,21 @@ def parse_args() -> argparse.Namespace:
         help='of the images, so many to fit the errors to (default: 32)',
     )
     parser.add_argument(
+        '--adapt',
+        type=positive,
+        metavar='ITERS',
+        help='let the dense model teach the dynamic one so many iterations, '
+        "on batches of the training's size, without labels; the same command "
+        'again goes on where it was interrupted (default: none)',
+    )
+    parser.add_argument(
+        '--adapt-lr',
+        type=positive_number,
+        default=1e-4,
+        metavar='LR',
+        help='learning rate at its begin (default: 1e-4)',
+    )
+    parser.add_argument(
         '--out',
         type=Path,
         help='folder for the new config and checkpoint (default: '
@@ -81,10 +105,15 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def route_by_error(cfg: Config) -> None:
-    """Change the backbone's routing, and what belongs to it."""
+def route(cfg: Config) -> None:
+    """Give the backbone the routing that is calibrated, without a price."""
     backbone = cfg.model.get('backbone', {})
-    if not issubclass(backbone_class(backbone) or object, Granularity):
+    kind = backbone_class(backbone) or object
+    if issubclass(kind, Mixing):
+        backbone.pop('price', None)
+        backbone.routing = 'effect'
+        return
+    if not issubclass(kind, Granularity):
         raise UserError(
             f'{cfg.filename} has no dynamic backbone (model.backbone is '
             f'{backbone.get("type")}); a PVT (v1), a DeiT or a ViT can be '
@@ -101,22 +130,26 @@ def route_by_error(cfg: Config) -> None:
         ]
 
 
-def calibrate(
+def teach(
+    args: argparse.Namespace,
+    cfg: Config,
+    model: nn.Module,
     backbone: Backbone,
     images: list[torch.Tensor],
-    num_fit: int,
-    ratio: float,
+    folder: Path,
 ) -> None:
-    """Set all routers so that ``ratio`` is spent."""
-    print(f'fitting errors to {min(num_fit, len(images))} images')
-    set_routers(backbone, collect_errors(backbone, images[:num_fit]))
-    print(f'looking for the price on {len(images)} images')
-    price, _ = find_price(ratio_at_price(backbone, images), ratio)
-    price = max(price, _ALMOST_FREE)
-    for router in backbone.routers:
-        # From here on the price is 1, and 0 on top.
-        router.weight /= 1 + price
-    set_price(backbone, 0.0)
+    """Adapt the backbone, or go on with that, as the arguments say."""
+    settings = settings_of(backbone, args.adapt, args.ratio, args.adapt_lr)
+    latest, slope = latest_adaptation(folder, settings), None
+    if latest is None:
+        calibrate(model, images, args.num_fit, args.ratio)
+        slope = price_slope(ratio_at_price(backbone, images), args.ratio)
+    hold = HoldRatio(backbone, args.ratio, slope)
+    adapt(
+        *(cfg, model, backbone, args.adapt, args.adapt_lr, hold, folder),
+        split=args.split,
+        latest=latest,
+    )
 
 
 def write(
@@ -124,12 +157,14 @@ def write(
     model: nn.Module,
     whole: bool,
     ratio: float,
-    prices: list[float],
     folder: Path,
+    prices: Sequence[float] = (),
+    teacher: str | None = None,
 ) -> Path:
     """Write checkpoint and config; return the config's path.
 
-    ``prices`` are those of further budgets to train for.
+    ``prices`` are those of further budgets to train for; ``teacher`` is the
+    checkpoint that the fine-tuning is to learn from, beside the labels.
     """
     checkpoint = folder / f'{Path(cfg.filename).stem}_dynamic-{ratio:g}.pth'
     part = model if whole else model.backbone
@@ -145,6 +180,13 @@ def write(
         cfg.load_from = str(checkpoint)
     cost = dict(type='mmdge.CostHook', budget=ratio, loss_weight=0.0)
     launch.replace_hooks(cfg, *REPLACED, cost=cost)
+    if teacher:
+        distill = dict(
+            type='mmdge.DistillHook',
+            teacher=teacher,
+            targets=[dict(module='backbone', loss='relative')],
+        )
+        launch.replace_hooks(cfg, distill=distill)
     if prices:
         draw = dict(type='mmdge.RandomPriceHook', prices=[0.0, *prices])
         launch.replace_hooks(cfg, price=draw)
@@ -164,7 +206,7 @@ def main() -> None:
     args = parse_args()
     cfg = launch.load_config(args.config, args.cfg_options)
     checks.check_datasets(cfg, [args.split])
-    route_by_error(cfg)
+    route(cfg)
     model = launch.build_model(cfg, args.checkpoint)
     whole = checks.is_whole_model(args.checkpoint, model)
     backbone = find_dynamic_backbone(model, 'make_dynamic.py')
@@ -172,13 +214,20 @@ def main() -> None:
     folder = args.out or Path(f'work_dirs/{stem}_dynamic-{args.ratio:g}')
     folder.mkdir(parents=True, exist_ok=True)
     images = load_images(cfg, model, args.num_images, args.split)
-    calibrate(backbone, images, args.num_fit, args.ratio)
+    if args.adapt:
+        teach(args, cfg, model, backbone, images, folder / 'adapt')
+    calibrate(model, images, args.num_fit, args.ratio)
     ratio_at = ratio_at_price(backbone, images)
     spent = ratio_at(0.0)
     print(f'Ratio {spent:.3f} on the calibration images')
     warn_if_far(args.ratio, spent)
+    written = partial(
+        write,
+        *(cfg, model, whole, args.ratio, folder),
+        teacher=args.checkpoint if args.adapt else None,
+    )
     # Before other ratios are tried, which may be out of reach.
-    path = write(cfg, model, whole, args.ratio, [], folder)
+    path = written()
     prices = []
     for other in args.also:
         price, spent = find_price(ratio_at, other)
@@ -186,7 +235,7 @@ def main() -> None:
         warn_if_far(other, spent)
         prices.append(round(price, 6))
     if prices:
-        path = write(cfg, model, whole, args.ratio, prices, folder)
+        path = written(prices=prices)
     print(f'wrote {path} and {path.with_suffix(".pth")}\nnext:')
     if whole:
         print(f'  python tools/test.py {path} {path.with_suffix(".pth")}')

@@ -5,7 +5,7 @@ from .cost_hook import (
     find_dynamic_backbone,
     find_dynamic_backbones,
 )
-from .distill_hook import DistillHook
+from .distill_hook import DistillHook, relative_error
 from .granularity_vis_hook import GranularityVisHook
 from .random_price_hook import RandomPriceHook
 from .routing_warmup_hook import RoutingWarmupHook
@@ -18,4 +18,5 @@ __all__ = [
     'RoutingWarmupHook',
     'find_dynamic_backbone',
     'find_dynamic_backbones',
+    'relative_error',
 ]

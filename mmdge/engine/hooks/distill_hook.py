@@ -9,12 +9,11 @@ import torch
 import torch.nn.functional as F
 from mmengine.hooks import Hook
 from mmengine.registry import MODELS
-from mmengine.runner import load_checkpoint
 from torch import Tensor, nn
 
 from mmdge.models.cost import Cost
 from mmdge.registry import HOOKS
-from mmdge.utils import UserError, checks
+from mmdge.utils import UserError, checks, launch
 
 from .cost_hook import find_dynamic_backbones, unwrap
 
@@ -36,14 +35,17 @@ class DistillHook(Hook):
     Args:
         targets (Sequence[dict]): Each with ``module``, a name in the model
             whose output is a tensor or a tuple of tensors; ``loss``,
-            ``'mse'`` (mean squared error, the default) or ``'kl'``
-            (divergence of the teacher's class probabilities, dimension 1,
-            from the student's, averaged over the rest); ``loss_weight``,
-            which defaults to 1; and ``kept_only``, whether what the last
-            decision dropped is left out, which defaults to False. Defaults
-            to the backbone's outputs by mean squared error.
-        teacher (str, optional): Checkpoint of the teacher. Defaults to None:
-            the weights that the training starts from.
+            ``'mse'`` (mean squared error, the default), ``'relative'`` (see
+            :func:`relative_error`) or ``'kl'`` (divergence of the teacher's
+            class probabilities, dimension 1, from the student's, averaged
+            over the rest); ``loss_weight``, which defaults to 1; and
+            ``kept_only``, whether what the last decision dropped is left
+            out, which defaults to False. Defaults to the backbone's outputs
+            by mean squared error.
+        teacher (str, optional): Checkpoint of the teacher, in any layout
+            that the backbone knows; of the backbone alone, if the targets
+            are inside it. Defaults to None: the weights that the training
+            starts from.
     """
 
     def __init__(
@@ -64,7 +66,8 @@ class DistillHook(Hook):
         """Build the teacher, and attach to the model.
 
         Raises:
-            UserError: If a resumed training cannot know its teacher.
+            UserError: If a resumed training cannot know its teacher, or the
+                teacher's file lacks what it is to teach.
         """
         student = unwrap(runner.model)
         backbones = find_dynamic_backbones(student, type(self).__name__)
@@ -78,7 +81,14 @@ class DistillHook(Hook):
         if self.teacher_file is None:
             teacher.load_state_dict(student.state_dict())
         else:
-            load_checkpoint(teacher, self.teacher_file, map_location='cpu')
+            whole = launch.load_weights(teacher, self.teacher_file)
+            names = [target['module'] for target in self.targets]
+            if not whole and any(part_of(n) != 'backbone' for n in names):
+                raise UserError(
+                    f'DistillHook: {self.teacher_file} holds a backbone, or '
+                    'another head, and cannot teach '
+                    f'{", ".join(names)}; name a checkpoint of this model'
+                )
         device = next(student.parameters()).device
         self.attach(student, teacher.to(device), backbones[0])
 
@@ -149,6 +159,11 @@ def check_target(module: str, loss: str = 'mse', **options: Any) -> dict:
     return {**target, **options}
 
 
+def part_of(name: str) -> str:
+    """The part of a model, ``'backbone'`` or another, that a module is in."""
+    return name.partition('.')[0]
+
+
 def _listen(module: nn.Module, outputs: list, with_graph: bool) -> Any:
     def note(module: nn.Module, args: tuple, output: Any) -> None:
         if torch.is_grad_enabled() == with_graph:
@@ -169,7 +184,7 @@ def run_teacher(
     seen: dict[str, list] = {name: [] for name in names}
     handles = [_listen(modules[name], seen[name], False) for name in seen]
     try:
-        parts = {name.partition('.')[0] for name in names}
+        parts = {part_of(name) for name in names}
         if parts == {'backbone'}:
             teacher.backbone(inputs)
         elif parts <= {'backbone', 'neck'}:
@@ -245,10 +260,28 @@ def _kept(x: Tensor, cost: Cost, module: str) -> Tensor:
     return x[:, num_extra:][kept]
 
 
+def relative_error(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference over the variance of the teacher's channels.
+
+    0 where they agree; 1 is what each channel's mean in place of the map
+    would get wrong. So maps of all stages weigh alike.
+
+    Args:
+        student (Tensor): ``(B, C, ...)``, as a map or a cls token.
+        teacher (Tensor): Of the same shape.
+    """
+    others = [d for d in range(teacher.dim()) if d != 1]
+    spread = teacher - teacher.mean(others, keepdim=True)
+    variance = spread.square().mean().clamp(min=1e-12)
+    return F.mse_loss(student, teacher) / variance
+
+
 def _kl(student: Tensor, teacher: Tensor) -> Tensor:
     student, teacher = student.log_softmax(1), teacher.log_softmax(1)
     divergence = F.kl_div(student, teacher, log_target=True, reduction='none')
     return divergence.sum(1).mean()
 
 
-LOSSES: dict[str, Callable] = dict(mse=F.mse_loss, kl=_kl)
+LOSSES: dict[str, Callable] = dict(
+    mse=F.mse_loss, relative=relative_error, kl=_kl
+)

@@ -121,6 +121,13 @@ class Backbone(BaseModule):
         """The modules that ``frozen_stages`` keeps from training."""
         return []
 
+    def deciding_parameters(self) -> list[nn.Parameter]:
+        """What adaptation leaves alone, because decisions are read from it.
+
+        Of a method that decides early; those of others move with it all.
+        """
+        return []
+
     def train(self, mode: bool = True) -> Backbone:
         """Set the mode, and return itself; frozen stages stay in eval mode."""
         super().train(mode)

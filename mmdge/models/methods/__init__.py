@@ -2,7 +2,7 @@
 
 from .base import Method
 from .granularity import Granularity
-from .mixing import Merging, MixedPatches
+from .mixing import Merging, MixedPatches, Mixing
 from .pruning import Pruning
 
 __all__ = [
@@ -10,5 +10,6 @@ __all__ = [
     'Merging',
     'Method',
     'MixedPatches',
+    'Mixing',
     'Pruning',
 ]

@@ -30,7 +30,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmdge.utils import UserError
 
@@ -108,6 +108,15 @@ class Mixing(Method):
     def candidates(self, tokens: Tensor, size: tuple[int, int]) -> Candidates:
         """From what ``embed``, or the block before, gave ``(B, T, C)``."""
         raise NotImplementedError
+
+    def deciding_parameters(self) -> list[nn.Parameter]:
+        """See :class:`Backbone`: the embedding, the blocks before."""
+        blocks = self.stages[0][: self.location]
+        modules = [self.patch_embed, *blocks]
+        return [
+            *self.parameters(recurse=False),
+            *(p for module in modules for p in module.parameters()),
+        ]
 
     def ratios(self, x: Tensor) -> Tensor:
         """See :class:`Backbone`; no block runs after the decision."""
