@@ -19,6 +19,8 @@ from .errors import check_routed
 
 _FURTHEST = 2.0**12
 _BATCH = 8
+# An ErrorRouter's price comes on top of 1.
+_ALMOST_FREE = -1 + 1e-6
 _FAR = 0.02  # of a ratio, from what was asked
 
 
@@ -26,6 +28,13 @@ def set_price(backbone: Backbone, price: float) -> None:
     """Set the price of all routers, see :class:`Router`."""
     for router in backbone.routers:
         router.price = price
+
+
+def fold_price(backbone: Backbone, price: float) -> None:
+    """Make a price part of ErrorRouters, so that from here on it is 0."""
+    for router in backbone.routers:
+        router.weight /= 1 + max(price, _ALMOST_FREE)
+    set_price(backbone, 0.0)
 
 
 def runs_at_prices(

@@ -18,30 +18,27 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
-from mmengine.runner import save_checkpoint
 from torch import nn
 
 from mmdge.calibration import (
     collect_errors,
     find_price,
+    fold_price,
     load_images,
     ratio_at_price,
-    set_price,
     set_routers,
+    set_routing,
     warn_if_far,
 )
 from mmdge.engine.hooks import find_dynamic_backbone
 from mmdge.models.architectures import Backbone, backbone_class
 from mmdge.models.methods import Granularity
-from mmdge.models.routing.router import STATIC
 from mmdge.utils import UserError, checks, launch
 from mmdge.utils.arguments import add_calibration_options, positive, ratio
 
 # Hooks whose shares, warm-up and prices belong to other routers, or to an
 # earlier calibration; here the budget is met.
 REPLACED = ('CostHook', 'RoutingWarmupHook', 'RandomPriceHook')
-# A router's price comes on top of 1.
-_ALMOST_FREE = -1 + 1e-6
 
 
 def parse_args() -> argparse.Namespace:
@@ -92,13 +89,7 @@ def route_by_error(cfg: Config) -> None:
             "dict(type='mmdge.DGEPVT', arch='small'), see docs/budgets.md; "
             'others have no dynamic form'
         )
-    backbone.pop('price', None)
-    routing = backbone.get('routing')
-    backbone.routing = 'error'
-    if isinstance(routing, (list, tuple)):  # some stages may stay static
-        backbone.routing = [
-            part if part in STATIC else 'error' for part in routing
-        ]
+    set_routing(backbone, 'error')
 
 
 def calibrate(
@@ -112,11 +103,7 @@ def calibrate(
     set_routers(backbone, collect_errors(backbone, images[:num_fit]))
     print(f'looking for the price on {len(images)} images')
     price, _ = find_price(ratio_at_price(backbone, images), ratio)
-    price = max(price, _ALMOST_FREE)
-    for router in backbone.routers:
-        # From here on the price is 1, and 0 on top.
-        router.weight /= 1 + price
-    set_price(backbone, 0.0)
+    fold_price(backbone, price)
 
 
 def write(
@@ -131,33 +118,13 @@ def write(
 
     ``prices`` are those of further budgets to train for.
     """
-    checkpoint = folder / f'{Path(cfg.filename).stem}_dynamic-{ratio:g}.pth'
-    part = model if whole else model.backbone
-    save_checkpoint(
-        dict(meta={}, state_dict=part.state_dict()),
-        str(checkpoint),
-        backend_args=dict(backend='mmdge.atomic'),
-    )
-    init = dict(type='Pretrained', checkpoint=str(checkpoint))
-    # In a whole model are all weights; none need to be downloaded.
-    cfg.model.backbone.init_cfg = None if whole else init
-    if whole:
-        cfg.load_from = str(checkpoint)
     cost = dict(type='mmdge.CostHook', budget=ratio, loss_weight=0.0)
     launch.replace_hooks(cfg, *REPLACED, cost=cost)
     if prices:
         draw = dict(type='mmdge.RandomPriceHook', prices=[0.0, *prices])
         launch.replace_hooks(cfg, price=draw)
-    imports = cfg.get('custom_imports') or dict(allow_failed_imports=False)
-    names = imports.get('imports') or []
-    names = [names] if isinstance(names, str) else names
-    cfg.custom_imports = dict(imports, imports=sorted({'mmdge', *names}))
-    # A runner writes the config it was given, options included, into its work
-    # dir; this one must stay as it is.
-    cfg.work_dir = str(folder / 'runs')
-    path = checkpoint.with_suffix('.py')
-    cfg.dump(path)
-    return path
+    name = f'{Path(cfg.filename).stem}_dynamic-{ratio:g}.pth'
+    return launch.write_run(cfg, model, folder / name, whole)
 
 
 def main() -> None:
