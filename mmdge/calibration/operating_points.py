@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,16 @@ from torch import nn
 from mmdge.datasets import plain_datasets
 from mmdge.models.routing.router import STATIC
 from mmdge.utils import UserError, checks
+
+COSTS = ('GFLOPs', 'ms')  # of the whole model, per image
+SPENT = 'backbone/GFLOPs'
+UNTIMED = dict.fromkeys(('lower', 'median', 'upper'), math.nan)
+MET = 0.1  # how near milliseconds that were searched for are met
+
+Key = tuple[float, str, float | None]  # scale, method, ratio asked for
+# A key's entries, its ``metrics``, ``value`` (the metric that counts, in
+# points of 100), ``model_GFLOPs``, ``seconds``; and if it is a ``control``.
+Point = dict[str, Any]
 
 # Transforms that resize an image, and what else follows its size; with their
 # entries that are a size in pixels.
@@ -27,15 +37,6 @@ _RESIZING = {
     'EfficientNetCenterCrop': ('crop_size',),
 }
 _SIZED = {**_RESIZING, 'CenterCrop': ('crop_size',), 'Pad': ('size',)}
-COSTS = ('GFLOPs', 'ms')  # of the whole model, per image
-SPENT = 'backbone/GFLOPs'
-UNTIMED = dict.fromkeys(('lower', 'median', 'upper'), math.nan)
-_MET, _TOLERANCE = 0.1, 0.02  # of milliseconds asked for; of ratios
-
-Key = tuple[float, str, float | None]  # scale, method, ratio asked for
-# Of a key, its metrics, ``value`` (the metric that counts, in points of 100),
-# ``model_GFLOPs`` and ``seconds``, as operating_points.py writes them.
-Point = dict[str, Any]
 _MULTIPLE = 'ResizeToMultiple'  # the host's own rounding
 # mmdet's metrics are parts of 1, but for panoptic ones; the others' of 100.
 _PER_CENT = re.compile(r'panoptic|/[PSR]Q')
@@ -139,13 +140,12 @@ def pareto_front(
     """Which points no other is better than: as cheap, as good, not both equal.
 
     Args:
-        costs (Sequence[float]): The lower, the better.
-        values (Sequence[float]): The higher, the better; NaN is never on the
-            front, neither as a cost.
+        costs (Sequence[float]): The lower, the better; NaN is never on it.
+        values (Sequence[float]): The higher, the better.
     """
     pairs = list(zip(costs, values, strict=True))
     return [
-        not (math.isnan(cost) or math.isnan(value))
+        not math.isnan(cost)
         and not any(
             c <= cost and v >= value and (c, v) != (cost, value)
             for c, v in pairs
@@ -155,16 +155,21 @@ def pareto_front(
 
 
 def ratio_for_time(times: Mapping[float, float], wanted: float) -> float:
-    """The ratio at which a time is to be expected, between two measured ones.
+    """The ratio at which a time is to be expected.
 
     Args:
         times (Mapping[float, float]): Measured time by ratio, at least two.
-        wanted (float): Among them.
+        wanted (float): At most the longest; one below the shortest is looked
+            for along the line through the ends, at half of the ratio or more.
     """
     ratios = sorted(times)
     # Noise may turn neighbours round; time rises with the ratio.
     rising = np.maximum.accumulate([times[ratio] for ratio in ratios])
-    return float(np.interp(wanted, rising, ratios))
+    if wanted >= rising[0]:
+        return float(np.interp(wanted, rising, ratios))
+    slope = (ratios[-1] - ratios[0]) / max(rising[-1] - rising[0], 1e-9)
+    below = ratios[0] - slope * (rising[0] - wanted)
+    return float(max(below, ratios[0] / 2))
 
 
 def share_weights(backbone: nn.Module) -> nn.Module:
@@ -217,6 +222,12 @@ def cost(point: Point, name: str) -> float:
     return spread(point, name)[1]
 
 
+def figures(point: Point) -> str:
+    """What a point gives and costs, in words."""
+    flops, ms = (cost(point, name) for name in COSTS)
+    return f'{point["value"]:.2f} at {flops:.4g} GFLOPs and {ms:.4g} ms'
+
+
 def choosable(points: Sequence[Point]) -> list[Point]:
     """The points that are no controls."""
     return [point for point in points if not point['control']]
@@ -253,70 +264,57 @@ def mark_fronts(points: Sequence[Point]) -> list[str]:
     return said
 
 
-def cheapest_within(
-    points: Sequence[Point], full: Point, drop: float, name: str
+def choose(
+    points: Sequence[Point],
+    full: Point | None,
+    drop: float | None = None,
+    ms: float | None = None,
+    ratio: float | None = None,
+    by: str = 'ms',
 ) -> Point:
-    """The cheapest point at most ``drop`` points of 100 below another.
+    """Choose by one of three targets.
 
     Args:
-        points (Sequence[Point]): To choose from.
-        full (Point): That they must be cheaper than.
-        drop (float): In points of 100.
-        name (str): One of ``COSTS``.
+        points (Sequence[Point]): Without their controls.
+        full (Point, optional): The dense model at scale 1; not for ``ms``.
+        drop (float, optional): The cheapest point that is at most so far
+            below ``full``, in points of 100, and cheaper.
+        ms (float, optional): The best point that takes at most so long, or,
+            where a price was searched for that does, a tenth longer.
+        ratio (float, optional): The best point whose backbone spends at most
+            so much of that of ``full``, or as much as those do that were
+            calibrated for this at its scale.
+        by (str): What is cheap, one of ``COSTS``. Defaults to ``'ms'``.
 
     Raises:
         UserError: If there is none; which is the nearest.
     """
-    return _choose(
-        [p for p in points if cost(p, name) < cost(full, name)] or [full],
-        lambda p: math.inf if p is full else full['value'] - p['value'] - drop,
-        lambda p: -cost(p, name),
-        f'cheaper than the dense model drops by at most {drop:g}',
-    )
-
-
-def best_within_ms(points: Sequence[Point], most: float) -> Point:
-    """The best point that takes at most so many milliseconds.
-
-    One whose price was searched for may take a tenth more.
-    """
-    return _choose(
-        points,
-        lambda p: (
-            cost(p, 'ms') - most * (1 + _MET * (p.get('ms_asked') == most))
-        ),
-        lambda p: p['value'],
-        f'takes at most {most:g} ms',
-    )
-
-
-def best_within_ratio(
-    points: Sequence[Point], full: Point, ratio: float
-) -> Point:
-    """The best point whose backbone spends at most so much of another's."""
-    most = (ratio + _TOLERANCE) * full['metrics'][SPENT]
-    return _choose(
-        points,
-        lambda p: p['metrics'][SPENT] - most,
-        lambda p: p['value'],
-        f'spends at most {ratio:g} of the dense FLOPs at scale 1',
-    )
-
-
-def _choose(
-    points: Sequence[Point],
-    miss: Callable[[Point], float],
-    rank: Callable[[Point], float],
-    what: str,
-) -> Point:
-    """Of the points without a miss the first by rank."""
     points = choosable(points)
-    fit = [point for point in points if miss(point) <= 1e-9]
-    if fit:
-        return max(fit, key=rank)
-    near = min(points, key=miss)
-    raise UserError(
-        f'no point {what}; the nearest, {describe(near)}, has '
-        f'{near["value"]:.4g} at {cost(near, "GFLOPs"):.4g} GFLOPs and '
-        f'{cost(near, "ms"):.4g} ms'
-    )
+    if ms is not None:
+        what = f'takes at most {ms:g} ms'
+        most = [ms * (1 + MET * (p.get('ms_asked') == ms)) for p in points]
+        misses = [cost(p, 'ms') for p in points]
+        misses = np.subtract(misses, most)
+    elif drop is not None:
+        what = f'cheaper than the dense model drops by at most {drop:g}'
+        points = [p for p in points if cost(p, by) < cost(full, by)]
+        misses = [full['value'] - p['value'] - drop for p in points]
+    else:
+        what = f'spends at most {ratio:g} of the dense FLOPs at scale 1'
+        alike = full['scale'], ratio
+        spent = [p['metrics'][SPENT] for p in points]
+        own = [p for p in points if (p['scale'], p['ratio_asked']) == alike]
+        own = [p['metrics'][SPENT] for p in own]
+        misses = np.subtract(
+            spent, max([ratio * full['metrics'][SPENT], *own])
+        )
+    fit = [p for p, m in zip(points, misses, strict=True) if m <= 1e-9]
+    if not fit:
+        near = points[np.argmin(misses)] if points else full
+        raise UserError(
+            f'no point {what}; the nearest is {describe(near)}, '
+            f'{figures(near)}'
+        )
+    if drop is not None:
+        return min(fit, key=lambda p: cost(p, by))
+    return max(fit, key=lambda p: (p['value'], -cost(p, by)))

@@ -25,7 +25,7 @@ import hashlib
 import json
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,7 @@ import numpy as np
 import torch
 from mmengine import fileio
 from mmengine.config import Config, ConfigDict
-from mmengine.runner import Runner
+from mmengine.runner import Runner, save_checkpoint
 from torch import Tensor, nn
 
 from mmdge.calibration import (
@@ -64,6 +64,7 @@ ACCURACY = ('coco/segm_mAP', 'coco/bbox_mAP', 'mIoU', 'accuracy/top1')
 # Hooks that belong to a training, or to another budget.
 OTHERS = ('CostHook', 'RoutingWarmupHook', 'RandomPriceHook')
 RATIOS = [0.5, 0.7]
+ATOMIC = dict(backend='mmdge.atomic')
 CLOSE = 0.05  # to the milliseconds that are searched for
 
 
@@ -196,10 +197,8 @@ class Bench:
                 self.methods.append(better)
         self.record = self.read()
         self.points: list[Point] = self.record['points']
-        self.bases, self.batches, self.runners = {}, {}, {}
+        self.bases, self.batches, self.counts, self.runners = {}, {}, {}, {}
         self.calibration = None, []
-
-    # What is kept
 
     def read(self) -> dict[str, Any]:
         """What an earlier run has left, which must be of the same model."""
@@ -224,20 +223,19 @@ class Bench:
 
     def save(self) -> None:
         """Write it, as a whole or not at all."""
-        metric = self.record['metric'] = self.args.metric or accuracy_of(
-            self.points
-        )
+        found = [name for point in self.points for name in point['metrics']]
+        wanted = self.args.metric
+        metric = wanted if wanted in found else accuracy_of(found)
+        self.record['metric'] = metric
         factor = op.points_of_100(metric, self.host)
         for point in self.points:
             # A detector that finds nothing has no AP.
             point['value'] = factor * point['metrics'].get(metric, 0.0)
         text = json.dumps(self.record, indent=2)
-        atomic = dict(backend='mmdge.atomic')
-        fileio.put_text(text, str(self.file), backend_args=atomic)
-        found = [name for point in self.points for name in point['metrics']]
-        if found and metric not in found and self.args.metric:
+        fileio.put_text(text, str(self.file), backend_args=ATOMIC)
+        if found and wanted and wanted != metric:
             raise UserError(
-                f'--metric {metric} is none of those that the config has: '
+                f'--metric {wanted} is none of those that the config has: '
                 f'{", ".join(dict.fromkeys(found))}'
             )
 
@@ -245,12 +243,12 @@ class Bench:
         """The point of a key, if it was measured."""
         return next((p for p in self.points if op.key_of(p) == key), None)
 
-    # Models and images
-
     def config(self, scale: float, method: str = 'dense') -> Config:
         """The config of a scale and method."""
         cfg = op.scale_config(self.cfg, scale, self.stride)
-        if not self.static:
+        if self.static:  # ours would look for a dynamic one
+            launch.replace_hooks(cfg, *OTHERS, 'GranularityVisHook')
+        else:
             METHODS[method].change(cfg.model.backbone)
         return cfg
 
@@ -309,8 +307,8 @@ class Bench:
             else:
                 images = self.images(scale)[: self.args.num_fit]
                 set_routers(backbone, collect_errors(backbone, images))
-                file.parent.mkdir(exist_ok=True)
-                torch.save(routers.state_dict(), file)
+                states = routers.state_dict()
+                save_checkpoint(states, str(file), backend_args=ATOMIC)
         return backbone
 
     def backbone(self, point: Point) -> nn.Module:
@@ -350,8 +348,6 @@ class Bench:
             self.runners[scale] = launch.build_runner(cfg)
             self.runners[scale].model = self.model
         return self.runners[scale]
-
-    # What is measured
 
     def part_of_backbone(self) -> None:
         """Say what a cheaper backbone can gain at best."""
@@ -432,13 +428,7 @@ class Bench:
         self.model.backbone = self.backbone(point)
         metrics = point['metrics'] = scalars(runner.test())
         point['log'] = last_evaluation(runner)
-        self.model.eval()
-        name, counts = f'{type(self.model).__name__}.backbone', []
-        with self.dense():
-            for image in self.tested(scale)[0]:
-                run = partial(self.predict, self.own, [image])
-                counts.append(multiply_adds(run, [name]))
-        whole, dense = np.array(counts).T / 1e9
+        whole, dense = self.count(scale)
         if self.static:
             found = dense.mean(), *np.percentile(dense, [5, 95]), dense.mean()
             ends = '', '_p5', '_p95', '_dense'
@@ -449,6 +439,17 @@ class Bench:
         point['model_GFLOPs'] = float(metrics[SPENT] + rest)
         self.points.append(point)
         self.save()
+
+    def count(self, scale: float) -> np.ndarray:
+        """GFLOPs of whole model and dense backbone, image by image."""
+        if scale not in self.counts:
+            name, counts = f'{type(self.model).__name__}.backbone', []
+            with self.dense():
+                for image in self.tested(scale)[0]:
+                    run = partial(self.predict, self.own, [image])
+                    counts.append(multiply_adds(run, [name]))
+            self.counts[scale] = np.array(counts).T / 1e9
+        return self.counts[scale]
 
     def clock(self, points: list[Point], batch: bool = False) -> list:
         """Quartiles of the seconds per image of points, in turns.
@@ -483,68 +484,46 @@ class Bench:
             self.save()
 
     def search(self, wanted: float) -> None:
-        """Evaluate the best method at the price that takes so many ms."""
+        """Evaluate the best method at a price that takes so many ms."""
         if any(point.get('ms_asked') == wanted for point in self.points):
             return
         lines = []
-        for scale, method in {
-            op.key_of(p)[:2] for p in op.choosable(self.points)
-        }:
+        for scale, method in {op.key_of(p)[:2] for p in self.points}:
             line = {
                 p['ratio_asked'] or 1.0: p
-                for p in self.points
+                for p in op.choosable(self.points)
                 if op.key_of(p) == (scale, 'dense', None)
                 or (op.key_of(p)[:2] == (scale, method) and p['ratio_asked'])
             }
-            times = {
-                asked: op.cost(point, 'ms') for asked, point in line.items()
-            }
-            inside = min(times.values()) <= wanted <= max(times.values())
-            if len(line) > 1 and inside:
+            times = {asked: op.cost(p, 'ms') for asked, p in line.items()}
+            if len(line) > 1 and wanted < max(times.values()):
                 asked = op.ratio_for_time(times, wanted)
-                values = [line[key]['value'] for key in sorted(line)]
+                values = [line[each]['value'] for each in sorted(line)]
                 expected = np.interp(asked, sorted(line), values)
                 lines.append((expected, scale, method, line, times))
-        if not lines:
-            print(f'no method has ratios on both sides of {wanted:g} ms')
-            return
-        _, scale, method, line, times = max(lines, key=lambda line: line[:3])
-        for _ in range(5):
-            asked = round(op.ratio_for_time(times, wanted), 4)
-            if asked in line:
-                break
-            line[asked] = self.start((scale, method, asked))
-            took = self.clock([*line.values()])
-            times = {
-                each: 1e3 * seconds['median']
-                for each, seconds in zip(line, took, strict=True)
-            }
-            print(f'{op.describe(line[asked])} takes {times[asked]:.4g} ms')
-            if abs(times[asked] - wanted) <= CLOSE * wanted:
-                break
-        line[asked]['ms_asked'] = wanted
-        if 'metrics' not in line[asked]:
-            self.evaluate(line[asked])
-            self.time()
-
-    # What follows
-
-    def choose(self) -> Point | None:
-        """The point that was asked for, if any was.
-
-        Raises:
-            UserError: If there is none; says the nearest.
-        """
-        args, points = self.args, op.choosable(self.points)
-        full = self.find((1.0, 'dense', None))
-        if args.ms is not None:
-            return op.best_within_ms(points, args.ms)
-        if args.max_drop is not None:
-            name = COSTS[bool(args.repeats)]
-            return op.cheapest_within(points, full, args.max_drop, name)
-        if full and len(args.ratio or []) == 1:
-            return op.best_within_ratio(points, full, args.ratio[0])
-        return None
+        for _, scale, method, line, times in sorted(lines, reverse=True):
+            for _ in range(5):
+                asked = round(op.ratio_for_time(times, wanted), 4)
+                if asked in line:
+                    break
+                try:
+                    line[asked] = self.start((scale, method, asked))
+                except UserError:  # no price meets it
+                    break
+                took = [t['median'] for t in self.clock([*line.values()])]
+                times = {r: 1e3 * t for r, t in zip(line, took, strict=True)}
+                name = op.describe(line[asked])
+                print(f'{name} takes {times[asked]:.4g} ms')
+                if abs(times[asked] - wanted) <= CLOSE * wanted:
+                    break
+            asked = min(times, key=lambda ratio: abs(times[ratio] - wanted))
+            if abs(times[asked] - wanted) <= op.MET * wanted:
+                line[asked]['ms_asked'] = wanted
+                if 'metrics' not in line[asked]:
+                    self.evaluate(line[asked])
+                    self.time()
+                return
+        print(f'no price was found that takes {wanted:g} ms')
 
     def write(self, point: Point) -> Path:
         """Write a point's config and checkpoint; return the config's path."""
@@ -625,15 +604,17 @@ def last_evaluation(runner: Runner) -> str | None:
     return next((line for line in lines[::-1] if '(test)' in line), None)
 
 
-def accuracy_of(points: list[Point]) -> str:
+def accuracy_of(metrics: Sequence[str]) -> str:
     """The metric that counts, of the first where there are several sets.
 
     It is no part of an evaluation in which nothing was detected.
     """
-    found = [key for point in points for key in point['metrics']]
-    known = [k for m in ACCURACY for k in found if f'/{k}'.endswith(f'/{m}')]
-    others = [key for key in found if not key.startswith('backbone/')]
-    return (known + others + list(ACCURACY))[0]
+    for name in ACCURACY:
+        for metric in metrics:
+            if f'/{metric}'.endswith(f'/{name}'):
+                return metric
+    others = [key for key in metrics if not key.startswith('backbone/')]
+    return (*others, *ACCURACY)[0]
 
 
 def main() -> None:
@@ -659,17 +640,23 @@ def main() -> None:
             continue
         bench.evaluate(point)
     bench.time()
-    if args.ms is not None:
+    if args.ms is not None and not bench.static:
         bench.search(args.ms)
     said = op.mark_fronts(bench.points)
     bench.save()
     bench.show()
     print(*said, f'wrote {bench.file} and {bench.draw()}', sep='\n')
-    if chosen := bench.choose():
+    full = bench.find((1.0, 'dense', None))
+    target = dict(ms=args.ms, drop=args.max_drop)
+    if full and len(args.ratio or []) == 1:
+        target['ratio'] = args.ratio[0]
+    if any(wanted is not None for wanted in target.values()):
+        by = COSTS[bool(args.repeats)]
+        chosen = op.choose(bench.points, full, **target, by=by)
         path = bench.write(chosen)
         print(
-            f'chosen is {op.describe(chosen)}: wrote {path}\nnext, or with '
-            f"{bench.host}'s own test.py:\n"
+            f'chosen is {op.describe(chosen)}, {op.figures(chosen)}\nwrote '
+            f"{path}; next, or with {bench.host}'s own test.py:\n"
             f'  python tools/test.py {path} {path.with_suffix(".pth")}'
         )
     if unmet:
