@@ -68,19 +68,24 @@ def write_test(work_dir, config=''):
     return lines
 
 
-def write_sweep(folder, config='configs/mine.py'):
+def write_points(folder, config='configs/mine.py'):
     """Two routers at two prices each, timed."""
     folder.mkdir(parents=True)
     points = [
         dict(
+            scale=1,
+            method=method,
             routing=routing,
             price=price,
-            ratio_asked=None,
+            ratio_asked=0.5,
             ratio_calibrated=None,
             metrics=metrics(0.5 - price, 0.5 - price / 2),
             seconds=dict(lower=0.01, median=0.02, upper=0.04),
         )
-        for routing in ('error', dict(type='QuantileRouter', share=[1]))
+        for method, routing in (
+            ('error', 'error'),
+            ('own', dict(type='QuantileRouter', share=[1])),
+        )
         for price in (0, 0.25)
     ]
     content = dict(
@@ -89,7 +94,7 @@ def write_sweep(folder, config='configs/mine.py'):
         metric='coco/bbox_mAP',
         points=points,
     )
-    (folder / 'sweep.json').write_text(json.dumps(content, indent=2))
+    (folder / 'points.json').write_text(json.dumps(content, indent=2))
 
 
 def study_row(value, ratio=0.5, seed=0, **entries):

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 SHAPES = dict(
     mmdet='configs/shapes/retinanet_dge-pvt_fpn_shapes.py',
@@ -44,6 +46,15 @@ def run(*command, expect=0, timeout=300, **env):
 
 def python(*command, **kwargs):
     return run(sys.executable, *command, **kwargs)
+
+
+def own(host, name):
+    """A script of a host, in the place where its package puts it."""
+    package = Path(importlib.util.find_spec(host).origin).parent
+    script = package / '.mim' / 'tools' / name
+    if not script.is_file():
+        pytest.skip(f'{host} brings no {name} along')
+    return script
 
 
 def error_in(said):

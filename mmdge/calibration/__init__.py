@@ -8,11 +8,18 @@ from .adaptation import (
     settings_of,
 )
 from .effects import Effects, collect_effects, set_effect_router
-from .errors import BlockErrors, collect_errors, routed_blocks
-from .fit import calibrate, fit_power_law, set_routers
+from .errors import (
+    BlockErrors,
+    check_routed,
+    collect_errors,
+    routed_blocks,
+)
+from .fit import calibrate, fit_power_law, fit_routers, set_routers
 from .images import load_images
+from .operating_points import set_routing
 from .price import (
     find_price,
+    fold_price,
     ratio_at_price,
     runs_at_prices,
     set_price,
@@ -22,13 +29,16 @@ from .price import (
 __all__ = [
     'BlockErrors',
     'Effects',
-    'calibrate',
-    'collect_effects',
     'HoldRatio',
     'adapt',
+    'calibrate',
+    'check_routed',
+    'collect_effects',
     'collect_errors',
     'find_price',
     'fit_power_law',
+    'fit_routers',
+    'fold_price',
     'latest_adaptation',
     'load_images',
     'price_slope',
@@ -38,6 +48,7 @@ __all__ = [
     'set_effect_router',
     'set_price',
     'set_routers',
+    'set_routing',
     'settings_of',
     'warn_if_far',
 ]

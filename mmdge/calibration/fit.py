@@ -15,7 +15,7 @@ from mmdge.models.routing.error_routers import LEAST
 
 from .effects import block_effects, collect_effects, set_effect_router
 from .errors import BlockErrors, collect_errors
-from .price import find_price, ratio_at_price, set_price
+from .price import find_price, fold_price, ratio_at_price
 
 # Of fewer regions no exponent is read; nor one beyond this, which would be
 # chance, and may overflow.
@@ -95,28 +95,23 @@ def set_routers(
             )
 
 
-def calibrate(
-    model: nn.Module, images: Sequence[Tensor], num_fit: int, ratio: float
-) -> float:
-    """Fit all routers that can be, and set their price for a ratio.
+def fit_routers(
+    model: nn.Module, images: Sequence[Tensor], num_fit: int
+) -> None:
+    """Fit all routers that can be, but for the price.
 
     Args:
         model (nn.Module): A host's, in evaluation mode.
-        images (Sequence[Tensor]): Preprocessed, ``(B, 3, H, W)``.
+        images (Sequence[Tensor]): Preprocessed, ``(1, 3, H, W)`` each.
         num_fit (int): How many of them errors are fitted to. Effects, which
             have more to fit, are to all.
-        ratio (float): Of dynamic to dense FLOPs.
-
-    Returns:
-        float: What is spent on these images.
     """
     backbone = model.backbone
     routers = backbone.routers
     if any(isinstance(router, EffectRouter) for router in routers):
-        print(f'comparing outputs on {len(images)} images', file=sys.stderr)
-        seen = collect_effects(
-            model, track_iter_progress(list(images), file=sys.stderr)
-        )
+        print(f'comparing outputs on {len(images)} images')
+        shown = track_iter_progress(list(images), file=sys.stderr)
+        seen = collect_effects(model, shown)
         explained = set_effect_router(*routers, seen)
         print(f'{explained:.0%} of their change is explained')
     elif any(isinstance(router, ErrorRouter) for router in routers):
@@ -124,9 +119,24 @@ def calibrate(
         seen = collect_errors(backbone, images[:num_fit])
         effects = block_effects(model, images[: num_fit // 4 or 1])
         set_routers(backbone, seen, effects)
+
+
+def calibrate(
+    model: nn.Module, images: Sequence[Tensor], num_fit: int, ratio: float
+) -> float:
+    """Fit all routers, and make the price that spends a ratio theirs.
+
+    Args:
+        model (nn.Module): See :func:`fit_routers`, also for the others.
+        images (Sequence[Tensor]): See there.
+        num_fit (int): See there.
+        ratio (float): Of dynamic to dense FLOPs.
+
+    Returns:
+        float: What is spent on these images.
+    """
+    fit_routers(model, images, num_fit)
     print(f'looking for the price on {len(images)} images')
-    price, spent = find_price(ratio_at_price(backbone, images), ratio)
-    set_price(backbone, price)
-    for router in routers:
-        router.absorb_price()
+    price, spent = find_price(ratio_at_price(model.backbone, images), ratio)
+    fold_price(model.backbone, price)
     return spent

@@ -28,6 +28,13 @@ def set_price(backbone: Backbone, price: float) -> None:
         router.price = price
 
 
+def fold_price(backbone: Backbone, price: float) -> None:
+    """Make a price part of calibrated routers, for which it is 0 from then."""
+    set_price(backbone, price)
+    for router in backbone.routers:
+        router.absorb_price()
+
+
 def runs_at_prices(
     backbone: Backbone,
     prices: Sequence[float],

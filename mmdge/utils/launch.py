@@ -17,7 +17,7 @@ from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.registry import MODELS, RUNNERS, init_default_scope
-from mmengine.runner import Runner, load_checkpoint
+from mmengine.runner import Runner, load_checkpoint, save_checkpoint
 from torch import nn
 
 from mmdge._requirements import HOSTS, missing_message
@@ -283,6 +283,44 @@ def load_weights(model: nn.Module, checkpoint: str | os.PathLike) -> bool:
         revise_keys=[(prefix, '')],
     )
     return whole
+
+
+def write_run(
+    cfg: Config, model: nn.Module, checkpoint: Path, whole: bool = True
+) -> Path:
+    """Write a model and a config that tests it, or trains it further.
+
+    Args:
+        cfg: The config, which is changed to load the weights.
+        model: With those weights.
+        checkpoint: Where to write them; the config goes beside.
+        whole: Whether all of the model is written, and not its backbone
+            alone. Default: True.
+
+    Returns:
+        The config's path; what it runs goes to ``runs`` beside it.
+    """
+    part = model if whole else model.backbone
+    save_checkpoint(
+        dict(meta={}, state_dict=part.state_dict()),
+        str(checkpoint),
+        backend_args=dict(backend='mmdge.atomic'),
+    )
+    init = dict(type='Pretrained', checkpoint=str(checkpoint))
+    # In a whole model are all weights; none need to be downloaded.
+    cfg.model.backbone.init_cfg = None if whole else init
+    if whole:
+        cfg.load_from = str(checkpoint)
+    imports = cfg.get('custom_imports') or dict(allow_failed_imports=False)
+    names = imports.get('imports') or []
+    names = [names] if isinstance(names, str) else names
+    cfg.custom_imports = dict(imports, imports=sorted({'mmdge', *names}))
+    # A runner writes the config it was given, options included, into its work
+    # dir; this one must stay as it is.
+    cfg.work_dir = str(checkpoint.parent / 'runs')
+    path = checkpoint.with_suffix('.py')
+    cfg.dump(path)
+    return path
 
 
 def run_tool(main: Callable[[], None]) -> int:

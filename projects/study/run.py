@@ -202,21 +202,22 @@ class Chain:
         """One row for each ratio, and one at no price if asked for."""
         commit = Config.fromfile(config).get('commit')
         ratios = [ratio for ratio in arm.ratios if ratio is not None]
-        points = {'sweep': ['--ratio', *ratios]} if ratios else {}
+        points = {'priced': ['--ratio', *ratios]} if ratios else {}
         if None in arm.ratios:
-            points['own'] = ['--price', 0]
+            points['own'] = []
         rows = []
         for name, options in points.items():
             folder = config.with_suffix('') / name
             self.tool(
-                'analysis_tools/sweep_budget.py',
+                'analysis_tools/operating_points.py',
                 *(config, weights, *options, '--repeats', 0),
+                *('--scale', 1, '--method', 'own'),
                 *('--num-images', 256, '--out', folder),
             )
-            sweep = json.loads((folder / 'sweep.json').read_text())
+            found = json.loads((folder / 'points.json').read_text())
             rows += [
-                self.row(arm, sweep['metric'], point, commit)
-                for point in sweep['points']
+                self.row(arm, found['metric'], point, commit)
+                for point in found['points']
             ]
         return rows
 

@@ -1,9 +1,7 @@
 """The scripts that the hosts bring along do what ours do, and ours theirs."""
 
-import importlib.util
 import json
 import pickle
-from pathlib import Path
 
 import cv2
 import pytest
@@ -17,6 +15,7 @@ from tests.tool_runs import (
     data_options,
     figures,
     metrics,
+    own,
     python,
 )
 
@@ -36,15 +35,6 @@ tta_pipeline = [
 ]
 """
 DENSE = 'backbone/GFLOPs_dense'
-
-
-def own(host, name):
-    """A script of a host, in the place where its package puts it."""
-    package = Path(importlib.util.find_spec(host).origin).parent
-    script = package / '.mim' / 'tools' / name
-    if not script.is_file():
-        pytest.skip(f'{host} brings no {name} along')
-    return script
 
 
 @pytest.fixture(scope='module', params=SHAPES)

@@ -454,11 +454,12 @@ val_evaluator = test_evaluator
     found = metrics(out / 'runs', 'test')
     assert {'near/coco/bbox_mAP', 'far/coco/bbox_mAP'} < found.keys()
     assert found['backbone/FLOPs_ratio'] == pytest.approx(0.8, abs=0.1)
-    tool('tools/analysis_tools/sweep_budget.py', config, weights, '--price', 0,
-         '--repeats', 0, '--out', tmp_path / 'swept')  # fmt: skip
-    swept = json.loads((tmp_path / 'swept/sweep.json').read_text())
-    assert swept['metric'] == 'near/coco/bbox_mAP'
-    (point,) = swept['points']
+    tool('tools/analysis_tools/operating_points.py', config, weights,
+         '--scale', 1, '--method', 'own', '--repeats', 0, '--num-timed', 1,
+         '--out', tmp_path / 'points')  # fmt: skip
+    found = json.loads((tmp_path / 'points/points.json').read_text())
+    assert found['metric'] == 'near/coco/bbox_mAP'
+    (point,) = found['points']
     assert 0 < point['metrics']['backbone/FLOPs_ratio'] < 1
     assert point['metrics']['content/ratio_max'] <= 1
 

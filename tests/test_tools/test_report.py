@@ -13,8 +13,8 @@ from tests.html_page import Page
 from tests.report_files import (
     STAMP,
     study_row,
+    write_points,
     write_rows,
-    write_sweep,
     write_test,
     write_training,
 )
@@ -39,8 +39,8 @@ def training(tmp_path):
 
 @pytest.fixture
 def everything(training):
-    """A training, a sweep and a study of two arms with two seeds each."""
-    write_sweep(training / 'sweep')
+    """A training, points and a study of two arms with two seeds each."""
+    write_points(training / 'scaled')
     rows = [
         study_row(0.25, arm='error', seed=0),
         study_row(0.75, arm='error', seed=1),
@@ -145,28 +145,28 @@ class TestReading:
         names = [row[2:4] for row in cells(content, 'overview')]
         assert names == [['coco/segm_mAP', '0.3'], ['coco/bbox_mAP', '0.5']]
 
-    def test_a_sweep_swallows_its_own_tests(self, report, tmp_path):
-        write_sweep(tmp_path / 'sweep')
+    def test_points_swallow_their_own_tests(self, report, tmp_path):
+        write_points(tmp_path / 'scaled')
         write_test(
-            tmp_path / 'sweep',
+            tmp_path / 'scaled',
             "test_dataloader = dict(dataset=dict(data_root='data/test'))\n",
         )
-        rows, problems = report.collect([tmp_path / 'sweep'])
+        rows, problems = report.collect([tmp_path / 'scaled'])
         assert not problems
         assert {(row['kind'], row['data']) for row in rows} == {
-            ('sweep', 'data/test')
+            ('points', 'data/test')
         }
         routings = ['error', 'error', 'QuantileRouter', 'QuantileRouter']
         assert [row['routing'] for row in rows] == routings
         assert rows[0]['ms'] == [10, 20, 40]
         assert rows[1]['GFLOPs'] == [0.75] * 3
 
-    def test_a_sweep_beside_a_training_leaves_it(self, report, training):
+    def test_points_beside_a_training_leave_it(self, report, training):
         """As if ``--out`` were the training's work dir."""
-        write_sweep(training / 'swept')
-        (training / 'swept/sweep.json').rename(training / 'train/sweep.json')
+        write_points(training / 'other')
+        (training / 'other/points.json').rename(training / 'train/points.json')
         kinds = {row['kind'] for row in report.collect([training])[0]}
-        assert kinds == {'sweep', 'training'}
+        assert kinds == {'points', 'training'}
 
     def test_a_copy_of_a_row_is_no_other_seed(self, report, tmp_path):
         rows = [study_row(0.5, date='x'), study_row(0.25, seed=1, date='x')]
@@ -190,7 +190,7 @@ class TestReading:
         with (folder / 'scalars.json').open('a') as file:
             file.write('{"loss": 1, "it')  # killed while writing
         (folder / 'config.py').write_text('val_dataloader = dict(')
-        (training / 'sweep.json').write_text('[' * 100_000)
+        (training / 'points.json').write_text('[' * 100_000)
         (training / 'other.jsonl').write_text('{"text": "no row"}\n\xff\n')
         (training / 'folder.jsonl').mkdir()
         empty = training / 'empty' / '20260101_000000'
@@ -203,7 +203,7 @@ class TestReading:
             'runs/folder.jsonl: cannot be read: Is a directory',
             'runs/other.jsonl: no JSON object with setting, arm, metric, '
             'value in line 1, 2',
-            'runs/sweep.json: no sweep with points that have metrics',
+            'runs/points.json: no points that have metrics',
             f'runs/train/{STAMP}/vis_data/scalars.json: no JSON object in '
             'line 7',
         ]
@@ -211,10 +211,10 @@ class TestReading:
     @pytest.mark.parametrize(
         'text', ['[]', '{"points": 3}', '{"points": [{"metrics": [1]}, 2]}']
     )
-    def test_no_sweep(self, report, training, text):
-        (training / 'sweep.json').write_text(text)
+    def test_no_points(self, report, training, text):
+        (training / 'points.json').write_text(text)
         rows, problems = report.collect([training])
-        assert len(rows) == 2 and 'no sweep' in problems[0]
+        assert len(rows) == 2 and 'no points' in problems[0]
 
     def test_configs_are_read_and_not_run(self, report, training):
         path = training / 'train' / STAMP / 'vis_data' / 'config.py'
@@ -230,7 +230,7 @@ class TestReading:
         with pytest.raises(UserError) as info:
             report.collect([tmp_path])
         said = str(info.value)
-        for part in (str(tmp_path), 'sweep.json', 'no JSON object'):
+        for part in (str(tmp_path), 'points.json', 'no JSON object'):
             assert part in said
         with pytest.raises(UserError, match='is no folder'):
             report.collect([tmp_path / 'notes.jsonl'])
@@ -239,25 +239,25 @@ class TestReading:
 class TestPage:
     def test_every_kind_has_its_row(self, page_of, everything):
         _, content = page_of(everything)
-        study, sweep, training = cells(content, 'overview')
+        study, points, training = cells(content, 'overview')
         assert training == [
             *('runs/train  mine', 'training  2026-01-02 03:04'),
             *('coco/bbox_mAP', '0.5', '1', '1.5', '0.500', '0.100', '0.300'),
         ]
-        assert sweep[3:6] == ['0.25 – 0.5', '0.75 – 1', '1.125 – 1.5']
+        assert points[3:6] == ['0.25 – 0.5', '0.75 – 1', '1.125 – 1.5']
         assert study[3:6] == ['0.125 – 0.875', '0.6 – 2', '0.9 – 3']
 
     def test_seeds_are_averaged_but_ratios_are_not(self, page_of, everything):
         _, content = page_of(everything)
-        rows = cells(content, 'sweeps-and-studies')
-        error, at_less, static, swept, *_ = rows
+        rows = cells(content, 'points-and-studies')
+        error, at_less, static, point, *_ = rows
         assert error[:4] == ['error', 'finetuned', '0.5', '–']
         assert error[4:7] == ['0.5', '0.25 – 0.75', '–']
         assert error[-1] == '0 1'
         assert at_less[2:6] == ['0.5', '0.3', '0.125', '0.125']
         assert static[7:10] == ['2', '3', '1.000']
-        assert swept[:3] == ['error', '0', '0.5']
-        assert swept[4].split() == ['20', '10', '–', '40']
+        assert point[:5] == ['1', 'error', 'error', '0', '0.5']
+        assert point[7].split() == ['20', '10', '–', '40']
 
     def test_each_checkpoint_of_a_study_has_its_line(self, page_of, training):
         rows = [
@@ -282,7 +282,7 @@ class TestPage:
             page_of(training)[0]
         )
 
-    def test_a_sweep_is_drawn_against_flops_and_time(
+    def test_points_are_drawn_against_flops_and_time(
         self, page_of, everything
     ):
         page, _ = page_of(everything)
@@ -305,8 +305,8 @@ class TestPage:
         first, second = box.series['error, finetuned, 0.5']
         assert first.tolist() == [[1, 1, 1], [0.25, 0.5, 0.75]]
         assert second.tolist() == [[0.6] * 3, [0.125] * 3]
-        (sweep,) = report.over_cost(rows, 'ms')
-        (first, _) = sweep.series['runs/sweep, error']
+        (plot,) = report.over_cost(rows, 'ms')
+        (first, _) = plot.series['runs/scaled, error, scale 1']
         assert first.tolist() == [[10, 20, 40], [0.5] * 3]
 
     def test_colours_follow_the_scheme(self, page_of, everything):
@@ -352,7 +352,7 @@ class TestPage:
         row = study_row(0.5, setting=HOSTILE, arm=HOSTILE, metric=HOSTILE)
         rows = [dict(row, seed=HOSTILE), dict(row, phase=HOSTILE)]
         write_rows(tmp_path / name / 'rows.jsonl', rows)
-        write_sweep(tmp_path / name / 'sweep', config=HOSTILE)
+        write_points(tmp_path / name / 'scaled', config=HOSTILE)
         page, _ = page_of(tmp_path / name)
         assert page.text.count(HOSTILE) > 8
         drawn = plots(page)
@@ -398,10 +398,10 @@ def test_real_runs_are_reported(shapes, tool, tmp_path):
     forked('tools/train.py', config, '--work-dir', runs / 'train', *options)
     weights = [config, runs / 'train' / 'epoch_2.pth']
     forked('tools/test.py', *weights, '--work-dir', runs / 'test', *options)
-    sweep = ['--price', 0, 0.5, '--repeats', 1, '--num-timed', 1]
+    points = ['--scale', 1, '--repeats', 1, '--num-timed', 1]
     forked(
-        'tools/analysis_tools/sweep_budget.py',
-        *(*weights, *sweep, '--out', runs / 'sweep', *options),
+        'tools/analysis_tools/operating_points.py',
+        *(*weights, *points, '--out', runs / 'points', *options),
     )
 
     out = tmp_path / 'report.html'
@@ -410,8 +410,8 @@ def test_real_runs_are_reported(shapes, tool, tmp_path):
     content = out.read_text()
     page = Page(content)
     page.check()
-    swept, tested, trained = cells(content, 'overview')
-    for row, kind in ((swept, 'sweep'), (tested, 'test')):
+    points, tested, trained = cells(content, 'overview')
+    for row, kind in ((points, 'points'), (tested, 'test')):
         assert row[0].startswith(f'runs/{kind} ')
         assert 'retinanet_dge-pvt_fpn_shapes' in row[0]
         assert row[1].startswith(kind)

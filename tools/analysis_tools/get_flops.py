@@ -18,6 +18,7 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Iterable
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from mmdge.models.architectures import Backbone
 from mmdge.models.cost import Cost
 from mmdge.utils import UserError, checks, launch
 from mmdge.utils.arguments import positive
-from mmdge.utils.counting import flop_counter
+from mmdge.utils.counting import multiply_adds
 from mmdge.utils.tables import print_table
 
 PARTS = ('backbone', 'neck', 'head')
@@ -90,18 +91,13 @@ def count(
             necks.append(f'{root}.{name}')
     for data in track_iter_progress((loader, num_images), file=sys.stderr):
         costs.clear()
-        with flop_counter() as counter:
-            predict(model, data)
+        run = partial(predict, model, data)
+        whole, ran, neck = multiply_adds(run, backbones, necks)
         if not costs:
             raise UserError(
                 'get_flops.py needs a dynamic backbone, but a prediction runs '
                 "none; set e.g. model.backbone.type='mmdge.DGEPVT'"
             )
-        seen = counter.get_flop_counts()
-        whole, ran, neck = (
-            sum(sum(seen.get(part, {}).values()) for part in parts) / 2
-            for parts in (['Global'], backbones, necks)
-        )
         cost = Cost.add_up(costs)
         formula = cost.dynamic.sum().item()
         if formula != ran:

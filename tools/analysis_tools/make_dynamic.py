@@ -21,7 +21,6 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
-from mmengine.runner import save_checkpoint
 from torch import nn
 
 from mmdge.calibration import (
@@ -33,13 +32,13 @@ from mmdge.calibration import (
     load_images,
     price_slope,
     ratio_at_price,
+    set_routing,
     settings_of,
     warn_if_far,
 )
 from mmdge.engine.hooks import find_dynamic_backbone
 from mmdge.models.architectures import Backbone, backbone_class
 from mmdge.models.methods import Granularity, Mixing
-from mmdge.models.routing.router import STATIC
 from mmdge.utils import UserError, checks, launch
 from mmdge.utils.arguments import (
     add_calibration_options,
@@ -110,8 +109,7 @@ def route(cfg: Config) -> None:
     backbone = cfg.model.get('backbone', {})
     kind = backbone_class(backbone) or object
     if issubclass(kind, Mixing):
-        backbone.pop('price', None)
-        backbone.routing = 'effect'
+        set_routing(backbone, 'effect')
         return
     if not issubclass(kind, Granularity):
         raise UserError(
@@ -121,13 +119,7 @@ def route(cfg: Config) -> None:
             "dict(type='mmdge.DGEPVT', arch='small'), see docs/budgets.md; "
             'others have no dynamic form'
         )
-    backbone.pop('price', None)
-    routing = backbone.get('routing')
-    backbone.routing = 'error'
-    if isinstance(routing, (list, tuple)):  # some stages may stay static
-        backbone.routing = [
-            part if part in STATIC else 'error' for part in routing
-        ]
+    set_routing(backbone, 'error')
 
 
 def teach(
@@ -166,18 +158,6 @@ def write(
     ``prices`` are those of further budgets to train for; ``teacher`` is the
     checkpoint that the fine-tuning is to learn from, beside the labels.
     """
-    checkpoint = folder / f'{Path(cfg.filename).stem}_dynamic-{ratio:g}.pth'
-    part = model if whole else model.backbone
-    save_checkpoint(
-        dict(meta={}, state_dict=part.state_dict()),
-        str(checkpoint),
-        backend_args=dict(backend='mmdge.atomic'),
-    )
-    init = dict(type='Pretrained', checkpoint=str(checkpoint))
-    # In a whole model are all weights; none need to be downloaded.
-    cfg.model.backbone.init_cfg = None if whole else init
-    if whole:
-        cfg.load_from = str(checkpoint)
     cost = dict(type='mmdge.CostHook', budget=ratio, loss_weight=0.0)
     launch.replace_hooks(cfg, *REPLACED, cost=cost)
     if teacher:
@@ -190,16 +170,8 @@ def write(
     if prices:
         draw = dict(type='mmdge.RandomPriceHook', prices=[0.0, *prices])
         launch.replace_hooks(cfg, price=draw)
-    imports = cfg.get('custom_imports') or dict(allow_failed_imports=False)
-    names = imports.get('imports') or []
-    names = [names] if isinstance(names, str) else names
-    cfg.custom_imports = dict(imports, imports=sorted({'mmdge', *names}))
-    # A runner writes the config it was given, options included, into its work
-    # dir; this one must stay as it is.
-    cfg.work_dir = str(folder / 'runs')
-    path = checkpoint.with_suffix('.py')
-    cfg.dump(path)
-    return path
+    name = f'{Path(cfg.filename).stem}_dynamic-{ratio:g}.pth'
+    return launch.write_run(cfg, model, folder / name, whole)
 
 
 def main() -> None:

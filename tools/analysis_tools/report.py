@@ -1,4 +1,4 @@
-"""Put runs, sweeps and studies on one HTML page.
+"""Put runs, operating points and studies on one HTML page.
 
 It shows tables, curves, accuracy against cost, and granularity maps; it needs
 no server and no network. Unit: 1 GFLOPs = 1e9 multiply-adds, of convolutions,
@@ -35,7 +35,8 @@ HEADLINE = re.compile(r'(^|[/_])(mAP|mIoU|top1)$')
 NO_METRIC = re.compile(r'backbone/|content/|(data_time|time|step|epoch|iter)$')
 CURVES = dict(loss='loss', flops_ratio='FLOPs ratio', lr='learning rate')
 # What a row is of; those of one point differ by their seed alone.
-POINT = ('routing', 'price', 'ratio_asked', 'ratio_calibrated')
+POINT = ('scale', 'method', 'routing', 'price')
+POINT += ('ratio_asked', 'ratio_calibrated')
 POINT += ('arm', 'phase', 'budget', 'asked')
 WORDS = (*POINT, 'seed', 'setting', 'data', 'metric', 'date')
 MOST, WIDTH = 48, 800  # pictures of a page, in pixels
@@ -123,8 +124,8 @@ def read_run(folder: Path, problems: list[str]) -> list[Row]:
     if not training and not evaluations:
         problems.append(f'{folder}: a run without any figure')
         return []
-    if not training and (folder.parent / 'sweep.json').exists():
-        return []  # of the sweep
+    if not training and (folder.parent / 'points.json').exists():
+        return []  # of those points
     evaluations = evaluations or [{}]  # none yet
     kind, split = ('training', 'val') if training else ('test', 'test')
     again = [p for p in folder.parent.iterdir() if STAMP.fullmatch(p.name)][1:]
@@ -147,27 +148,27 @@ def read_run(folder: Path, problems: list[str]) -> list[Row]:
     ]
 
 
-def read_sweep(path: Path, problems: list[str]) -> list[Row]:
-    """Read what ``sweep_budget.py`` left."""
+def read_points(path: Path, problems: list[str]) -> list[Row]:
+    """Read what ``operating_points.py`` left."""
     try:
-        sweep = json.loads(read(path), parse_int=float)
-        points = [p for p in sweep['points'] if numbers(p['metrics'])]
+        found = json.loads(read(path), parse_int=float)
+        points = [p for p in found['points'] if numbers(p['metrics'])]
     except (ValueError, TypeError, LookupError, RecursionError):
         points = []
     if not points:
-        problems.append(f'{path}: no sweep with points that have metrics')
+        problems.append(f'{path}: no points that have metrics')
         return []
     dumped = sorted(path.parent.glob('*/vis_data/config.py'))
     about = dict(
-        setting=f'{sweep.get("config")}, {sweep.get("checkpoint")}',
+        setting=f'{found.get("config")}, {found.get("checkpoint")}',
         data=''.join(data_root(config, 'test') for config in dumped[:1]),
-        metric=sweep.get('metric') or headlines(points[0]['metrics'])[0],
+        metric=found.get('metric') or headlines(points[0]['metrics'])[0],
     )
-    return [make_row('sweep', path.parent, path, p | about) for p in points]
+    return [make_row('points', path.parent, path, p | about) for p in points]
 
 
 def collect(folders: Sequence[str | os.PathLike]) -> tuple[list, list[str]]:
-    """Rows of every run, sweep and study below, and what can't be read."""
+    """Rows of every run, point and study below, and what can't be read."""
     roots = [Path(folder).expanduser().resolve() for folder in folders]
     for folder, root in zip(folders, roots, strict=True):
         if not root.is_dir():
@@ -178,8 +179,8 @@ def collect(folders: Sequence[str | os.PathLike]) -> tuple[list, list[str]]:
         try:
             if STAMP.fullmatch(path.name) and path.is_dir():
                 rows += read_run(path, problems)
-            elif path.name == 'sweep.json':
-                rows += read_sweep(path, problems)
+            elif path.name == 'points.json':
+                rows += read_points(path, problems)
             elif path.suffix == '.jsonl':
                 keys = 'setting', 'arm', 'metric', 'value'
                 for entry in read_lines(path, problems, *keys):
@@ -192,7 +193,7 @@ def collect(folders: Sequence[str | os.PathLike]) -> tuple[list, list[str]]:
         raise UserError(
             f'nothing to report in {", ".join(map(str, folders))}: looked for '
             '<work_dir>/<timestamp>/ with vis_data/scalars.json or '
-            '<timestamp>.json, for sweep.json and for *.jsonl'
+            '<timestamp>.json, for points.json and for *.jsonl'
             + ''.join(f'; {problem}' for problem in problems)
         )
     # Paths are said from the folder above those given.
@@ -214,7 +215,10 @@ def group(rows: Iterable[Row], *keys: str) -> dict[tuple, list[Row]]:
 def series(row: Row) -> str:
     """What a point belongs to; each checkpoint has a line of its own."""
     words = dict.fromkeys((row['arm'], row['phase'], row['budget']))
-    words = words if row['kind'] == 'study' else (row['name'], row['routing'])
+    if row['kind'] != 'study':
+        # One of the scales of the dense model, or of the ratios at a scale.
+        scale = f'scale {row["scale"]}' if row['ratio_asked'] else ''
+        words = row['name'], row['method'], scale
     return ', '.join(filter(None, words))
 
 
