@@ -31,7 +31,7 @@ from mmdge.safe_training.atomic_backend import AtomicBackend
 from mmdge.utils import UserError
 
 
-@HOOKS.register_module()
+@HOOKS.register_module(force=True)  # also as a script
 class KeepFeatures(Hook):
     """Let a frozen dense backbone compute each training input once.
 
