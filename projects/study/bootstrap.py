@@ -58,7 +58,7 @@ def ap_of(ann_file: Path, results: Path, size: str = 'all') -> Metric:
     each = np.array(found.evalImgs, object).reshape(-1, len(options.imgIds))
 
     def ap(images: np.ndarray) -> float:
-        found.evalImgs = each[:, images].ravel()
+        found.evalImgs = each[:, images].ravel().tolist()
         with redirect_stdout(io.StringIO()):
             found.accumulate()
         precision = found.eval['precision']

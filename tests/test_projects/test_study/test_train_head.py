@@ -27,8 +27,8 @@ def test_each_image_is_computed_once(tmp_path):
     hook = KeepFeatures(tmp_path / 'features')
     hook.before_train(run)
     seen = []
-    backbone.blocks[0].register_forward_hook(
-        lambda _, args, out: seen.append(len(out))
+    backbone.patch_embed.register_forward_pre_hook(
+        lambda _, args: seen.append(len(args[0]))
     )
     backbone(images[:2])
     for order in ([0, 1, 2], [2, 0]):
