@@ -24,3 +24,4 @@ model = dict(
     ),
 )
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
+train_cfg = dict(max_epochs=6, val_interval=6)
