@@ -78,7 +78,12 @@ class EdgeIoU(BaseMetric):
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Count the pixels of each image, all of them and those near edges."""
-        num_classes = len(self.dataset_meta['classes'])
+        names = self.dataset_meta['classes']
+        if unknown := set(self.thin) - set(names):
+            raise UserError(
+                f'thin has the classes {sorted(unknown)}, but there are '
+                f'{list(names)}.'
+            )
         for sample in data_samples:
             labels = sample['gt_sem_seg']['data'].squeeze(0).cpu()
             found = sample['pred_sem_seg']['data'].squeeze(0).cpu()
@@ -86,7 +91,7 @@ class EdgeIoU(BaseMetric):
             near = near_edges(labels, self.width, self.ignore_index)
             self.results.append(
                 [
-                    areas(found[mask], labels[mask], num_classes)
+                    areas(found[mask], labels[mask], len(names))
                     for mask in (labelled, labelled & near)
                 ]
             )
@@ -98,11 +103,6 @@ class EdgeIoU(BaseMetric):
             np.savez_compressed(self.out_file, all=whole, edges=edges)
         ious = iou(whole.sum(0))
         names = list(self.dataset_meta['classes'])
-        for name in self.thin:
-            if name not in names:
-                raise UserError(
-                    f'thin has the class {name!r}, but there are {names}.'
-                )
         thin = {f'IoU_{n}': ious[names.index(n)] for n in self.thin}
         found = {'mIoU_edges': mean(iou(edges.sum(0))), **thin}
         if thin:

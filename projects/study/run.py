@@ -44,6 +44,7 @@ KEPT = (
     'coco/bbox_mAP_s',
     'coco/bbox_mAP_m',
     'coco/bbox_mAP_l',
+    'coco/Platelets_precision',
     'coco/segm_mAP',
     'mIoU',
     'aAcc',

@@ -31,7 +31,7 @@ from mmdge.safe_training.atomic_backend import AtomicBackend
 from mmdge.utils import UserError
 
 
-@HOOKS.register_module()
+@HOOKS.register_module(force=True)  # also as a script
 class KeepFeatures(Hook):
     """Let a frozen dense backbone compute each training input once.
 
@@ -79,7 +79,7 @@ class KeepFeatures(Hook):
             kept = [torch.load(path, weights_only=True) for path in paths]
             flops = torch.stack([one['flops'] for one in kept]).to(x.device)
             backbone.cost = Cost(dynamic=flops, dense=flops)
-            return torch.stack([one['maps'] for one in kept], 1).to(x)
+            return tuple(torch.stack([one['maps'] for one in kept], 1).to(x))
 
         backbone.forward = forward
 

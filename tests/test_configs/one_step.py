@@ -91,6 +91,8 @@ def make_shallow(backbone):
         if issubclass(family, mmdge.DynamicViT):
             backbone.pruning_loc, depth = (1, 2, 3), 4
         backbone.arch = dict(arch, num_layers=depth)
+        if backbone.get('frozen_stages', 0) > 0:
+            backbone.frozen_stages = 1
 
 
 def shrink(step):

@@ -103,5 +103,5 @@ def test_mistakes(samples, tmp_path):
             EdgeIoU(width)
     with pytest.raises(UserError, match='no such folder'):
         EdgeIoU(out_file=tmp_path / 'none/areas.npz')
-    with pytest.raises(UserError, match="'rod', but there are"):
+    with pytest.raises(UserError, match=r"\['rod'\], but there are"):
         evaluate(EdgeIoU(thin=['rod']), samples)

@@ -4,7 +4,11 @@ _base_ = './linear_dinov2-s_camvid-476x364.py'
 
 model = dict(
     neck=dict(
-        type='mmdge.SimpleFPN', in_channels=384, out_channels=64, num_outs=4
+        _delete_=True,
+        type='mmdge.SimpleFPN',
+        in_channels=384,
+        out_channels=64,
+        num_outs=4,
     ),
     decode_head=dict(
         _delete_=True,
@@ -20,3 +24,4 @@ model = dict(
     ),
 )
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
+train_cfg = dict(max_epochs=6, val_interval=6)

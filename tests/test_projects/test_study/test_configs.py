@@ -15,8 +15,9 @@ def data(path, request, tmp_path):
     if 'shapes' in path.stem:
         return request.getfixturevalue('shapes')
     test_data = request.getfixturevalue('test_data') / 'data'
-    if 'bccd' in path.stem:
-        return test_data / 'bccd'
+    for name in ('bccd', 'coco_tiny'):
+        if name.replace('_', '-') in path.stem:
+            return test_data / name
     # For two images the whole folder would be listed, and two are enough.
     root = tmp_path / 'camvid'
     for split in ('training', 'validation'):
@@ -32,7 +33,7 @@ def data(path, request, tmp_path):
 def test_config(path, request, tmp_path):
     root = data(path, request, tmp_path)
     cfg, train, val = run(path, root, tmp_path / 'run')
-    semantic = path.stem.startswith('fpn_')
+    semantic = path.stem.startswith(('fpn_', 'linear_'))
     check(path, cfg, train, val, 'mIoU' if semantic else 'coco/bbox_mAP')
     assert ('coco/segm_mAP' in val) == path.stem.startswith('mask-rcnn')
     assert cfg.model.backbone.routing == 'finest'  # arms are made from it

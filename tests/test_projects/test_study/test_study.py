@@ -321,6 +321,22 @@ def test_half_a_training_is_no_start(
     assert len(trained) == 1
 
 
+def test_a_head_is_trained_on_kept_features(study, tmp_path, monkeypatch):
+    """As long as the backbone is dense."""
+    setting = study['plan'].FROZEN['dinov2-linear-camvid']
+    chain = study['run'].Chain(setting, 0, tmp_path, 1, [])
+    (arm,) = setting.arms
+    assert (str(arm), arm.trained) == ('untrained-static', False)
+    ran = []
+    monkeypatch.setattr(chain, 'tool', lambda name, *_: ran.append(name))
+    for routing in ('finest', 'error'):
+        cfg = setting.load()
+        cfg.model.backbone.routing = routing
+        with pytest.raises(FileNotFoundError):  # nothing was trained
+            chain.train(chain.write(cfg, routing))
+    assert ran == [STUDY / 'train_head.py', 'train.py']
+
+
 @pytest.mark.slow
 def test_a_trial_of_the_study(shapes, tmp_path):
     rows, work_dir = tmp_path / 'rows.jsonl', tmp_path / 'work'
