@@ -50,14 +50,12 @@ def measure(tool, tmp_path, shapes, random_model):
     return run
 
 
-@pytest.mark.parametrize(
-    'host',
-    [pytest.param(host, marks=pytest.mark.slow) for host in SHAPES],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('host', ['mmdet', 'mmseg'])
 def test_what_is_chosen_is_repeated_by_the_host(measure, tmp_path, host):
     said, found = measure(
         *(host, '--scale', 0.5, '--method', 'error', '--ratio', 0.8),
-        *('--max-drop', 100),
+        *('--max-drop', 100, '--repeats', 0),
     )
     points = {
         (p['scale'], p['method'], p['ratio_asked']): p for p in found['points']
@@ -71,12 +69,8 @@ def test_what_is_chosen_is_repeated_by_the_host(measure, tmp_path, host):
         assert small['metrics'][name] == pytest.approx(flops, rel=0.25)
     assert small['metrics']['backbone/GFLOPs'] < small['model_GFLOPs']
     assert 'The backbone takes' in said and 'at a ratio of 0.8: ' in said
-    for p in points.values():
-        low, middle, high = p['seconds'].values()
-        assert 0 < low <= middle <= high and p['seconds_batch']
-        assert f'{p["value"]:.2f}' in said
+    assert all(f'{p["value"]:.2f}' in said for p in points.values())
     assert cv2.imread(str(tmp_path / 'out/points.png')) is not None
-
     assert 'chosen is scale 0.5 error 0.8, ' in said
     config, weights = re.findall(r'tools/test.py (\S+) (\S+)', said)[0]
     run = tmp_path / 'run'
@@ -106,7 +100,12 @@ def test_it_goes_on_where_it_was(measure, tmp_path, monkeypatch):
     assert 'evaluating' not in said and 'timing 1 points' in said
     (timed,) = found['points']
     assert {key: timed[key] for key in point} == point
-    assert timed['seconds']['median'] > 0
+    low, middle, high = timed['seconds'].values()
+    assert 0 < low <= middle <= high and timed['seconds_batch']
+    message = measure(*arguments, '--metric', 'AP', options=options, expect=2)
+    assert message.startswith(
+        '--metric AP is none of those that the config has: aAcc, mIoU'
+    )
     said, again = measure(*arguments, options=options)
     assert 'timing' not in said and again == found
     options = ['model.backbone.granularities=[1,2]']
@@ -140,15 +139,13 @@ def test_milliseconds_are_met(measure, monkeypatch):
         return times
 
     monkeypatch.setattr(timing, 'interleave', interleave)
-    arguments = 'mmseg', '--scale', 1, '--ratio', 0.8, '--method'
-    said, found = measure(*arguments, 'dense', 'error', '--ms', 80)
+    _, found = measure(
+        *('mmseg', '--scale', 1, '--method', 'dense', 'error'),
+        *('--ratio', 0.8, '--ms', 80),
+    )
     (point,) = (p for p in found['points'] if 'ms_asked' in p)
     assert point['ratio_asked'] not in (None, 0.8)
     assert point['seconds']['median'] == pytest.approx(0.08, rel=0.1)
-    _, again = measure(*arguments, 'dense', 'error', '--ms', 80)
-    assert again == found
-    said = measure(*arguments, 'dense', '--ms', 1, expect=2)
-    assert 'no point takes at most 1 ms; the nearest is scale 1' in said
 
 
 def test_a_model_without_a_dynamic_form(measure):
@@ -180,7 +177,7 @@ def test_a_model_without_a_dynamic_form(measure):
     [
         (['--ratio', '0'], [], "'0' is no ratio of FLOPs, a number between"),
         (['--scale', '0'], [], "'0' is no scale of at most 4"),
-        (['--ms', '9', '--repeats', '0'], [], '--ms needs times'),
+        (['--ms', '9'], [], '--ms needs times'),
         (
             ['--scale', '1', '0.1'],
             [],
@@ -188,26 +185,16 @@ def test_a_model_without_a_dynamic_form(measure):
             'the backbone, 16',
         ),
         (
-            ['--scale', '1', '--method', 'dense', '--metric', 'AP'],
-            [],
-            '--metric AP is none of those that the config has: aAcc, mIoU',
-        ),
-        (
             ['--scale', '1', '--method', 'error', '--ratio', '.01'],
             [],
             'scale 1 error: ratio=0.01 cannot be met',
-        ),
-        (
-            ['--scale', '1', '--method', 'dense', '--max-drop', '9'],
-            [],
-            'no point cheaper than the dense model drops by at most 9; the '
-            'nearest is scale 1 dense',
         ),
         ([], ['test_dataloader.dataset.data_root=none/'], 'test data not'),
         ([], ['test_evaluator=None'], 'has no test_evaluator'),
     ],
 )
 def test_mistakes_are_named(measure, arguments, options, message):
+    arguments = '--repeats', '0', *arguments
     assert message in measure('mmseg', *arguments, options=options, expect=2)
 
 

@@ -26,7 +26,7 @@ import json
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -328,7 +328,7 @@ class Bench:
         for batch in batches:
             self.model(**batch, mode='predict')
 
-    def dense(self):
+    def dense(self) -> AbstractContextManager:
         """Run the config's own backbone without its routing."""
         return nullcontext() if self.static else self.own.as_dense_twin()
 
@@ -451,7 +451,9 @@ class Bench:
             self.counts[scale] = np.array(counts).T / 1e9
         return self.counts[scale]
 
-    def clock(self, points: list[Point], batch: bool = False) -> list:
+    def clock(
+        self, points: list[Point], batch: bool = False
+    ) -> list[dict[str, float] | None]:
         """Quartiles of the seconds per image of points, in turns.
 
         None is for those that run out of memory.
@@ -543,17 +545,19 @@ class Bench:
         rows, form = [], '{1:.4g} ({0:.4g}-{2:.4g})'.format
         for point in sorted(self.points, key=lambda p: op.cost(p, 'GFLOPs')):
             scale, method, asked = op.key_of(point)
-            together = (point.get('seconds_batch') or op.UNTIMED)['median']
             row = f'{scale:g}', method, f'{asked:g}' if asked else '-'
             row += f'{point["value"]:.2f}', point['model_GFLOPs']
-            row += tuple(
-                form(*op.spread(point, k)) for k in ('backbone', 'ms')
-            )
+            row += (form(*op.spread(point, 'backbone')),)
+            if self.args.repeats:
+                together = (point['seconds_batch'] or op.UNTIMED)['median']
+                row += form(*op.spread(point, 'ms')), 1e3 * together
             front = [name for name in COSTS if point.get(f'front_{name}')]
-            rows.append((*row, 1e3 * together, ' '.join(front)))
+            rows.append((*row, ' '.join(front)))
         columns = 'scale', 'method', 'ratio', self.record['metric'], 'GFLOPs'
-        columns += 'of the backbone (p5-p95)', 'ms (quartiles)'
-        columns += f'ms, batch {self.args.batch_size}', 'on the front of'
+        columns += ('of the backbone (p5-p95)',)
+        if self.args.repeats:
+            columns += 'ms (quartiles)', f'ms, batch {self.args.batch_size}'
+        columns += ('on the front of',)
         print_table('Operating points', columns, rows, width=150)
 
     def draw(self) -> Path:
