@@ -112,10 +112,10 @@ class Backbone(BaseModule):
         """The modules that ``frozen_stages`` keeps from training."""
         return []
 
-    def deciding_modules(self) -> list[nn.Module]:
-        """Modules that adaptation leaves alone, or decisions would change.
+    def deciding_parts(self) -> list[nn.Module | nn.Parameter]:
+        """What adaptation leaves as it is, or decisions would change.
 
-        Of a method whose decisions are read from their output alone.
+        That is for methods that decide once, e.g. from the embedding alone.
         """
         return []
 
