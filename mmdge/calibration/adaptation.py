@@ -43,7 +43,7 @@ class Adaptation(BaseModel):
     In ``loss`` mode it returns the mean over the output maps of
     :func:`relative_error`, and ``flops_ratio``. The backbone stays in
     evaluation mode, which is what it will run in: without noise, DropPath or
-    other decisions. Its :meth:`~Backbone.deciding_parameters` are not trained.
+    other decisions. Its :meth:`~Backbone.deciding_parts` are not trained.
 
     Args:
         backbone (Backbone): The student; its weights now are the teacher's.
@@ -52,9 +52,10 @@ class Adaptation(BaseModel):
 
     def __init__(self, backbone: Backbone, preprocessor: nn.Module) -> None:
         super().__init__(OneByOne(preprocessor))
-        self.backbone = backbone
-        for parameter in backbone.deciding_parameters():
-            parameter.requires_grad_(False)
+        # Stages that the training freezes learn from their twin, too.
+        self.backbone = backbone.requires_grad_(True)
+        for part in backbone.deciding_parts():
+            part.requires_grad_(False)
         teacher = copy.deepcopy(backbone).eval().requires_grad_(False)
         teacher.dense = True
         self._teacher = (teacher,)  # a tuple's are not saved

@@ -19,12 +19,12 @@ X = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 class Deciding:
     """A backbone's decisions are read from its first embedding."""
 
-    def deciding_parameters(self):
-        return list(self.patch_embed1.parameters())
+    def deciding_parts(self):
+        return [self.patch_embed1, self.pos_embed1]
 
 
 def adaptation():
-    backbone = pvt(routing='uniform')
+    backbone = pvt(routing='uniform', frozen_stages=4)
     kind = type(backbone)
     backbone.__class__ = type('Fixed', (Deciding, kind), {})
     return Adaptation(backbone, ImgDataPreprocessor())
@@ -46,6 +46,8 @@ def test_the_loss_falls_but_decisions_stay():
         losses.append(loss.item())
     assert sum(losses[-4:]) < 0.8 * sum(losses[:4])
     assert model.backbone.patch_embed1.proj.weight.equal(first)
+    moved = model.backbone.block1[0].mlp.fc1.weight
+    assert not moved.equal(teacher.block1[0].mlp.fc1.weight)
     assert all(a.equal(b) for a, b in zip(teacher(X), before, strict=True))
     assert teacher.cost.ratio.eq(1).all()
     assert not any('teacher' in key for key in model.state_dict())

@@ -39,20 +39,19 @@ from mmengine.runner import Runner, save_checkpoint
 from torch import Tensor, nn
 
 from mmdge.calibration import (
-    collect_errors,
     find_price,
+    fit_routers,
     fold_price,
     load_images,
     ratio_at_price,
     set_price,
-    set_routers,
     warn_if_far,
 )
 from mmdge.calibration import operating_points as op
 from mmdge.calibration.operating_points import COSTS, SPENT, Key, Point
 from mmdge.datasets import image_loader
 from mmdge.evaluation import with_metrics
-from mmdge.models.architectures import backbone_class
+from mmdge.models.architectures import ViT, backbone_class
 from mmdge.models.methods import Granularity, Method
 from mmdge.utils import UserError, checks, launch, plots, timing
 from mmdge.utils.arguments import add_calibration_options, positive, ratio
@@ -74,29 +73,43 @@ class Way(NamedTuple):
     Attributes:
         change (Callable): Changes the backbone's config, in place.
         family (type): Of the backbones that can.
-        fitted (bool): Whether its routers are calibrated by errors.
+        fitted (bool): Whether its routers are calibrated.
         control (bool): Whether it is never chosen.
     """
 
     change: Callable[[ConfigDict], None]
-    family: type = Granularity
+    family: type | tuple[type, ...] = (Granularity, ViT)
     fitted: bool = False
     control: bool = False
 
 
 def routed(routing: str, *args: Any, **kwargs: Any) -> Way:
-    """The same backbone with another routing."""
-    return Way(partial(op.set_routing, routing=routing), *args, **kwargs)
+    """The same backbone, or a ViT by regions, with another routing."""
+    change = partial(op.set_routing, routing=routing, vit='mmdge.DGEViT')
+    return Way(change, *args, **kwargs)
+
+
+def on_vit(name: str, routing: str, **kwargs: Any) -> Way:
+    """A ViT's weights in the backbone of another method."""
+    change = partial(op.set_routing, routing=routing, vit=f'mmdge.{name}')
+    return Way(change, ViT, **kwargs)
 
 
 # One line more is one method more.
 METHODS = {
-    'dense': routed('finest', object),
+    'dense': Way(partial(op.set_routing, routing='finest'), object),
     'own': Way(lambda backbone: None, Method),
     'error': routed('error', fitted=True),
     'variance': routed('variance'),
     'uniform': routed('uniform'),
     'random': routed('random', control=True),
+    'mixed': on_vit('MixedPatchViT', 'effect', fitted=True),
+    'mixed-variance': on_vit('MixedPatchViT', 'variance'),
+    'mixed-uniform': on_vit('MixedPatchViT', 'uniform'),
+    'mixed-random': on_vit('MixedPatchViT', 'random', control=True),
+    'merging': on_vit('MergingViT', 'effect', fitted=True),
+    'merging-variance': on_vit('MergingViT', 'variance'),
+    'merging-random': on_vit('MergingViT', 'random', control=True),
 }
 
 
@@ -305,8 +318,7 @@ class Bench:
             if file.exists():
                 routers.load_state_dict(torch.load(file, weights_only=True))
             else:
-                images = self.images(scale)[: self.args.num_fit]
-                set_routers(backbone, collect_errors(backbone, images))
+                fit_routers(model, self.images(scale), self.args.num_fit)
                 states = routers.state_dict()
                 save_checkpoint(states, str(file), backend_args=ATOMIC)
         return backbone

@@ -121,10 +121,10 @@ class Backbone(BaseModule):
         """The modules that ``frozen_stages`` keeps from training."""
         return []
 
-    def deciding_parameters(self) -> list[nn.Parameter]:
-        """What adaptation leaves alone, because decisions are read from it.
+    def deciding_parts(self) -> list[nn.Module | nn.Parameter]:
+        """What adaptation leaves as it is, or decisions would change.
 
-        Of a method that decides early; those of others move with it all.
+        That is for methods that decide once, e.g. from the embedding alone.
         """
         return []
 

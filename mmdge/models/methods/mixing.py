@@ -109,14 +109,10 @@ class Mixing(Method):
         """From what ``embed``, or the block before, gave ``(B, T, C)``."""
         raise NotImplementedError
 
-    def deciding_parameters(self) -> list[nn.Parameter]:
-        """See :class:`Backbone`: the embedding, the blocks before."""
-        blocks = self.stages[0][: self.location]
-        modules = [self.patch_embed, *blocks]
-        return [
-            *self.parameters(recurse=False),
-            *(p for module in modules for p in module.parameters()),
-        ]
+    def deciding_parts(self) -> list[nn.Module | nn.Parameter]:
+        """See :class:`Backbone`: the embedding, and the blocks before."""
+        embedding = self.patch_embed, *self.parameters(recurse=False)
+        return [*embedding, *self.stages[0][: self.location]]
 
     def ratios(self, x: Tensor) -> Tensor:
         """See :class:`Backbone`; no block runs after the decision."""
