@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
-from plan import BUDGET, SETTINGS, STUDY, SWEEP
+from plan import BUDGET, FROZEN, SETTINGS, STUDY, SWEEP
+from points import FINE, PLAN, POINTS, best, duels, load
 from rows import ROWS, Rows
 
 from mmdge.utils import UserError, launch
@@ -298,6 +299,59 @@ class Study:
                         plot.series.setdefault(label, []).append(point)
         return plots
 
+    def settings(self) -> list[str]:
+        """Of the second part, those that have points."""
+        return [n for n in PLAN if (POINTS / f'{n}.json').exists()]
+
+    def in_short(self) -> str:
+        """The best dynamic point against the smaller input."""
+        body = []
+        for name in self.settings():
+            titles = dict(value=load(name).attrs['metric'])
+            for metric in duels(name).metric.unique():
+                row = best(name, metric)
+                body.append(
+                    {
+                        'setting': name,
+                        'metric': f'`{titles.get(metric, metric)}`',
+                        'method': row.method,
+                        'it loses': shown(row.lost, 2),
+                        'smaller input, equal FLOPs': lost(row.GFLOPs),
+                        'smaller input, equal ms': lost(row.ms),
+                    }
+                )
+        return markdown(body)
+
+    def about(self, name: str) -> str:
+        """What is run, and where it was timed."""
+        table = load(name)
+        config = (SETTINGS | FROZEN)[name].config
+        said = f'[`{config}`](configs/{config}.py), seed 0.'
+        if table.ms.notna().any():
+            said += f' Timed on {table.attrs["device"]}.'
+        return said
+
+    def points(self, name: str) -> str:
+        """All points of a setting."""
+        table = load(name).sort_values('GFLOPs', ascending=False)
+        fine = [title for title in FINE.values() if title in table]
+        return markdown(
+            {
+                'method': row.method + ' (control)' * row.control,
+                'scale': f'{row.scale:g}',
+                'ratio': shown(row.ratio, 3),
+                table.attrs['metric']: shown(row.value, 2),
+                **{title: shown(row[title], 2) for title in fine},
+                'GFLOPs': shown(row.GFLOPs, 3),
+                'of the backbone (p5-p95)': f'{shown(row.backbone, 3)} '
+                f'({shown(row.p5, 3)}-{shown(row.p95, 3)})',
+                'ms (quartiles)': f'{row.ms:.1f} '
+                f'({row.lower:.1f}-{row.upper:.1f})',
+                'ms in a batch': f'{row.batch:.1f}',
+            }
+            for _, row in table.iterrows()
+        )
+
     def fill(self, template: str) -> str:
         """The page, or a part of it.
 
@@ -327,6 +381,11 @@ def shown(value: float | pd.Series, digits: int = 1, sign: str = '') -> str:
     return f'{round(round(value, 6), digits) + 0.0:{sign}.{digits}f}'
 
 
+def lost(points: float) -> str:
+    """Points, where they are known."""
+    return '-' if np.isnan(points) else shown(points, 2)
+
+
 def spread(values: pd.Series, sign: str = '') -> str:
     """Mean, and the range over the seeds; with a sign, of differences."""
     if values.empty:
@@ -339,7 +398,8 @@ def spread(values: pd.Series, sign: str = '') -> str:
 def markdown(rows: Iterable[Mapping[str, object]]) -> str:
     """A table; numbers to the right."""
     table = pd.DataFrame(rows).astype(str)
-    words = ('setting', 'routing', 'checkpoint', 'difference in points')
+    words = 'setting', 'routing', 'checkpoint', 'difference in points'
+    words += 'method', 'metric'
     align = ['---' if name in words else '---:' for name in table]
     lines = [table.columns, align, *table.to_numpy()]
     return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
@@ -362,8 +422,9 @@ def main() -> None:
     add('--out', type=Path, default=STUDY, help='folder for what is written')
     args = parser.parse_args()
     study = Study(Rows(args.rows))
-    page = study.fill((STUDY / 'README.md.j2').read_text())
-    (args.out / 'README.md').write_text(page)
+    for name in ('README.md', 'operating_points.md'):
+        page = study.fill((STUDY / f'{name}.j2').read_text())
+        (args.out / name).write_text(page)
     save(study.gains(), args.out / 'flops.png')
     save(study.times(), args.out / 'time.png')
 
