@@ -582,15 +582,22 @@ class Bench:
                 place = [op.spread(point, name), [point['value']] * 3]
                 lines[line].append(np.array(place))
             title = f'{name} of the whole model, per image'
-            panels.append(plots.Plot(title, self.record['metric'], '', lines))
+            metric = f'{self.record["metric"]}, points of 100'
+            panels.append(plots.Plot(title, metric, '', lines))
         figure = plots.draw(panels, 6.4, 4.8)
         for panel, name in zip(figure.axes, COSTS, strict=False):
             front = []
             for point in self.points:
                 place = op.cost(point, name), point['value']
                 front += [place] * point.get(f'front_{name}', False)
-                text = f'{point["ratio_asked"] or point["scale"]:g}'
-                panel.annotate(text, place, (4, 4), 'data', 'offset points')
+                scale, method, asked = op.key_of(point)
+                panel.annotate(
+                    f'{asked or scale:g}',
+                    place,
+                    (5, -11 if method == 'dense' else 4),
+                    textcoords='offset points',
+                    fontsize=8,
+                )
             panel.plot(*np.array(sorted(front)).T, 'k:', label='front')
             panel.legend(fontsize=8)
         path = self.file.with_suffix('.png')
