@@ -227,7 +227,8 @@ def adapt(
     """Train a backbone to return what its dense twin does.
 
     Batches are as large as in the host's training, images as in its test.
-    AdamW without weight decay, a rate that falls to 0 linearly.
+    AdamW without weight decay, a rate that falls to 0 linearly; the config's
+    seed, or 0.
 
     Args:
         cfg (Config): Of the model.
@@ -240,13 +241,14 @@ def adapt(
         split (str): Whose images. Defaults to ``'train'``.
         latest (str, optional): Checkpoint to go on from. Defaults to None.
     """
+    seed = (cfg.get('randomness') or {}).get('seed') or 0
     loader = tested_loader(cfg, split=split)
     training = cfg.get('train_dataloader') or {}
     workers = training.get('num_workers', 0)
     batches = DataLoader(
         loader.dataset,
         batch_size=training.get('batch_size', 8),
-        sampler=InfiniteSampler(loader.dataset, seed=0),
+        sampler=InfiniteSampler(loader.dataset, seed=seed),
         num_workers=workers,
         persistent_workers=workers > 0,
         collate_fn=partial(_each, loader.collate_fn),
@@ -282,7 +284,7 @@ def adapt(
         custom_hooks=[hold],
         log_processor=dict(by_epoch=False, window_size=steps),
         env_cfg=cfg.get('env_cfg') or dict(dist_cfg=dict(backend='nccl')),
-        randomness=dict(seed=0),
+        randomness=dict(seed=seed),
         default_scope=cfg.get('default_scope') or launch.host_of(cfg),
         load_from=latest,
         resume=latest is not None,
