@@ -25,27 +25,28 @@ from run import Chain
 from mmdge.utils import launch
 
 POINTS = STUDY / 'points'
-SCALES = '1 .9 .77 .69 .615 .5'
 # What is measured of a kind of backbone: arguments of the tool, run by run.
 VIT = (
-    f'--scale {SCALES} --method dense',
-    '--method mixed --ratio .35 .5 .7',
-    '--method mixed-random mixed-uniform merging merging-random --ratio .5',
-    '--method error --ratio .5 .7',
+    '--scale 1 .77 .69 .615 .5 --method dense',
+    '--scale 1 --method mixed --ratio .35 .5 .7',
+    '--scale 1 --ratio .5 --method '
+    'mixed-random mixed-uniform merging merging-random error',
     '--scale .77 --method mixed --ratio .5 .7',
 )
 PVT = (
-    f'--scale {SCALES} --method dense',
-    '--method error --ratio .35 .5 .7',
-    '--method variance random uniform --ratio .5',
-    '--scale .77 --method error --ratio .5 .7',
+    '--scale 1 .9 .8 .7 .6 .5 --method dense',
+    '--scale 1 --method error --ratio .35 .5 .7',
+    '--scale 1 --method variance random uniform --ratio .5',
+    '--scale .8 --method error --ratio .5 .7',
 )
+# Every second frame of the video, which differ little.
+HALF = f'test_dataloader.dataset.indices={[*range(0, 233, 2)]}'
 PLAN = {
-    'dinov2-linear-camvid': VIT,
-    'dinov2-bccd': VIT,
-    'bccd': PVT,
-    'camvid': PVT,
-    'shapes-box': PVT,
+    'dinov2-linear-camvid': (VIT, HALF),
+    'dinov2-bccd': (VIT, None),
+    'bccd': (PVT, None),
+    'camvid': (PVT, None),
+    'shapes-box': (PVT, None),
 }
 # Metrics that tell what resolution is for, beside the task's.
 FINE = {
@@ -160,14 +161,16 @@ def main() -> None:
     args = parser.parse_args()
     for name in args.settings:
         setting = (SETTINGS | FROZEN)[name]
+        runs, option = PLAN[name]
         chain = Chain(setting, 0, args.work_dir, args.threads, [])
         config, weights = chain.start('untrained')
+        chain.options += [option.replace(' ', '')] if option else []
         folder = chain.folder / 'points'
-        for options in PLAN[name]:
+        for options in runs:
             chain.tool(
                 'analysis_tools/operating_points.py',
                 *(chain.folder / f'{config}.py', weights, '--out', folder),
-                *('--num-images', 96, '--repeats', 7 * args.time),
+                *('--num-images', 64, '--repeats', 7 * args.time),
                 *options.split(),
             )
         record = json.loads((folder / 'points.json').read_text())
