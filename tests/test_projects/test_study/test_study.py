@@ -17,6 +17,7 @@ from tests.forked import forked
 from tests.tool_runs import ROOT, data_options
 
 STUDY = ROOT / 'projects/study'
+PAGES = 'README.md', 'operating_points.md'
 # What looks like a result; code, comments and links may hold anything.
 FIGURE = re.compile(r'(?<![\w./-])-?\d*\.\d+(?![\w/])')
 
@@ -25,7 +26,7 @@ FIGURE = re.compile(r'(?<![\w./-])-?\d*\.\d+(?![\w/])')
 def study(monkeypatch):
     """The study's modules, by name."""
     monkeypatch.syspath_prepend(STUDY)
-    names = ('plan', 'rows', 'render', 'measure', 'run')
+    names = ('plan', 'rows', 'run', 'points', 'render', 'measure')
     yield {name: __import__(name) for name in names}
     for name in names:
         del sys.modules[name]
@@ -234,21 +235,24 @@ class TestPage:
         with pytest.raises(UserError, match='has no row'):
             fill(f'{{{{ {error.replace("box", "mask")} }}}}', row())
 
-    def test_a_figure_needs_a_source(self):
+    @pytest.mark.parametrize('name', PAGES)
+    def test_a_figure_needs_a_source(self, name):
         """What the template says itself is no result."""
-        text = (STUDY / 'README.md.j2').read_text()
+        text = (STUDY / f'{name}.j2').read_text()
         for pattern in (r'{%.*?%}', r'{{.*?}}', r'```.*?```', r'`[^`]*`'):
             text = re.sub(pattern, '', text, flags=re.DOTALL)
         assert FIGURE.findall(re.sub(r'\[[^]]*\]\([^)]*\)', '', text)) == []
 
-    def test_the_page_is_that_of_the_rows(self, study):
-        page = (STUDY / 'README.md').read_text()
+    @pytest.mark.parametrize('name', PAGES)
+    def test_the_page_is_that_of_the_rows(self, study, name):
+        page = (STUDY / name).read_text()
         rows = study['rows'].Rows(STUDY / 'rows.jsonl')
-        template = (STUDY / 'README.md.j2').read_text()
+        template = (STUDY / f'{name}.j2').read_text()
         assert study['render'].Study(rows).fill(template) == page
 
-    def test_its_lines_are_short_and_its_links_lead_somewhere(self):
-        page = (STUDY / 'README.md').read_text()
+    @pytest.mark.parametrize('name', PAGES)
+    def test_its_lines_are_short_and_its_links_lead_somewhere(self, name):
+        page = (STUDY / name).read_text()
         for line in page.split('\n'):
             assert len(line) <= 250 or line.startswith('|')
         for link in re.findall(r'\]\((?!https?:)([^)#]+)', page):
@@ -259,8 +263,9 @@ class TestPage:
 
     def test_it_is_written_with_its_plots(self, tmp_path):
         forked(STUDY / 'render.py', '--out', tmp_path)
-        page = (tmp_path / 'README.md').read_text()
-        assert page == (STUDY / 'README.md').read_text()
+        for name in PAGES:
+            page = (tmp_path / name).read_text()
+            assert page == (STUDY / name).read_text()
         for picture in ('flops.png', 'time.png'):
             assert (tmp_path / picture).stat().st_size > 1000
 
