@@ -30,6 +30,7 @@ from mmdge.utils.tables import print_table
 TOOLS = Path(__file__).resolve().parent
 CONFIG = TOOLS.parent / 'configs/shapes/retinanet_dge-pvt_fpn_shapes.py'
 ROUTING = 'model.backbone.routing'
+SMALLER = 'test_dataloader.dataset.pipeline.1.scale_factor=0.75'
 
 
 def parse_args() -> argparse.Namespace:
@@ -165,7 +166,11 @@ def main() -> None:
         return rows[title]
 
     spent = evaluate('its own', 'own')['backbone/FLOPs_ratio']
-    evaluate('finest (dense twin)', 'finest', f'{ROUTING}=finest')
+    twin = f'{ROUTING}=finest'
+    dense = evaluate('finest (dense twin)', 'finest', twin)
+    smaller = evaluate('finest, smaller input', 'smaller', twin, SMALLER)
+    flops = 'backbone/GFLOPs'
+    smaller['backbone/FLOPs_ratio'] = smaller[flops] / dense[flops]
     evaluate('random, same FLOPs', 'random', *random_routing(config, spent))
     print()
     report(rows)

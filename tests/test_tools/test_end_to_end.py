@@ -226,12 +226,15 @@ def test_demo(shapes, tmp_path):
     assert 'Epoch(train)' in out and 'Done in ' in out
     (picture,) = re.findall(r'as a picture: (\S+\.png)', out)
     assert Path(picture).stat().st_size > 10_000
-    ratios = {
-        name: metrics(tmp_path / f'test_{name}', 'test')[
-            'backbone/FLOPs_ratio'
-        ]
-        for name in ('own', 'finest', 'random')
+    spent = {
+        name: metrics(tmp_path / f'test_{name}', 'test')
+        for name in ('own', 'finest', 'smaller', 'random')
     }
+    ratios = {k: m['backbone/FLOPs_ratio'] for k, m in spent.items()}
     assert ratios['finest'] == 1
+    dense, smaller = (
+        spent[name]['backbone/GFLOPs'] for name in ('finest', 'smaller')
+    )
+    assert smaller < 0.6 * dense
     # Five images and few regions: the shares are met on average only.
     assert ratios['random'] == pytest.approx(ratios['own'], abs=0.1)
