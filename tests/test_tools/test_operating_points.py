@@ -80,6 +80,32 @@ def test_what_is_chosen_is_repeated_by_the_host(measure, tmp_path, host):
     assert repeated and repeated.items() <= small['metrics'].items()
 
 
+@pytest.mark.slow
+def test_a_plain_vit_runs_as_any_method(tool, tmp_path, shapes, random_model):
+    config = 'configs/shapes/retinanet_dynamic-vit_simplefpn_shapes.py'
+    depth = {'model.backbone.arch.num_layers': 2}
+    depth['model.backbone.pruning_loc'] = [1]
+    _, weights = random_model(config, depth)
+    said = tool(
+        *(TOOL, config, weights, '--out', tmp_path / 'out', *FEW),
+        *('--scale', 1, '--method', 'dense', 'mixed', 'mixed-random'),
+        *('--ratio', 0.6, '--repeats', 0, '--cfg-options'),
+        *data_options('mmdet', shapes),
+        *NO_WORKERS,
+        *(f'{key}={value}' for key, value in depth.items()),
+    )
+    found = json.loads((tmp_path / 'out/points.json').read_text())['points']
+    assert [p['method'] for p in found] == ['dense', 'mixed', 'mixed-random']
+    for point in found[1:]:
+        assert point['ratio_calibrated'] == pytest.approx(0.6, abs=0.02)
+    assert 'chosen is scale 1 mixed 0.6' in said
+    written = re.findall(r'tools/test.py (\S+) (\S+)', said)[0]
+    forked(own('mmdet', 'test.py'), *written, '--work-dir', tmp_path, **ON_CPU)
+    repeated = figures(metrics(tmp_path, 'test'))
+    assert repeated and repeated.items() <= found[1]['metrics'].items()
+
+
+@pytest.mark.slow
 def test_it_goes_on_where_it_was(measure, tmp_path, monkeypatch):
     """A report shows what there is."""
     arguments = 'mmseg', '--scale', 1, '--method', 'error', '--ratio', 0.7
