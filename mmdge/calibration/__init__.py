@@ -12,7 +12,6 @@ from .errors import (
     BlockErrors,
     check_routed,
     collect_errors,
-    routed_blocks,
 )
 from .fit import calibrate, fit_power_law, fit_routers, set_routers
 from .images import load_images
@@ -43,7 +42,6 @@ __all__ = [
     'load_images',
     'price_slope',
     'ratio_at_price',
-    'routed_blocks',
     'runs_at_prices',
     'set_effect_router',
     'set_price',

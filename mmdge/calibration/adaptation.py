@@ -25,7 +25,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from mmdge.engine.hooks import relative_error
+from mmdge.engine.hooks import relative_error, tensors
 from mmdge.models.architectures import Backbone
 from mmdge.safe_training import find_latest_checkpoint
 from mmdge.utils import UserError, launch
@@ -81,7 +81,9 @@ class Adaptation(BaseModel):
         self.backbone.cost = self.backbone.cost.detach()
         errors = [
             relative_error(ours.float(), theirs.float())
-            for ours, theirs in zip(maps, taught, strict=True)
+            for ours, theirs in zip(
+                tensors(maps), tensors(taught), strict=True
+            )
         ]
         loss = torch.stack(errors).mean()
         return dict(loss=loss, flops_ratio=ratio.detach())

@@ -72,11 +72,11 @@ def collect_effects(model: nn.Module, images: Iterable[Tensor]) -> Effects:
             constant = _Constant(router, candidate)
             with routed_by(backbone, {name: constant}):
                 changed = outputs(model, image)
-            features = router.features(constant.seen.float())
-            grid = features.shape[1:3]
-            effects.append(
-                sum(_to_cells(m, grid) for m in compare(dense, changed)).sqrt()
-            )
+            size = tuple(constant.seen.shape[1:3])
+            moved = compare(dense, changed)
+            moved = sum(_to_cells(m, size, router.cell) for m in moved)
+            effects.append(moved.sqrt())
+        features = router.features(constant.seen.float())
         stacked = torch.stack(effects, -1)  # (B, Rh, Rw, K - 1)
         known = constant.valid
         if known is None:
@@ -101,7 +101,7 @@ def block_effects(model: nn.Module, images: Iterable[Tensor]) -> list[float]:
     dense = {name: _Constant(router, 0) for name, router in routers.items()}
     effects = dict.fromkeys(routers, 0.0)
     for image in images:
-        with backbone.as_dense_twin():
+        with routed_by(backbone, dense):
             expected = outputs(model, image)
         for name, router in routers.items():
             with routed_by(backbone, {**dense, name: _Constant(router, 1)}):
@@ -145,25 +145,30 @@ def outputs(
 
     Where there are class scores at every place, of a segmentor, a one-stage
     detector or a region proposal network, by the divergence of their
-    probabilities; else what the backbone and the neck return, by the squared
-    difference.
+    probabilities; else the backbone's maps, by the squared difference.
 
     Returns:
         list[tuple[Callable, Tensor]]: From maps ``(B, C, h, w)``, dense and
         changed, to ``(B, h, w)``; and the map.
     """
-    features = model.extract_feat(images)
     head = getattr(model, 'decode_head', None)
     if hasattr(head, 'conv_seg'):
+        scores = head(model.extract_feat(images))
+        scores = scores[0] if isinstance(scores, tuple) else scores
         one = head.out_channels == 1
         count = sigmoid_divergence if one else softmax_divergence
-        return [(count, head(features).float())]
+        return [(count, scores.float())]
     for name in ('bbox_head', 'rpn_head'):
         head = getattr(model, name, None)
         if hasattr(head, 'prior_generator'):
-            scores = head(features)[0]
+            scores = head(model.extract_feat(images))[0]
             return [(sigmoid_divergence, s.float()) for s in scores]
-    return [(squared_difference, f.float()) for f in features]
+    backbone = model.backbone
+    own, backbone.out_type = backbone.out_type, 'featmap'
+    try:
+        return [(squared_difference, f.float()) for f in backbone(images)]
+    finally:
+        backbone.out_type = own
 
 
 def compare(dense: Sequence, changed: Sequence) -> list[Tensor]:
@@ -194,8 +199,13 @@ def squared_difference(dense: Tensor, changed: Tensor) -> Tensor:
     return (dense - changed).square().sum(1)
 
 
-def _to_cells(change: Tensor, grid: Sequence[int]) -> Tensor:
-    """Sum of a map ``(B, h, w)`` over each cell, ``(B, *grid)``."""
-    # Of a coarser map each cell has its part.
-    mean = F.interpolate(change[:, None], tuple(grid), mode='area')[:, 0]
-    return mean * (change[0].numel() / mean[0].numel())
+def _to_cells(change: Tensor, size: tuple[int, int], cell: int) -> Tensor:
+    """Sum of a map ``(B, h, w)`` over each cell of a token map, ``(B, R..)``.
+
+    The first is brought to the ``size`` of the second; cells of ``cell``
+    tokens begin at the upper left.
+    """
+    mean = F.interpolate(change[:, None], size, mode='area')
+    scale = change[0].numel() / mean[0].numel()
+    sums = F.avg_pool2d(mean, cell, ceil_mode=True, divisor_override=1)
+    return scale * sums[:, 0]

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmdge.models.architectures import Backbone
 from mmdge.models.routing import Router, region_variance
@@ -107,12 +107,6 @@ def check_routed(backbone: Backbone) -> None:
             'and granularities to several, e.g. (1, 2, 4), or of DynamicViT '
             "amount='price'"
         )
-
-
-def routed_blocks(backbone: Backbone) -> list[nn.Module]:
-    """The blocks that route, in their order."""
-    blocks = (block for stage in backbone.stages for block in stage)
-    return [block for block in blocks if getattr(block, 'router', None)]
 
 
 @contextmanager

@@ -194,7 +194,7 @@ def set_routing(backbone: dict, routing: str, vit: str | None = None) -> None:
     """
     backbone.pop('price', None)
     kind = backbone_class(backbone)
-    if vit and issubclass(kind, ViT) and kind is not find_class(vit):
+    if vit and issubclass(kind, ViT) and not issubclass(kind, find_class(vit)):
         known = *signature(ViT).parameters, 'type'
         for key in [key for key in backbone if key not in known]:
             backbone.pop(key)
@@ -326,10 +326,10 @@ def choose(
     fit = [p for p, m in zip(points, misses, strict=True) if m <= 1e-9]
     if not fit:
         near = points[np.argmin(misses)] if points else full
-        raise UserError(
-            f'no point {what}; the nearest is {describe(near)}, '
-            f'{figures(near)}'
-        )
+        nearest = 'nothing but controls was measured'
+        if near is not None:
+            nearest = f'the nearest is {describe(near)}, {figures(near)}'
+        raise UserError(f'no point {what}; {nearest}')
     if drop is not None:
         return min(fit, key=lambda p: cost(p, by))
     return max(fit, key=lambda p: (p['value'], -cost(p, by)))

@@ -27,7 +27,7 @@ from .layers import resize_pos_embed
 State = dict[str, Tensor]
 
 HEAD = r'(head\w*|pre_logits|fc_norm|attn_pool|pooler|classifier)\..*'
-ROUTER = r'(.*)\.router\..*'
+ROUTER = r'(?:(.*)\.)?router\..*'
 PREDICTOR = r'score_predictor\..*'  # DynamicViT's official name
 # What few layouts have a place for, and no model that has it can do without.
 EXTRA_PARTS = r'register_tokens|.*\.ls\d\.gamma|.*\.mlp\.w\d+\..*'
@@ -385,8 +385,9 @@ def _sort(
             continue
         reasons = [why for p, why in UNUSED.items() if re.fullmatch(p, key)]
         router = re.fullmatch(ROUTER, key)
+        at = router and router[1]  # a block; None: of the whole backbone
         if owner or (
-            router and any(k.startswith(f'{router[1]}.') for k in own)
+            router and (not at or any(k.startswith(f'{at}.') for k in own))
         ):
             reasons = ["another routing's"]
         if key.startswith(backbone.unbuilt):

@@ -37,7 +37,7 @@ from mmdge.calibration import (
     warn_if_far,
 )
 from mmdge.engine.hooks import find_dynamic_backbone
-from mmdge.models.architectures import Backbone, backbone_class
+from mmdge.models.architectures import backbone_class
 from mmdge.models.methods import Granularity, Mixing
 from mmdge.utils import UserError, checks, launch
 from mmdge.utils.arguments import (
@@ -113,8 +113,9 @@ def route(cfg: Config) -> None:
         return
     if not issubclass(kind, Granularity):
         raise UserError(
-            f'{cfg.filename} has no dynamic backbone (model.backbone is '
-            f'{backbone.get("type")}); a PVT (v1), a DeiT or a ViT can be '
+            f'{cfg.filename} has no backbone that is calibrated without '
+            f'training (model.backbone is {backbone.get("type")}); a PVT '
+            '(v1), a DeiT or a ViT can be '
             'replaced by one that takes its weights, e.g. '
             "dict(type='mmdge.DGEPVT', arch='small'), see docs/budgets.md; "
             'others have no dynamic form'
@@ -126,15 +127,16 @@ def teach(
     args: argparse.Namespace,
     cfg: Config,
     model: nn.Module,
-    backbone: Backbone,
+    known: nn.Module,
     images: list[torch.Tensor],
     folder: Path,
 ) -> None:
     """Adapt the backbone, or go on with that, as the arguments say."""
+    backbone = model.backbone
     settings = settings_of(backbone, args.adapt, args.ratio, args.adapt_lr)
     latest, slope = latest_adaptation(folder, settings), None
     if latest is None:
-        calibrate(model, images, args.num_fit, args.ratio)
+        calibrate(known, images, args.num_fit, args.ratio)
         slope = price_slope(ratio_at_price(backbone, images), args.ratio)
     hold = HoldRatio(backbone, args.ratio, slope)
     adapt(
@@ -182,13 +184,15 @@ def main() -> None:
     model = launch.build_model(cfg, args.checkpoint)
     whole = checks.is_whole_model(args.checkpoint, model)
     backbone = find_dynamic_backbone(model, 'make_dynamic.py')
+    # Heads without weights would not tell what counts.
+    known = model if whole else nn.ModuleDict(dict(backbone=backbone))
     stem = Path(args.config).stem
     folder = args.out or Path(f'work_dirs/{stem}_dynamic-{args.ratio:g}')
     folder.mkdir(parents=True, exist_ok=True)
     images = load_images(cfg, model, args.num_images, args.split)
     if args.adapt:
-        teach(args, cfg, model, backbone, images, folder / 'adapt')
-    calibrate(model, images, args.num_fit, args.ratio)
+        teach(args, cfg, model, known, images, folder / 'adapt')
+    calibrate(known, images, args.num_fit, args.ratio)
     ratio_at = ratio_at_price(backbone, images)
     spent = ratio_at(0.0)
     print(f'Ratio {spent:.3f} on the calibration images')

@@ -14,7 +14,7 @@ is kept: the same command goes on where it was interrupted.
 
 Example::
 
-    python tools/analysis_tools/py CONFIG CHECKPOINT \
+    python tools/analysis_tools/operating_points.py CONFIG CHECKPOINT \
         --scale 1 .75 .5 --ratio .5 .7 --max-drop .5
 """
 
@@ -31,6 +31,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from mmengine import fileio
@@ -188,18 +189,24 @@ class Bench:
                 f'{", ".join(ways)} alone'
             )
         self.model = launch.build_model(cfg, args.checkpoint)
+        if not checks.is_whole_model(args.checkpoint, self.model):
+            raise UserError(
+                f'{args.checkpoint} holds a backbone alone; what is measured '
+                'is a whole model'
+            )
         # The counter follows gradients even where there are none.
         self.own = self.model.requires_grad_(False).backbone
         self.device = next(self.own.parameters()).device
         self.static = kind is object
         if self.static:
             print(
-                f'{cfg.model.backbone.type} has no dynamic form: measured is '
-                'what the scale of its input alone gives'
+                f'{cfg.model.backbone.type} is none of mmdge: measured is '
+                'what the scale of its input alone gives; of a PVT or a ViT '
+                'there is a dynamic form, see docs/budgets.md'
             )
             patch = cfg.model.backbone.get('patch_size')
             self.stride = patch if isinstance(patch, int) else 32
-            self.region = 1
+            self.region = self.stride
         else:
             self.stride = max(self.own.strides)
             sides = zip(self.own.strides, self.own.cells, strict=False)
@@ -283,8 +290,13 @@ class Bench:
             cfg, number = self.config(scale), self.args.batch_size
             cfg.val_dataloader = cfg.test_dataloader
             loader = image_loader(cfg, number=self.args.num_timed)
-            items = [loader.dataset[i] for i in range(len(loader.dataset))]
-            least = min(min(item['inputs'].shape[-2:]) for item in items)
+            numbers = range(len(loader.dataset))
+            try:
+                items = [loader.dataset[number] for number in numbers]
+                sides = [item['inputs'].shape[-2:] for item in items]
+                least = min(map(min, sides))
+            except cv2.error:  # it would resize to nothing
+                least = 0
             if least < self.region:
                 raise UserError(
                     f'--scale {scale:g} leaves an image of {least} pixels, '
@@ -313,10 +325,12 @@ class Bench:
         backbone = self.bases[key] = model.backbone.requires_grad_(False)
         if fitted:
             # Or what goes on later might differ in the last digit.
-            file = self.folder / f'routers/{method}-{scale:g}.pth'
+            known = self.record['identity'][:8]
+            file = self.folder / f'routers/{method}-{scale:g}-{known}.pth'
             routers = nn.ModuleList(backbone.routers)
             if file.exists():
-                routers.load_state_dict(torch.load(file, weights_only=True))
+                state = torch.load(file, 'cpu', weights_only=True)
+                routers.load_state_dict(state)
             else:
                 fit_routers(model, self.images(scale), self.args.num_fit)
                 states = routers.state_dict()
@@ -396,10 +410,16 @@ class Bench:
 
     def plan(self) -> list[Key]:
         """The points to measure, those of a scale together."""
-        full = [(1.0, 'dense', None)] * (self.args.max_drop is not None)
-        ratios = self.args.ratio or RATIOS
+        args, ratios = self.args, self.args.ratio or RATIOS
+        a_ratio = len(ratios) == 1 and args.ms is None
+        full = [(1.0, 'dense', None)]
+        full *= args.max_drop is not None or a_ratio
         asked = dict.fromkeys(METHODS, ratios) | {'dense': [None]}
-        asked['own'] = self.args.ratio or [None]
+        # With milliseconds as the target its price is to be searched for.
+        routers = getattr(self.own, 'routers', ())
+        priced = any(router.priced for router in routers)
+        if not args.ratio and not (priced and args.ms is not None):
+            asked['own'] = [None]
         keys = [
             (scale, method, each)
             for scale in self.args.scale
@@ -429,7 +449,7 @@ class Bench:
             ratio_asked=asked,
             ratio_calibrated=spent,
             price=price,
-            routing=config.get('routing', 'learned'),
+            routing=config.get('routing'),
         )
 
     def evaluate(self, point: Point) -> None:
@@ -536,13 +556,14 @@ class Bench:
                     self.evaluate(line[asked])
                     self.time()
                 return
-        print(f'no price was found that takes {wanted:g} ms')
+        if lines:
+            print(f'no price was found that takes {wanted:g} ms')
 
     def write(self, point: Point) -> Path:
         """Write a point's config and checkpoint; return the config's path."""
         cfg = self.config(point['scale'], point['method'])
         if not self.static:
-            if point['price'] and not METHODS[point['method']].fitted:
+            if not METHODS[point['method']].fitted and point['ratio_asked']:
                 cfg.model.backbone.price = point['price']
             budget = round(point['metrics']['backbone/FLOPs_ratio'], 3)
             hook = cost_hook(min(1.0, budget))
@@ -672,6 +693,8 @@ def main() -> None:
     target = dict(ms=args.ms, drop=args.max_drop)
     if full and len(args.ratio or []) == 1:
         target['ratio'] = args.ratio[0]
+    if unmet and not op.choosable(bench.points):
+        raise UserError('; '.join(unmet))
     if any(wanted is not None for wanted in target.values()):
         by = COSTS[bool(args.repeats)]
         chosen = op.choose(bench.points, full, **target, by=by)

@@ -5,7 +5,7 @@ from .cost_hook import (
     find_dynamic_backbone,
     find_dynamic_backbones,
 )
-from .distill_hook import DistillHook, relative_error
+from .distill_hook import DistillHook, relative_error, tensors
 from .granularity_vis_hook import GranularityVisHook
 from .random_price_hook import RandomPriceHook
 from .routing_warmup_hook import RoutingWarmupHook
@@ -19,4 +19,5 @@ __all__ = [
     'find_dynamic_backbone',
     'find_dynamic_backbones',
     'relative_error',
+    'tensors',
 ]

@@ -217,7 +217,7 @@ def target_loss(
         loss_weight (float): See there.
         kept_only (bool): See there.
     """
-    ours, theirs = list(_tensors(student)), list(_tensors(teacher))
+    ours, theirs = list(tensors(student)), list(tensors(teacher))
     if not ours or [o.shape for o in ours] != [t.shape for t in theirs]:
         raise UserError(
             f'DistillHook: {module!r} returned tensors of the shapes '
@@ -235,12 +235,13 @@ def target_loss(
     return loss_weight * torch.stack(losses).mean()
 
 
-def _tensors(outputs: Any) -> Iterator[Tensor]:
+def tensors(outputs: Any) -> Iterator[Tensor]:
+    """All tensors of nested tuples and lists."""
     if isinstance(outputs, Tensor):
         yield outputs
     elif isinstance(outputs, (list, tuple)):
         for output in outputs:
-            yield from _tensors(output)
+            yield from tensors(output)
 
 
 def _kept(x: Tensor, cost: Cost, module: str) -> Tensor:
@@ -252,7 +253,8 @@ def _kept(x: Tensor, cost: Cost, module: str) -> Tensor:
         x = x.flatten(2).transpose(1, 2)  # (B, C, h, w) -> (B, h * w, C)
     kept = cost.maps[-1].share.flatten(1) > 0  # (B, N)
     num_extra = x.shape[1] - kept.shape[1]
-    if num_extra not in range(3):  # cls, dist
+    # Of larger cells there are several rows each; of tokens a few are extra.
+    if num_extra not in range(max(3, kept.shape[1])):
         raise UserError(
             f'DistillHook: kept_only is for decisions on tokens, but there '
             f'are {kept.shape[1]} cells and {module!r} has {x.shape[1]} rows'
@@ -261,16 +263,19 @@ def _kept(x: Tensor, cost: Cost, module: str) -> Tensor:
 
 
 def relative_error(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean squared difference over the variance of the teacher's channels.
+    """Mean squared difference over the teacher's variance.
 
-    0 where they agree; 1 is what each channel's mean in place of the map
-    would get wrong. So maps of all stages weigh alike.
+    0 where they agree; 1 is what each channel's mean in place of the map, or
+    the mean of all channels in place of a cls token, would get wrong. So maps
+    of all stages weigh alike.
 
     Args:
         student (Tensor): ``(B, C, ...)``, as a map or a cls token.
         teacher (Tensor): Of the same shape.
     """
+    # A cls token is one of few: its channels vary, not its places.
     others = [d for d in range(teacher.dim()) if d != 1]
+    others = others if teacher.dim() > 2 else [1]
     spread = teacher - teacher.mean(others, keepdim=True)
     variance = spread.square().mean().clamp(min=1e-12)
     return F.mse_loss(student, teacher) / variance

@@ -390,7 +390,7 @@ ViT.layouts = (
             ('.dge.router.', '.router.'),
             ('.dge.splits', '.router.sides', 'splits'),
         ),
-        no_place=rf'.*\.router\.(?!gate\.|sides$).*|{PREDICTOR}|{EXTRA_PARTS}',
+        no_place=rf'(.*\.)?router\.(?!gate\.|sides$).*|{PREDICTOR}|{EXTRA_PARTS}',
         container='model',
     ),
     Layout(

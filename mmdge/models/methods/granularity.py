@@ -33,7 +33,13 @@ from mmdge.utils import UserError
 from ..cost import ComputeMap, Cost
 from ..layers import TransformerBlock, add
 from ..layers.transformer import Context
-from ..routing import Decision, Grains, WithGate, build_router
+from ..routing import (
+    Decision,
+    EffectRouter,
+    Grains,
+    WithGate,
+    build_router,
+)
 from ..routing.granularity import Choice
 from .base import Method
 
@@ -74,6 +80,11 @@ class Granularity(Method):
                 router = build_router(
                     kind, block.embed_dims, cost, sides[-1], price
                 )
+                if isinstance(router, EffectRouter):
+                    raise UserError(
+                        f'routing={kind!r} is for methods that decide once, '
+                        "as mmdge.MixedPatchViT; here use 'error'."
+                    )
                 if router is not None:
                     router.register_buffer(
                         'sides',

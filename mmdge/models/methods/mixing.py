@@ -36,7 +36,7 @@ from mmdge.utils import UserError
 
 from ..cost import ComputeMap, Cost
 from ..layers.transformer import packed_attention
-from ..routing import Grains, build_router
+from ..routing import ErrorRouter, Grains, build_router
 from ..routing.granularity import patch_grid, pool, unpool
 from .base import Method
 
@@ -98,6 +98,11 @@ class Mixing(Method):
         self.location = location
         cost = [side**-2 for side in SIDES]
         self.router = build_router(routing, channels, cost, SIDES[-1], price)
+        if isinstance(self.router, ErrorRouter):
+            raise UserError(
+                f'routing={routing!r} is for errors of single blocks; a '
+                "method that decides once has 'effect'."
+            )
         if self.router is not None and [*self.router.parameters()]:
             raise UserError(
                 f'routing={routing!r} learns by gradient, of which a choice '

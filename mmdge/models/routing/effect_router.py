@@ -38,8 +38,6 @@ class EffectRouter(Router):
         own_price (Tensor): ``()``.
     """
 
-    records_sides = True
-
     def __init__(
         self, embed_dims: int, cost: Sequence[float], cell: int, **kwargs: Any
     ) -> None:
@@ -48,6 +46,7 @@ class EffectRouter(Router):
         self.register_buffer('weight', torch.zeros(num, 2 * embed_dims))
         self.register_buffer('bias', torch.zeros(num))
         self.register_buffer('own_price', torch.tensor(0.0))
+        self.register_load_state_dict_pre_hook(_forget_another)
 
     def reset_parameters(self) -> None:
         """Forget the calibration."""
@@ -86,3 +85,14 @@ class EffectRouter(Router):
     def flops(self) -> LinearCost:
         """See :class:`Router`."""
         return LinearCost(0, self.weight.numel())
+
+
+def _forget_another(
+    router: EffectRouter, state_dict: dict, prefix: str, *args: Any
+) -> None:
+    """Drop what a router of another method, of other features, knows."""
+    weight = state_dict.get(f'{prefix}weight', router.weight)
+    if weight.shape != router.weight.shape:
+        for name, buffer in router.named_buffers():
+            if f'{prefix}{name}' in state_dict:
+                state_dict[f'{prefix}{name}'] = torch.zeros_like(buffer)
