@@ -195,7 +195,17 @@ FAMILIES = {
         variants=VIT,
         tokens=lambda side, stride: -(-side // stride),
         stages=3,
-        **GRANULARITY,
+        # The method's other kinds are those of DGEPVT.
+        **GRANULARITY
+        | dict(
+            kinds={
+                kind: GRANULARITY['kinds'][kind]
+                for kind in ('learned', 'quiet', 'ranked', 'error', 'uniform')
+            },
+            random=(),
+            wasteful=(),
+            compiled=('quiet',),
+        ),
     ),
     'DGEViT': Family(
         build=dinov2,
@@ -252,7 +262,6 @@ FAMILIES = {
         build=merging_vit,
         kinds={
             'effect': {},
-            'variance': dict(routing='variance'),
             'uniform': dict(routing='uniform', merging_loc=0),
         },
         variants={'map': {}, 'some': dict(out_indices=(0, 1), **DINO)},

@@ -307,14 +307,43 @@ class Study:
         """The best dynamic point against the smaller input."""
         body = []
         for name in self.settings():
-            titles = dict(value=load(name).attrs['metric'])
+            titles = dict(value=f'`{load(name).attrs["metric"]}`')
             for metric in duels(name).metric.unique():
                 row = best(name, metric)
                 body.append(
                     {
                         'setting': name,
-                        'metric': f'`{titles.get(metric, metric)}`',
+                        'metric': titles.get(metric, metric),
                         'method': row.method,
+                        'it loses': shown(row.lost, 2),
+                        'smaller input, equal FLOPs': lost(row.GFLOPs),
+                        'smaller input, equal ms': lost(row.ms),
+                    }
+                )
+        return markdown(body)
+
+    def together(self) -> str:
+        """Routing at a smaller input, against the smaller input alone."""
+        body = []
+        for name in self.settings():
+            table, found = load(name), duels(name)
+            full = table[(table.method == 'dense') & (table.scale == 1)]
+            for _, row in found[found.scale < 1].iterrows():
+                own = table[
+                    (table.scale == row.scale)
+                    & (table.method == row.method)
+                    & (table.asked == row.asked)
+                ]
+                part = own.GFLOPs.item() / full.GFLOPs.item()
+                title = table.attrs['metric']
+                body.append(
+                    {
+                        'setting': name,
+                        'scale and ratio': f'{row.scale:g}, {row.asked:g}',
+                        'of the FLOPs': shown(part, 2),
+                        'metric': f'`{title}`'
+                        if row.metric == 'value'
+                        else row.metric,
                         'it loses': shown(row.lost, 2),
                         'smaller input, equal FLOPs': lost(row.GFLOPs),
                         'smaller input, equal ms': lost(row.ms),
