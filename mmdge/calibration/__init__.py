@@ -7,7 +7,13 @@ from .adaptation import (
     price_slope,
     settings_of,
 )
-from .effects import Effects, collect_effects, set_effect_router
+from .effects import (
+    Effects,
+    collect_effects,
+    dense_outputs,
+    distance,
+    set_effect_router,
+)
 from .errors import (
     BlockErrors,
     check_routed,
@@ -34,6 +40,8 @@ __all__ = [
     'check_routed',
     'collect_effects',
     'collect_errors',
+    'dense_outputs',
+    'distance',
     'find_price',
     'fit_power_law',
     'fit_routers',

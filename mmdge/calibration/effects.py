@@ -86,6 +86,34 @@ def collect_effects(model: nn.Module, images: Iterable[Tensor]) -> Effects:
 
 
 @torch.no_grad()
+def dense_outputs(model: nn.Module, images: Iterable[Tensor]) -> list[list]:
+    """The :func:`outputs` of the dense twin, image by image."""
+    with model.backbone.as_dense_twin():
+        return [outputs(model, image) for image in images]
+
+
+@torch.no_grad()
+def distance(
+    model: nn.Module, images: Iterable[Tensor], dense: Iterable[list]
+) -> float:
+    """How far a model's outputs are from others.
+
+    Args:
+        model (nn.Module): A host's, in evaluation mode.
+        images (Iterable[Tensor]): Preprocessed, ``(B, 3, H, W)``.
+        dense (Iterable[list]): See :func:`dense_outputs`.
+
+    Returns:
+        float: Sum of :func:`compare` over all places of all images.
+    """
+    return sum(
+        moved.sum().item()
+        for image, expected in zip(images, dense, strict=True)
+        for moved in compare(expected, outputs(model, image))
+    )
+
+
+@torch.no_grad()
 def block_effects(model: nn.Module, images: Iterable[Tensor]) -> list[float]:
     """How far outputs move if all of one block is a step less than dense.
 

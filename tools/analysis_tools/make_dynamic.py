@@ -14,6 +14,7 @@ Example::
 from __future__ import annotations
 
 import argparse
+import copy
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -27,6 +28,8 @@ from mmdge.calibration import (
     HoldRatio,
     adapt,
     calibrate,
+    dense_outputs,
+    distance,
     find_price,
     latest_adaptation,
     load_images,
@@ -47,6 +50,7 @@ from mmdge.utils.arguments import (
     ratio,
 )
 
+JUDGED = 16  # images, by which an adaptation is judged
 # Hooks whose shares, warm-up and prices belong to other routers, or to an
 # earlier calibration; here the budget is met.
 REPLACED = ('CostHook', 'RoutingWarmupHook', 'RandomPriceHook', 'DistillHook')
@@ -131,12 +135,20 @@ def teach(
     images: list[torch.Tensor],
     folder: Path,
 ) -> None:
-    """Adapt the backbone, or go on with that, as the arguments say."""
+    """Adapt the backbone, or go on with that, as the arguments say.
+
+    It is calibrated before and after. What brings the outputs of ``known``
+    no nearer to the dense model's is undone.
+    """
     backbone = model.backbone
     settings = settings_of(backbone, args.adapt, args.ratio, args.adapt_lr)
     latest, slope = latest_adaptation(folder, settings), None
+    judged = images[:JUDGED]
+    expected = dense_outputs(known, judged)
+    calibrate(known, images, args.num_fit, args.ratio)
+    before = distance(known, judged, expected)
+    state = copy.deepcopy(backbone.state_dict())
     if latest is None:
-        calibrate(known, images, args.num_fit, args.ratio)
         slope = price_slope(ratio_at_price(backbone, images), args.ratio)
     hold = HoldRatio(backbone, args.ratio, slope)
     adapt(
@@ -144,6 +156,14 @@ def teach(
         split=args.split,
         latest=latest,
     )
+    calibrate(known, images, args.num_fit, args.ratio)
+    after = distance(known, judged, expected)
+    said = f'from {before:.4g} to {after:.4g} from the dense outputs'
+    if after < before:
+        print(f'the adaptation moved it {said}')
+        return
+    print(f'the adaptation is undone: it moved the backbone {said}')
+    backbone.load_state_dict(state)
 
 
 def write(
@@ -192,7 +212,8 @@ def main() -> None:
     images = load_images(cfg, model, args.num_images, args.split)
     if args.adapt:
         teach(args, cfg, model, known, images, folder / 'adapt')
-    calibrate(known, images, args.num_fit, args.ratio)
+    else:
+        calibrate(known, images, args.num_fit, args.ratio)
     ratio_at = ratio_at_price(backbone, images)
     spent = ratio_at(0.0)
     print(f'Ratio {spent:.3f} on the calibration images')
