@@ -355,7 +355,7 @@ class Study:
         """What is run, and where it was timed."""
         table = load(name)
         config = (SETTINGS | FROZEN)[name].config
-        said = f'[`{config}`](configs/{config}.py), seed 0.'
+        said = f'[`{config}`](./configs/{config}.py), seed 0.'
         if table.ms.notna().any():
             said += f' Timed on {table.attrs["device"]}.'
         return said

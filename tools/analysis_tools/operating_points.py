@@ -138,8 +138,9 @@ def parse_args() -> argparse.Namespace:
     several('--method', choices=METHODS, help=what)
     what = (
         'of dynamic to dense FLOPs of the backbone at each scale, for which '
-        'prices are found (default: .5 .7); a single one is a target, too: '
-        'the best point of so much of the dense FLOPs at scale 1'
+        'prices are found (default: .5 .7); a single one is a target, too, '
+        'if dense at scale 1 is measured: the best point of so much of its '
+        'FLOPs'
     )
     several('--ratio', type=ratio, help=what)
     target = parser.add_mutually_exclusive_group().add_argument
@@ -411,9 +412,7 @@ class Bench:
     def plan(self) -> list[Key]:
         """The points to measure, those of a scale together."""
         args, ratios = self.args, self.args.ratio or RATIOS
-        a_ratio = len(ratios) == 1 and args.ms is None
-        full = [(1.0, 'dense', None)]
-        full *= args.max_drop is not None or a_ratio
+        full = [(1.0, 'dense', None)] * (args.max_drop is not None)
         asked = dict.fromkeys(METHODS, ratios) | {'dense': [None]}
         # With milliseconds as the target its price is to be searched for.
         routers = getattr(self.own, 'routers', ())
