@@ -168,7 +168,7 @@ def main() -> None:
     spent = evaluate('its own', 'own')['backbone/FLOPs_ratio']
     twin = f'{ROUTING}=finest'
     dense = evaluate('finest (dense twin)', 'finest', twin)
-    smaller = evaluate('finest, smaller input', 'smaller', twin, SMALLER)
+    smaller = evaluate('finest, input x .75', 'smaller', twin, SMALLER)
     flops = 'backbone/GFLOPs'
     smaller['backbone/FLOPs_ratio'] = smaller[flops] / dense[flops]
     evaluate('random, same FLOPs', 'random', *random_routing(config, spent))
