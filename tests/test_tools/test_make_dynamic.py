@@ -259,9 +259,10 @@ def test_adapted_without_labels(
         'train_dataloader.batch_size=4',
     ]
 
-    def adapted(folder, iters=4, expect=0):
+    def adapted(folder, iters=4, expect=0, lr=1e-4):
         return tool(TOOL, STATIC['mmseg'], weights, '--ratio', 0.6, *FEW,
-                    '--adapt', iters, '--out', tmp_path / folder,
+                    '--adapt', iters, '--adapt-lr', lr,
+                    '--out', tmp_path / folder,
                     '--cfg-options', *options, f'{DEPTH}=(1,1,1,1)',
                     expect=expect)  # fmt: skip
 
@@ -296,6 +297,11 @@ def test_adapted_without_labels(
     assert equal(read_checkpoint(made('cut'))['state_dict'], state)
     said = adapted('cut', iters=6, expect=2)
     assert 'adaptation of another iterations; remove it' in said
+
+    # What makes it worse is undone.
+    assert 'the adaptation is undone' in adapted('bad', lr=10)
+    kept = read_checkpoint(made('bad'))['state_dict']
+    assert all(kept[k].equal(v) for k, v in model.state_dict().items())
 
     # With labels, it goes on learning from the checkpoint that it came from.
     config = made('whole').with_suffix('.py')

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import math
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -35,6 +36,7 @@ from mmdge.calibration import (
     load_images,
     price_slope,
     ratio_at_price,
+    set_price,
     set_routing,
     settings_of,
     warn_if_far,
@@ -156,14 +158,18 @@ def teach(
         split=args.split,
         latest=latest,
     )
-    calibrate(known, images, args.num_fit, args.ratio)
-    after = distance(known, judged, expected)
+    try:
+        calibrate(known, images, args.num_fit, args.ratio)
+        after = distance(known, judged, expected)
+    except UserError:  # no price meets the ratio with what it became
+        after = math.inf
     said = f'from {before:.4g} to {after:.4g} from the dense outputs'
     if after < before:
         print(f'the adaptation moved it {said}')
         return
     print(f'the adaptation is undone: it moved the backbone {said}')
     backbone.load_state_dict(state)
+    set_price(backbone, 0.0)
 
 
 def write(
