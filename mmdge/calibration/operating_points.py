@@ -6,7 +6,6 @@ import copy
 import math
 import re
 from collections.abc import Mapping, Sequence
-from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -14,9 +13,7 @@ from mmengine.config import Config
 from torch import nn
 
 from mmdge.datasets import plain_datasets
-from mmdge.models.architectures import ViT, backbone_class
 from mmdge.models.routing.router import STATIC
-from mmdge.registry import find_class
 from mmdge.utils import UserError, checks
 
 COSTS = ('GFLOPs', 'ms')  # of the whole model, per image
@@ -181,24 +178,12 @@ def share_weights(backbone: nn.Module) -> nn.Module:
     return copy.deepcopy(backbone, memo)
 
 
-def set_routing(backbone: dict, routing: str, vit: str | None = None) -> None:
+def set_routing(backbone: dict, routing: str) -> None:
     """Change the routing in a backbone's config, and what belongs to it.
 
     The price goes, and of a list of routings the static ones stay.
-
-    Args:
-        backbone (dict): Of a backbone of ours, if ``vit`` is given.
-        routing (str): See :func:`build_router`.
-        vit (str, optional): Type of the backbone that a plain ViT becomes,
-            without what other types alone know. Defaults to None: its own.
     """
     backbone.pop('price', None)
-    kind = backbone_class(backbone)
-    if vit and issubclass(kind, ViT) and not issubclass(kind, find_class(vit)):
-        known = *signature(ViT).parameters, 'type'
-        for key in [key for key in backbone if key not in known]:
-            backbone.pop(key)
-        backbone['type'] = vit
     own = backbone.get('routing')
     backbone['routing'] = routing
     if isinstance(own, (list, tuple)) and routing not in STATIC:

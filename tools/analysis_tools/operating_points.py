@@ -28,6 +28,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +40,7 @@ from mmengine.config import Config, ConfigDict
 from mmengine.runner import Runner, save_checkpoint
 from torch import Tensor, nn
 
+from mmdge import DGEViT, MergingViT, MixedPatchViT
 from mmdge.calibration import (
     find_price,
     fit_routers,
@@ -84,16 +86,29 @@ class Way(NamedTuple):
     control: bool = False
 
 
-def routed(routing: str, *args: Any, **kwargs: Any) -> Way:
+def reroute(backbone: ConfigDict, routing: str, vit: type) -> None:
+    """Give a backbone of ours another routing.
+
+    A plain ViT of another kind than ``vit`` becomes one, without the
+    arguments that other kinds alone know.
+    """
+    kind = backbone_class(backbone)
+    if issubclass(kind, ViT) and not issubclass(kind, vit):
+        known = *signature(ViT).parameters, 'type'
+        for key in [key for key in backbone if key not in known]:
+            backbone.pop(key)
+        backbone.type = f'mmdge.{vit.__name__}'
+    op.set_routing(backbone, routing)
+
+
+def routed(routing: str, **kwargs: Any) -> Way:
     """The same backbone, or a ViT by regions, with another routing."""
-    change = partial(op.set_routing, routing=routing, vit='mmdge.DGEViT')
-    return Way(change, *args, **kwargs)
+    return Way(partial(reroute, routing=routing, vit=DGEViT), **kwargs)
 
 
-def on_vit(name: str, routing: str, **kwargs: Any) -> Way:
+def on_vit(vit: type, routing: str, **kwargs: Any) -> Way:
     """A ViT's weights in the backbone of another method."""
-    change = partial(op.set_routing, routing=routing, vit=f'mmdge.{name}')
-    return Way(change, ViT, **kwargs)
+    return Way(partial(reroute, routing=routing, vit=vit), ViT, **kwargs)
 
 
 # One line more is one method more.
@@ -104,13 +119,13 @@ METHODS = {
     'variance': routed('variance'),
     'uniform': routed('uniform'),
     'random': routed('random', control=True),
-    'mixed': on_vit('MixedPatchViT', 'effect', fitted=True),
-    'mixed-variance': on_vit('MixedPatchViT', 'variance'),
-    'mixed-uniform': on_vit('MixedPatchViT', 'uniform'),
-    'mixed-random': on_vit('MixedPatchViT', 'random', control=True),
-    'merging': on_vit('MergingViT', 'effect', fitted=True),
-    'merging-variance': on_vit('MergingViT', 'variance'),
-    'merging-random': on_vit('MergingViT', 'random', control=True),
+    'mixed': on_vit(MixedPatchViT, 'effect', fitted=True),
+    'mixed-variance': on_vit(MixedPatchViT, 'variance'),
+    'mixed-uniform': on_vit(MixedPatchViT, 'uniform'),
+    'mixed-random': on_vit(MixedPatchViT, 'random', control=True),
+    'merging': on_vit(MergingViT, 'effect', fitted=True),
+    'merging-variance': on_vit(MergingViT, 'variance'),
+    'merging-random': on_vit(MergingViT, 'random', control=True),
 }
 
 

@@ -131,9 +131,3 @@ class Method:
             return add(rows, update, out=update)
 
         return self.run(update, rows)
-
-    def run_dense(
-        self, block: TransformerBlock, x: Tensor, size: tuple[int, int]
-    ) -> Tensor:
-        """Update all tokens ``(B, E + N, C)``."""
-        return self.run(block.update_all, x, size)

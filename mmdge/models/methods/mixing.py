@@ -141,7 +141,7 @@ class Mixing(Method):
         for number, block in enumerate(blocks[: self.location]):
             num_extra = tokens.shape[1] - math.prod(size)
             dynamic += block.flops(size, num_extra).at(tokens.shape[1])
-            tokens = block(tokens, size, self.run_dense)
+            tokens = self.run(block, tokens, size)
             if number in keep:
                 outs.append(tokens)
         fine, coarse, seen, flops = self.candidates(tokens, size)
