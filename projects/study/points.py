@@ -42,11 +42,14 @@ FINE_STEPS = ('--scale 1 .9 .8 .7 .6 .5 --method dense', *PVT)
 COARSE_STEPS = ('--scale 1 .84 .67 .5 --method dense', *PVT)
 # Every second frame of the video, which differ little.
 HALF = f'test_dataloader.dataset.indices={[*range(0, 233, 2)]}'
+# How they are timed.
+LONG = '--repeats 5 --num-timed 4 --batch-size 4'
+SHORT = '--repeats 7'
 PLAN = {
-    'dinov2-linear-camvid': (VIT, HALF),
-    'dinov2-bccd': (VIT, None),
-    'bccd': (FINE_STEPS, None),
-    'shapes-box': (COARSE_STEPS, None),
+    'dinov2-linear-camvid': (VIT, LONG, HALF),
+    'dinov2-bccd': (VIT, LONG, None),
+    'bccd': (FINE_STEPS, SHORT, None),
+    'shapes-box': (COARSE_STEPS, SHORT, None),
 }
 # Metrics that tell what resolution is for, beside the task's.
 FINE = {
@@ -94,6 +97,7 @@ def load(name: str) -> pd.DataFrame:
         )
     table = pd.DataFrame(rows)
     table.attrs.update(metric=record['metric'], device=record.get('device'))
+    table.attrs['timed'] = record.get('timed')
     return table
 
 
@@ -161,7 +165,7 @@ def main() -> None:
     args = parser.parse_args()
     for name in args.settings:
         setting = (SETTINGS | FROZEN)[name]
-        runs, option = PLAN[name]
+        runs, timed, option = PLAN[name]
         chain = Chain(setting, 0, args.work_dir, args.threads, [])
         config, weights = chain.start('untrained')
         chain.options += [option.replace(' ', '')] if option else []
@@ -170,13 +174,14 @@ def main() -> None:
             chain.tool(
                 'analysis_tools/operating_points.py',
                 *(chain.folder / f'{config}.py', weights, '--out', folder),
-                *('--num-images', 64, '--repeats', 7 * args.time),
-                *options.split(),
+                *('--num-images', 64, *options.split()),
+                *(timed if args.time else '--repeats 0').split(),
             )
         record = json.loads((folder / 'points.json').read_text())
         for point in record['points']:
             del point['log']
-        record = {k: v for k, v in record.items() if k != 'checkpoint'}
+        for key in ('config', 'checkpoint'):  # of this machine
+            del record[key]
         POINTS.mkdir(exist_ok=True)
         text = json.dumps(record, indent=1)
         (POINTS / f'{name}.json').write_text(text + '\n')

@@ -357,7 +357,11 @@ class Study:
         config = (SETTINGS | FROZEN)[name].config
         said = f'[`{config}`](./configs/{config}.py), seed 0.'
         if table.ms.notna().any():
-            said += f' Timed on {table.attrs["device"]}.'
+            rounds, images, batch, *_ = table.attrs['timed']
+            said += (
+                f' Timed on {table.attrs["device"]}: {rounds} rounds in '
+                f'turns, {images} images, batches of {batch}.'
+            )
         return said
 
     def points(self, name: str) -> str:
