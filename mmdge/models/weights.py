@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import math
 import re
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from inspect import signature
 from logging import WARNING
@@ -52,7 +51,7 @@ class Layout(NamedTuple):
     """The names of one code base.
 
     Attributes:
-        family (str): ``'PVT'`` or ``'ViT'``.
+        family (str): ``'PVT'``, ``'ViT'``, ...
         name (str): Whose names.
         mark (str): Pattern of an entry by which the layout is known.
         rows (tuple): Parts of their names and what they are in ours, to be
@@ -219,7 +218,8 @@ def fit(state_dict: State, backbone: nn.Module) -> tuple[State, str]:
         state_dict (dict): What a file holds, see :func:`unwrap`.
         backbone (nn.Module): See :class:`Backbone` for what it tells:
             ``layouts``, ``arch``, ``arch_zoo``, ``in_channels``, ``unbuilt``,
-            ``arguments_of()``, ``pos_embeds()``, ``routers_by_name()``.
+            ``arguments_of()``, ``sizes_of()``, ``pos_embeds()``,
+            ``routers_by_name()``, ``new_parts()``.
 
     Returns:
         tuple[dict, str]: The backbone's entries, and what became of the
@@ -237,7 +237,8 @@ def fit(state_dict: State, backbone: nn.Module) -> tuple[State, str]:
     tokens, remedy = _tokens(ours), _other_arch(ours, own, backbone)
     dropped, unknown, other, stem = _sort(ours, own, backbone)
     loaded = len(ours.keys() & own.keys()) - len(stem)
-    initial, zeros = _complete(ours, own, backbone.routers_by_name())
+    fresh = backbone.routers_by_name() | backbone.new_parts()
+    initial, zeros = _complete(ours, own, fresh)
     missing = [f'{k} {tuple(own[k].shape)}' for k in own if k not in ours]
     problems = [
         f'{verb} {len(names)} {what} ({_some(names, 20)})'
@@ -263,7 +264,7 @@ def fit(state_dict: State, backbone: nn.Module) -> tuple[State, str]:
     said = [f'{loaded} entries loaded']
     said += [f'resized: {", ".join(resized)}'] if resized else []
     for what, names in {
-        "left at their initial values, the routers'": initial,
+        'left at their initial values': initial,
         'left at its initial value, of other channels': stem,
         'set to 0, biases that it lacks': zeros,
         'dropped, not of the backbone': rest,
@@ -309,14 +310,7 @@ def _find_layout(weights: Mapping[str, Any], backbone: nn.Module) -> Layout:
 
 def _other_arch(ours: State, own: State, backbone: nn.Module) -> str:
     """How to get sizes and parts of weights, if not the backbone's."""
-    blocks = {
-        found.groups(): ours[key].numel()
-        for key in sorted(ours)
-        if (found := re.match(r'(blocks?\d*)\.(\d+)\.norm', key))
-    }
-    depths = Counter(stage for stage, _ in blocks)
-    widths = {stage: width for (stage, _), width in blocks.items()}
-    sizes = dict(num_layers=[*depths.values()], embed_dims=[*widths.values()])
+    sizes = backbone.sizes_of(ours)
 
     def fits(arch: Mapping[str, Any]) -> bool:
         here = {k: torch.tensor(arch[k]).flatten().tolist() for k in sizes}
@@ -411,18 +405,18 @@ def _check_sides(key: str, theirs: Tensor, here: Tensor) -> None:
 
 
 def _complete(
-    ours: State, own: State, routers: Mapping[str, nn.Module]
+    ours: State, own: State, parts: Mapping[str, nn.Module]
 ) -> tuple[list[str], list[str]]:
-    """Add routers and biases that weights lack; return their names."""
+    """Add parts, e.g. routers, and biases that weights lack; return names."""
     fresh = {}
     # Alike in all processes, which nothing brings together after loading.
     with torch.random.fork_rng([]):
         # Not torch.manual_seed, which reaches other devices too.
         torch.default_generator.manual_seed(0)
-        for path, router in routers.items():
-            router = copy.deepcopy(router).cpu()
-            router.reset_parameters()
-            fresh |= router.state_dict(prefix=f'{path}.')
+        for path, part in parts.items():
+            part = copy.deepcopy(part).cpu()
+            part.reset_parameters()
+            fresh |= part.state_dict(prefix=f'{path}.')
     modules = {key.rpartition('.')[0] for key in ours}
     kinds = {re.sub(r'\d+', '*', key) for key in ours}
     initial, zeros = [], []

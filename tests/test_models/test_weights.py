@@ -447,7 +447,7 @@ class TestReport:
             f'DGEPVT from the mmdge PVT layout: {len(own) - len(routers)} '
             'entries loaded; resized: pos_embed1 from 24x24 to 16x16, '
             'pos_embed2 from 12x12 to 8x8, pos_embed3 from 6x6 to 4x4; '
-            f"{len(routers)} left at their initial values, the routers': "
+            f'{len(routers)} left at their initial values: '
             'block1.0.router.history,'
         )
         for part in (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,7 +18,7 @@ from mmdge.registry import find_class
 from mmdge.utils import UserError, checks
 
 from ..cost import Cost
-from ..layers import TransformerBlock
+from ..layers import Block
 from ..weights import Layout, load
 
 
@@ -48,7 +49,7 @@ class Backbone(BaseModule):
     dense: bool = False
 
     @property
-    def stages(self) -> list[Sequence[TransformerBlock]]:
+    def stages(self) -> list[Sequence[Block]]:
         """The blocks, stage by stage."""
         raise NotImplementedError
 
@@ -150,6 +151,27 @@ class Backbone(BaseModule):
     def routers_by_name(self) -> dict[str, nn.Module]:
         """The routers and their names in the state dict."""
         return {}
+
+    def new_parts(self) -> dict[str, nn.Module]:
+        """Parts that weights may lack, beside routers, and their names.
+
+        They then start anew, by their ``reset_parameters()``.
+        """
+        return {}
+
+    @staticmethod
+    def sizes_of(state: Mapping[str, Tensor]) -> dict[str, list[int]]:
+        """Depths and widths of weights in our names, in terms of ``arch``."""
+        blocks = {
+            found.groups(): state[key].numel()
+            for key in sorted(state)
+            if (found := re.match(r'(blocks?\d*)\.(\d+)\.norm', key))
+        }
+        depths = Counter(stage for stage, _ in blocks)
+        widths = {stage: width for (stage, _), width in blocks.items()}
+        return dict(
+            num_layers=[*depths.values()], embed_dims=[*widths.values()]
+        )
 
     @contextmanager
     def as_dense_twin(self) -> Iterator[None]:

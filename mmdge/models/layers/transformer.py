@@ -1,15 +1,15 @@
 """The encoder block: what all tokens need, and what works row by row.
 
 ``prepare`` computes keys and values from all tokens; ``update`` says what the
-block adds to any rows, packed over the batch. Rows don't see each other, so
-a method may choose which of them to compute, and how.
+block adds to any rows, packed over the batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import accumulate
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,14 +18,13 @@ from torch import Tensor, nn
 from mmdge.utils import UserError
 
 from ..cost import LinearCost
+from .block import Block, OnMap, Prepared, Size, add, on_full_map
 from .embeddings import pad_to_patch
 
 try:
     from torch.nn.attention.varlen import varlen_attn
 except ImportError:  # before PyTorch 2.10
     varlen_attn = None
-
-Size = tuple[int, int]
 
 # Hidden channels, in bytes, that a CPU computes together in inference. More
 # would not stay in its caches, and from about 32 MB on the C library fetches
@@ -324,49 +323,6 @@ class LayerScale(nn.Module):
         return x * self.gamma
 
 
-class DropPath(nn.Module):
-    """Stochastic depth per sample (Huang et al., ECCV 2016), on packed rows.
-
-    The hosts' own DropPath drops along dimension 0, which for packed rows is
-    the row; there the official DGE code drops single queries. Here a sample
-    is dropped as a whole.
-
-    Args:
-        drop_prob (float): Probability to drop, in [0, 1). Defaults to 0.
-    """
-
-    def __init__(self, drop_prob: float = 0.0) -> None:
-        super().__init__()
-        if not 0 <= drop_prob < 1:
-            raise UserError(
-                f'drop_prob must be in [0, 1), but got {drop_prob}.'
-            )
-        self.drop_prob = drop_prob
-
-    def draw(self, batch_size: int, like: Tensor) -> Tensor | None:
-        """Each sample's factor, 0 or ``1 / (1 - drop_prob)``, ``(B,)``.
-
-        Of the type and device of ``like``; None for 1, as in evaluation.
-        """
-        if not self.training or not self.drop_prob:
-            return None
-        keep = 1 - self.drop_prob
-        return like.new_empty(batch_size).bernoulli_(keep) / keep
-
-    def forward(
-        self, x: Tensor, factor: Tensor | None, lengths: list[int]
-    ) -> Tensor:
-        """Scale packed rows ``(sum_b L_b, C)``, of each sample ``L_b``."""
-        if factor is None:
-            return x
-        if len(set(lengths)) == 1:
-            # (B * L, C) -> (B, L * C)
-            return (x.view(len(factor), -1) * factor[:, None]).view_as(x)
-        # Without waiting for a GPU, which `device=x.device` would.
-        rows = torch.tensor(lengths).to(x.device, non_blocking=True)
-        return x * factor.repeat_interleave(rows, output_size=len(x))[:, None]
-
-
 class Context(NamedTuple):
     """What :meth:`TransformerBlock.prepare` made of all tokens.
 
@@ -374,8 +330,7 @@ class Context(NamedTuple):
         keys (Tensor): Packed over the batch, ``(sum_b T_b, h, d)``.
         values (Tensor): Like the keys.
         key_lengths (list[int]): Keys of each image, ``T_b``.
-        kept (tuple): Which images keep the attention's update, and the
-            MLP's, see :meth:`DropPath.draw`.
+        kept (tuple): See :class:`Block`; of the attention, and the MLP.
         normed (Tensor): The tokens, normed, in their shape.
     """
 
@@ -386,7 +341,7 @@ class Context(NamedTuple):
     normed: Tensor
 
 
-class TransformerBlock(nn.Module):
+class TransformerBlock(Block):
     """Pre-norm encoder block of PVT, DeiT, ViT and DINOv2.
 
     Args:
@@ -414,9 +369,7 @@ class TransformerBlock(nn.Module):
         layer_scale_init_value: float = 0.0,
         ffn_type: str = 'origin',
     ) -> None:
-        super().__init__()
-        self.embed_dims = embed_dims
-        self.name = name
+        super().__init__(embed_dims, drop_path, name)
         self.norm1 = nn.LayerNorm(embed_dims, eps=1e-6)
         self.attn = SpatialReductionAttention(embed_dims, num_heads, sr_ratio)
         self.norm2 = nn.LayerNorm(embed_dims, eps=1e-6)
@@ -426,12 +379,11 @@ class TransformerBlock(nn.Module):
         if layer_scale_init_value:
             self.ls1 = LayerScale(embed_dims, layer_scale_init_value)
             self.ls2 = LayerScale(embed_dims, layer_scale_init_value)
-        self.drop_path = DropPath(drop_path)
 
     def prepare(
         self, x: Tensor, size: Size, lengths: list[int] | None = None
-    ) -> tuple[Tensor, Context]:
-        """Compute what every token needs.
+    ) -> Prepared:
+        """Compute keys and values from every token.
 
         Args:
             x (Tensor): Tokens ``(B, E + H * W, C)``, extra tokens first; or,
@@ -440,8 +392,7 @@ class TransformerBlock(nn.Module):
             lengths (list[int], optional): Of packed rows, ``T_b``.
 
         Returns:
-            tuple[Tensor, Context]: What rows are made of, here ``x`` itself;
-            and what :meth:`update` needs besides them.
+            Prepared: Base and source are ``x`` itself.
         """
         normed = self.norm1(x)
         keys, values = self.attn(normed, None if lengths else size)
@@ -449,23 +400,25 @@ class TransformerBlock(nn.Module):
         lengths = lengths or [len(keys) // num_images] * num_images
         draw = self.drop_path.draw
         kept = draw(num_images, x), draw(num_images, x)
-        return x, Context(keys, values, lengths, kept, normed)
+        context = Context(keys, values, lengths, kept, normed)
+        return Prepared(x, x, context)
 
     def update(
         self,
         rows: Tensor,
         lengths: list[int],
         context: Context,
+        on_map: OnMap | None = None,
         attend: Callable = packed_attention,
         normed: Tensor | None = None,
     ) -> Tensor:
-        """What the block adds to rows.
+        """See :class:`Block`; attention and MLP of rows.
 
         Args:
-            rows (Tensor): Packed over the batch, image-major,
-                ``(sum_b L_b, C)``.
+            rows (Tensor): ``(sum_b L_b, C)``.
             lengths (list[int]): Rows of each image, ``L_b``.
             context (Context): Of their images.
+            on_map (OnMap, optional): Of no use here.
             attend (Callable): Attention of queries ``(sum_b L_b, h, d)`` to
                 keys and values, arguments as of :func:`packed_attention`,
                 which is the default.
@@ -485,51 +438,17 @@ class TransformerBlock(nn.Module):
         hidden = self.drop_path(hidden, context.kept[1], lengths)
         return add(attended, hidden, out=sums)
 
-    def update_all(self, x: Tensor, size: Size) -> Tensor:
-        """Update all tokens ``(B, E + H * W, C)``, as a static backbone."""
-        x, context = self.prepare(x, size)
-        update = self.update(
+    def update_prepared(self, prepared: Prepared, size: Size) -> Tensor:
+        """See :class:`Block`; nothing is normed twice."""
+        x, _, context = prepared
+        return self.update(
             x.flatten(0, 1),  # (B, E + N, C) -> (B * (E + N), C)
             [x.shape[1]] * len(x),
             context,
+            partial(on_full_map, size=size),
             normed=context.normed.flatten(0, 1),
         ).view_as(x)
-        return add(x, update, out=update)
-
-    def forward(
-        self, x: Tensor, size: Size, body: Callable | None = None
-    ) -> Any:
-        """Update all tokens, or do what a method does in the place of that.
-
-        Args:
-            x (Tensor): Tokens ``(B, E + H * W, C)``, extra tokens first.
-            size (tuple[int, int]): ``(H, W)``.
-            body (Callable, optional): Called with the block, ``x`` and
-                ``size``; in here, because FSDP gathers a block's parameters
-                for its forward. Defaults to :meth:`update_all`.
-        """
-        return (
-            self.update_all(x, size) if body is None else body(self, x, size)
-        )
 
     def flops(self, size: Size, num_extra: int) -> LinearCost:
-        """Multiply-adds of one image: fixed, and of each row.
-
-        Args:
-            size (tuple[int, int]): Of the map, ``(H, W)``; of tokens that
-                are no map ``(N, 1)``, and ``N`` may be a tensor.
-            num_extra (int): Extra tokens.
-        """
+        """See :class:`Block`."""
         return self.attn.flops(size, num_extra) + self.mlp.flops()
-
-
-def add(x: Tensor, update: Tensor, out: Tensor) -> Tensor:
-    """``x + update``, all of one shape, in inference in the memory of ``out``.
-
-    A large tensor is fresh memory from the system each time, which costs a
-    CPU more than the sum does. Nobody may need ``out`` afterwards, which may
-    be ``update``, but not the output of a module, which a hook may have kept.
-    """
-    if torch.is_grad_enabled() or not x.dtype == update.dtype == out.dtype:
-        return x + update
-    return torch.add(x, update, out=out)

@@ -124,9 +124,9 @@ class Method:
         """
 
         def update(rows: Tensor) -> Tensor:
-            _, context = block.prepare(rows, size, lengths)
+            context = block.prepare(rows, size, lengths).context
             update = block.update(
-                rows, lengths, context, attend, context.normed
+                rows, lengths, context, attend=attend, normed=context.normed
             )
             return add(rows, update, out=update)
 

@@ -24,6 +24,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,8 +32,7 @@ from torch import Tensor
 from mmdge.utils import UserError
 
 from ..cost import ComputeMap, Cost
-from ..layers import TransformerBlock, add
-from ..layers.transformer import Context
+from ..layers import Block, add
 from ..routing import (
     Decision,
     EffectRouter,
@@ -125,7 +125,7 @@ class Granularity(Method):
 
     def _run_block(
         self,
-        block: TransformerBlock,
+        block: Block,
         tokens: Tensor,
         size: tuple[int, int],
         grains: Grains,
@@ -167,7 +167,7 @@ class Granularity(Method):
 
 
 def decide(
-    block: TransformerBlock,
+    block: Block,
     tokens: Tensor,
     grains: Grains,
     valid: Tensor | None,
@@ -188,7 +188,7 @@ def decide(
 
 
 def update_chosen(
-    block: TransformerBlock,
+    block: Block,
     tokens: Tensor,
     grains: Grains,
     choice: Choice,
@@ -201,29 +201,36 @@ def update_chosen(
     ``sparse`` gives it the gradient of the chosen candidate alone.
     """
     pool, unpool, lengths, _ = choice
-    candidates = grains.candidates(tokens)
-    rows = pool(candidates)
-    source, context = block.prepare(tokens, grains.size)
-    update = block.update(rows, lengths, context)
+    base, source, context = block.prepare(tokens, grains.size)
+    candidates = grains.candidates(source)
+    on_map = partial(grains.on_map, choice=choice)
+    update = block.update(pool(candidates), lengths, context, on_map)
     if gate is None:
         update = unpool(update)
-        return add(source, update, out=update)
+        return add(base, update, out=update)
     if sparse:
         # Each token times the gate of its region: 1, but with a gradient.
-        return source + unpool(update) * grains.spread(gate).to(source.dtype)
+        return base + unpool(update) * grains.spread(gate).to(base.dtype)
     # Where the gate is 0 nothing but the gate gets a gradient: what the other
     # candidates would have done is needed, but no graph of it.
     with torch.no_grad():
-        others = updates_of_all(block, torch.cat(candidates, 1), context)
-    return WithGate.apply(source + unpool(update), gate, others, grains)
+        others = updates_of_all(block, source, context, grains)
+    return WithGate.apply(base + unpool(update), gate, others, grains)
 
 
 def updates_of_all(
-    block: TransformerBlock, rows: Tensor, context: Context
+    block: Block, source: Tensor, context: Any, grains: Grains
 ) -> Tensor:
-    """The updates of all candidates, ``(B, E + M, C)``."""
+    """The updates of all candidates, ``(B, E + M, C)``.
+
+    Where a block's rows see their neighbours, these are of the same
+    granularity.
+    """
+    rows = torch.cat(grains.candidates(source), 1)
     lengths = [rows.shape[1]] * len(rows)
-    return block.update(rows.flatten(0, 1), lengths, context).view_as(rows)
+    return block.update(
+        rows.flatten(0, 1), lengths, context, grains.on_maps_of_all
+    ).view_as(rows)
 
 
 @dataclass(frozen=True)
@@ -234,22 +241,22 @@ class CandidateErrors:
     calibration, and for the oracle.
 
     Attributes:
-        block (TransformerBlock): Whose update.
+        block (Block): Whose update.
         tokens (Tensor): ``(B, E + N, C)``.
         grains (Grains): Of their map.
     """
 
-    block: TransformerBlock
+    block: Block
     tokens: Tensor
     grains: Grains
 
     @torch.no_grad()
     def __call__(self) -> Tensor:
         """``(B, Rh, Rw, K)``, see :meth:`Grains.errors`."""
-        rows = torch.cat(self.grains.candidates(self.tokens), 1)
-        _, context = self.block.prepare(self.tokens, self.grains.size)
-        context = context._replace(kept=(None, None))
-        updates = updates_of_all(self.block, rows, context)  # (B, E + M, C)
+        _, source, context = self.block.prepare(self.tokens, self.grains.size)
+        context = context._replace(kept=(None,) * len(context.kept))
+        # (B, E + M, C)
+        updates = updates_of_all(self.block, source, context, self.grains)
         return self.grains.errors(updates)
 
     @property

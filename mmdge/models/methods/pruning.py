@@ -348,13 +348,13 @@ class Pruning(Method):
             return self.run(block.update_all, tokens, size)
 
         def update(tokens: Tensor, policy: Tensor) -> Tensor:
-            _, context = block.prepare(tokens, size)
+            context = block.prepare(tokens, size).context
             update = block.update(
                 tokens.flatten(0, 1),
                 context.key_lengths,
                 context,
-                partial(masked_attention, policy=policy),
-                context.normed.flatten(0, 1),
+                attend=partial(masked_attention, policy=policy),
+                normed=context.normed.flatten(0, 1),
             ).view_as(tokens)
             if self.keep_features:
                 update = update * policy[..., None].to(update.dtype)

@@ -231,6 +231,34 @@ class Grains:
             selected[0].counts + selected[1].counts,
         )
 
+    def on_map(
+        self, fn: Callable[[Tensor], Tensor], rows: Tensor, choice: Choice
+    ) -> Tensor:
+        """Un-pool rows, apply ``fn`` to the map, pool; see :data:`OnMap`.
+
+        For maps without extra tokens.
+        """
+        tokens = self.to_map(choice.unpool(rows))  # (B, H, W, C)
+        tokens = fn(tokens).flatten(1, 2)  # (B, N, C)
+        return choice.pool(self.candidates(tokens))
+
+    def on_maps_of_all(
+        self, fn: Callable[[Tensor], Tensor], rows: Tensor
+    ) -> Tensor:
+        """The same with rows of all candidates, ``(B * M, C)``.
+
+        Each granularity has a map of its own.
+        """
+        num = sum(map(math.prod, self.grids))
+        maps = self._per_grain(rows.view(-1, num, rows.shape[-1]))
+        return torch.cat(
+            [
+                pool(fn(unpool(part, side, self.size)), side).flatten(1, 2)
+                for part, side in zip(maps, self.sides, strict=True)
+            ],
+            1,
+        ).flatten(0, 1)
+
     def spread(self, gate: Tensor) -> Tensor:
         """Give every token its region's one-hot gate ``(B, Rh, Rw, K)``.
 

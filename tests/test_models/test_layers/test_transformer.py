@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from mmdge.models.layers import add, packed_attention, transformer
 from mmdge.models.layers.transformer import (
     MLP,
-    DropPath,
     SpatialReductionAttention,
     TransformerBlock,
 )
@@ -22,11 +21,11 @@ def test_rows_of_a_batch_are_updated_as_each_images_own(
 ):
     block = TransformerBlock(12, 3, 24, sr_ratio)
     x, rows = torch.randn(2, num_extra + 35, 12), torch.randn(sum(lengths), 12)
-    source, context = block.prepare(x, (5, 7))
-    assert source is x
+    base, source, context = block.prepare(x, (5, 7))
+    assert base is source is x
     packed = block.update(rows, lengths, context).split(lengths)
     for i, part in enumerate(rows.split(lengths)):
-        _, context = block.prepare(x[i : i + 1], (5, 7))
+        context = block.prepare(x[i : i + 1], (5, 7)).context
         alone = block.update(part, [len(part)], context)
         torch.testing.assert_close(packed[i], alone)
 
@@ -34,9 +33,9 @@ def test_rows_of_a_batch_are_updated_as_each_images_own(
 @pytest.mark.parametrize('num_extra', [0, 1])
 def test_packed_rows_are_prepared_as_a_map(num_extra):
     block, x = TransformerBlock(12, 3, 24), torch.randn(2, num_extra + 35, 12)
-    _, context = block.prepare(x, (5, 7))
+    context = block.prepare(x, (5, 7)).context
     lengths = [x.shape[1]] * 2
-    _, packed = block.prepare(x.flatten(0, 1), (5, 7), lengths)
+    packed = block.prepare(x.flatten(0, 1), (5, 7), lengths).context
     for name in ('keys', 'values'):
         torch.testing.assert_close(
             getattr(packed, name), getattr(context, name)
@@ -167,22 +166,3 @@ def test_a_map_smaller_than_the_reduction_has_one_key():
 def test_heads_must_divide():
     with pytest.raises(ValueError, match='embed_dims=10 must be a multiple'):
         SpatialReductionAttention(10, 3)
-
-
-@pytest.mark.parametrize('lengths', [[3, 1, 4], [2, 2, 2]])
-def test_drop_path_drops_samples_whole(lengths):
-    drop = DropPath(0.5)
-    lengths = lengths * 50
-    x = torch.ones(sum(lengths), 2)
-    factor = drop.draw(len(lengths), x)
-    rows = drop(x, factor, lengths).split(lengths)
-    assert [part.unique().item() for part in rows] == factor.tolist()
-    assert set(factor.tolist()) == {0.0, 2.0}
-    assert drop.eval().draw(2, x) is None
-    assert drop(x, None, lengths) is x
-
-
-@pytest.mark.parametrize('value', [-0.1, 1.0])
-def test_drop_path_probability(value):
-    with pytest.raises(ValueError, match='drop_prob must be in'):
-        DropPath(value)

@@ -86,7 +86,7 @@ def paper(block, tokens, grains, chosen, gate, sparse):
         gate = F.one_hot(chosen.pool, len(grains.sides))
     elif sparse:
         gate = gate * gate.detach()
-    source, context = block.prepare(tokens, grains.size)
+    source, _, context = block.prepare(tokens, grains.size)
     extra, grid = tokens[:, : grains.num_extra], grains.to_map(tokens)
     total = 0
     for k, side in enumerate(grains.sides):
