@@ -12,6 +12,7 @@ from torch import nn
 from mmdge.models import DynamicViT
 from mmdge.models.architectures import PVT
 from mmdge.models.methods import Pruning, pruning
+from mmdge.models.routing import keep_predictor
 from mmdge.utils.counting import flop_counter
 from tests.small import pictures
 
@@ -107,7 +108,7 @@ class TestAgainstTheOfficialCode:
         if mode == 'trainN':
             noise = list(torch.tensor(golden['trainN/noise']))
         monkeypatch.setattr(
-            pruning,
+            keep_predictor,
             'add_gumbel_noise',
             lambda logits: (
                 logits + torch.as_tensor(noise.pop(0)).view(-1, 2)
@@ -208,7 +209,7 @@ class TestDecisions:
     def test_the_best_of_each_image_are_kept(self):
         scores = torch.tensor([[3.0, 1.0, 2.0, 5.0], [0.0, 0.0, 0.0, 9.0]])
         allowed = torch.tensor([[True, True, True, False], [True] * 4])
-        kept = pruning.top(scores, torch.tensor([2, 2]), allowed)
+        kept = keep_predictor.top(scores, torch.tensor([2, 2]), allowed)
         assert kept.tolist() == [
             [True, False, True, False],
             [True, False, False, True],  # ties: the first
@@ -311,7 +312,7 @@ class TestMaps:
             out_indices=(0, 1, 3),
             out_type=out_type,
         )
-        monkeypatch.setattr(pruning, 'add_gumbel_noise', lambda x: x)
+        monkeypatch.setattr(keep_predictor, 'add_gumbel_noise', lambda x: x)
         for parameter in model.parameters():  # or what is dropped outshines
             parameter.data /= 2 if parameter.dim() > 1 else 1  # all kept keys
         x = pictures(3, 64, 56)
@@ -335,7 +336,7 @@ def test_a_pyramid_cannot_drop_tokens():
 @pytest.mark.parametrize(
     'kwargs, said',
     [
-        (dict(keep_ratio=0), 'keep_ratio=0 must be in'),
+        (dict(keep_ratio=0), 'keep_ratio must be in'),
         (dict(keep_ratio=[0.5]), 'for each of pruning_loc'),
         (dict(pruning_loc=(2, 1)), 'must be ascending'),
         (dict(pruning_loc=(9,)), 'among 0 to 3'),
