@@ -3,6 +3,7 @@
 from .backbones import (
     DGEPVT,
     DGEDeiT,
+    DGESwin,
     DGEViT,
     DynamicViT,
     MergingViT,
@@ -17,6 +18,7 @@ __all__ = [
     'ComputeMap',
     'Cost',
     'DGEDeiT',
+    'DGESwin',
     'DGEViT',
     'DynamicViT',
     'MergingViT',

@@ -33,12 +33,16 @@ EXTRA_PARTS = r'register_tokens|.*\.ls\d\.gamma|.*\.mlp\.w\d+\..*'
 # Names under which models hold a backbone: the hosts', Hugging Face's.
 PREFIXES = ('backbone', 'vit', 'deit', 'dinov2', 'dinov2_with_registers')
 TOKENS = ('cls_token', 'dist_token')  # in the order of their positions
+UNFOLDED = [0, 2, 1, 3]  # column by column to row by row, and back
 UNUSED = {
     HEAD: 'the classification head',
-    r'norm\..*': 'the final norm, unused here',
+    r'norm\d?\..*': 'a final norm, unused here',
     '|'.join(TOKENS): 'an extra token, unused here',
     r'decoder.*|mask_token': "its pretraining's decoder and mask",
-    PREDICTOR: "another method's decisions",
+    # Theirs, DynamicViT's and DSS's, and the fast path of DSS.
+    rf'(.*\.)?{PREDICTOR}|.*\.fastmlp\..*': "another method's decisions",
+    r'.*\.(relative_position_index|attn_mask)': 'a table that follows from '
+    'sizes',
 }
 # Parts of other ViTs, without which the features would be wrong.
 NEEDED = r'(norm_pre|pre_norm|pre_ln|rel_pos_bias|rope\w*)\..*'
@@ -57,8 +61,10 @@ class Layout(NamedTuple):
         rows (tuple): Parts of their names and what they are in ours, to be
             replaced in this order, or backwards the other way. A third member
             says how the values differ: our q and kv are one (``'qkv'``), our
-            linear layer is a 1 x 1 convolution (``'conv'``), or our sides of
-            patches are numbers of patches along a region (``'splits'``).
+            linear layer is a 1 x 1 convolution (``'conv'``), the channels of
+            four tokens, side by side in ours, are unfolded (``'unfold'``), or
+            our sides of patches are numbers of patches along a region
+            (``'splits'``).
         no_place (str): Pattern of our entries that it has no place for.
         container (str, optional): Key under which its files hold the
             weights. Defaults to None: they hold nothing else.
@@ -131,6 +137,9 @@ def to_ours(state: State, layout: Layout) -> State:
             ours[name], ours[name.replace('.q.', '.kv.')] = parts
         elif how == 'conv' and value.dim() == 4:  # (O, I, 1, 1) -> (O, I)
             ours[name] = value.flatten(1)
+        elif how == 'unfold':  # (..., C * 4) -> (..., 4 * C)
+            tokens = value.unflatten(-1, (-1, 4)).mT
+            ours[name] = tokens[..., UNFOLDED, :].flatten(-2)
         elif how == 'splits' and value.numel():
             ours[name] = value.max() // value
         else:
@@ -169,6 +178,9 @@ def from_ours(state: State, layout: Layout) -> tuple[State, list[str]]:
             value = torch.cat([value, state[key.replace('.q.', '.kv.')]])
         elif how == 'conv' and value.dim() == 2:  # (O, I) -> (O, I, 1, 1)
             value = value[..., None, None]
+        elif how == 'unfold':  # (..., 4 * C) -> (..., C * 4)
+            tokens = value.unflatten(-1, (4, -1))[..., UNFOLDED, :]
+            value = tokens.mT.flatten(-2)
         elif how == 'splits':
             value = value.max() // value
         theirs[name] = value

@@ -2,8 +2,9 @@
 
 from .base import Backbone, backbone_class
 from .pvt import PVT
+from .swin import Swin
 from .vit import ViT
 
-LAYOUTS = (*PVT.layouts, *ViT.layouts)
+LAYOUTS = (*PVT.layouts, *Swin.layouts, *ViT.layouts)
 
-__all__ = ['LAYOUTS', 'PVT', 'Backbone', 'ViT', 'backbone_class']
+__all__ = ['LAYOUTS', 'PVT', 'Backbone', 'Swin', 'ViT', 'backbone_class']

@@ -239,14 +239,16 @@ class Backbone(BaseModule):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _init_parameters(self) -> None:
-        """Initialise as the official PVT and DeiT do."""
+        """Initialise as the official PVT, DeiT and Swin do."""
+        positions = r'pos_embed|(cls|dist|register)_token|.*bias_table$'
         for name, parameter in self.named_parameters():
-            if re.match('pos_embed|(cls|dist|register)_token', name):
+            if re.match(positions, name):
                 nn.init.trunc_normal_(parameter, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def __getstate__(self) -> dict:
         """Copies and pickles start without a cost, which may hold a graph."""

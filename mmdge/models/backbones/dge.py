@@ -1,4 +1,4 @@
-"""DGE-PVT, DGE-ViT and DGE-DeiT: static architecture + granularity + defaults.
+"""DGE-PVT, DGE-Swin, DGE-ViT and DGE-DeiT: static architecture + granularity + defaults.
 
 Source: Dynamic Grained Encoder (Song et al., NeurIPS 2021).
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 from mmdge.registry import MODELS
 
-from ..architectures import PVT, ViT
+from ..architectures import PVT, Swin, ViT
 from ..methods import Granularity
 
 
@@ -55,6 +55,39 @@ class DGEPVT(Granularity, PVT):
     def __init__(
         self,
         arch: str | dict = 'small',
+        granularities: Sequence = (1, 2, 4),
+        routing: str | dict | Sequence = 'learned',
+        price: float = 0.0,
+        sparse_training: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(arch, **kwargs)
+        self.add_routers(granularities, routing, price, sparse_training)
+
+
+@MODELS.register_module()
+class DGESwin(Granularity, Swin):
+    """Swin whose MLPs give each region as many rows as it deserves.
+
+    The window attention is computed for all tokens. ``routing='finest'`` is
+    its dense twin, the plain Swin, equal to the hosts' ``SwinTransformer``
+    with the same weights. Padding is what it is for :class:`DGEPVT`.
+
+    Args:
+        arch (str | dict): See :class:`Swin`. Defaults to ``'tiny'``.
+        granularities (Sequence[int] | Sequence[Sequence[int]]): See
+            :class:`DGEPVT`; they need not fit the window. Defaults to
+            (1, 2, 4).
+        routing (str | dict | Sequence): See :class:`DGEPVT`. Defaults to
+            ``'learned'``.
+        price (float): See :class:`DGEPVT`. Defaults to 0.
+        sparse_training (bool): See :class:`DGEPVT`. Defaults to False.
+        **kwargs: See :class:`Swin`.
+    """
+
+    def __init__(
+        self,
+        arch: str | dict = 'tiny',
         granularities: Sequence = (1, 2, 4),
         routing: str | dict | Sequence = 'learned',
         price: float = 0.0,

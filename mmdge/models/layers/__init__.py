@@ -3,11 +3,13 @@
 from .block import Block, Prepared, add
 from .embeddings import PatchEmbed, resize_pos_embed
 from .transformer import TransformerBlock, packed_attention
+from .window import SwinBlock
 
 __all__ = [
     'Block',
     'PatchEmbed',
     'Prepared',
+    'SwinBlock',
     'TransformerBlock',
     'add',
     'packed_attention',

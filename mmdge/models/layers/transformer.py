@@ -32,6 +32,20 @@ except ImportError:  # before PyTorch 2.10
 CACHE_BYTES = 4 * 2**20
 
 
+def cached_parts(x: Tensor, channels: int) -> int:
+    """In how many parts to compute rows ``(L, C)``, for a cache to hold them.
+
+    One for a GPU, and where gradients are wanted.
+
+    Args:
+        x (Tensor): The rows.
+        channels (int): What each of them needs at a time.
+    """
+    if x.device.type != 'cpu' or torch.is_grad_enabled():
+        return 1
+    return max(1, -(-len(x) * channels * x.element_size() // CACHE_BYTES))
+
+
 def packed_attention(
     q: Tensor,
     k: Tensor,
@@ -264,14 +278,8 @@ class MLP(nn.Module):
         return self.fc2(F.gelu(self.fc1(x)))
 
     def num_parts(self, x: Tensor) -> int:
-        """In how many parts the rows ``(L, C)`` are computed.
-
-        One for a GPU, and where gradients are wanted.
-        """
-        if x.device.type != 'cpu' or torch.is_grad_enabled():
-            return 1
-        hidden = self.num_inputs * self.hidden_dims
-        return max(1, -(-len(x) * hidden * x.element_size() // CACHE_BYTES))
+        """In how many parts the rows ``(L, C)`` are computed."""
+        return cached_parts(x, self.num_inputs * self.hidden_dims)
 
     def flops(self) -> LinearCost:
         """Multiply-adds: all of them are paid per row."""
