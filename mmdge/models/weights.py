@@ -28,6 +28,7 @@ State = dict[str, Tensor]
 HEAD = r'(head\w*|pre_logits|fc_norm|attn_pool|pooler|classifier)\..*'
 ROUTER = r'(?:(.*)\.)?router\..*'
 PREDICTOR = r'score_predictor\..*'  # DynamicViT's official name
+FAST_PATH = r'.*\.fast_path\..*'
 # What few layouts have a place for, and no model that has it can do without.
 EXTRA_PARTS = r'register_tokens|.*\.ls\d\.gamma|.*\.mlp\.w\d+\..*'
 # Names under which models hold a backbone: the hosts', Hugging Face's.
@@ -39,8 +40,7 @@ UNUSED = {
     r'norm\d?\..*': 'a final norm, unused here',
     '|'.join(TOKENS): 'an extra token, unused here',
     r'decoder.*|mask_token': "its pretraining's decoder and mask",
-    # Theirs, DynamicViT's and DSS's, and the fast path of DSS.
-    rf'(.*\.)?{PREDICTOR}|.*\.fastmlp\..*': "another method's decisions",
+    rf'{PREDICTOR}|{FAST_PATH}': "another method's decisions",
     r'.*\.(relative_position_index|attn_mask)': 'a table that follows from '
     'sizes',
 }
