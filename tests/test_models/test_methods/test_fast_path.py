@@ -60,7 +60,7 @@ def official(request, test_data):
         arch = dict(
             embed_dims=8, depths=(2, 2, 6, 2), num_heads=(1, 2, 4, 8)
         )
-        model = DynamicSwin(arch, **kwargs)
+        model = DynamicSwin(arch, pad_small_map=False, **kwargs)
     else:
         arch = dict(channels=(8, 16, 32, 64), depths=(2, 1, 6, 2))
         model = DynamicConvNeXt(arch, **kwargs)
