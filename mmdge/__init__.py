@@ -17,6 +17,7 @@ from .evaluation import BackboneFLOPs, EdgeIoU, RatioByContent
 from .models import (
     DGEPVT,
     Cost,
+    DGEConvNeXt,
     DGEDeiT,
     DGEViT,
     DynamicViT,
@@ -36,6 +37,7 @@ __all__ = [
     'Cost',
     'CostHook',
     'DistillHook',
+    'DGEConvNeXt',
     'DGEDeiT',
     'DGEViT',
     'DynamicViT',

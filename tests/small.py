@@ -6,6 +6,7 @@ from torch import nn
 from mmdge.calibration import collect_errors
 from mmdge.models import (
     DGEPVT,
+    DGEConvNeXt,
     DGEDeiT,
     DGEViT,
     DynamicViT,
@@ -17,6 +18,7 @@ from mmdge.models.routing import EffectRouter, ErrorRouter, OracleRouter
 PVT = dict(
     embed_dims=(8, 16, 16, 32), num_layers=(1, 2, 1, 1), num_heads=(1, 2, 2, 4)
 )
+CONVNEXT = dict(depths=(1, 1, 2, 1), channels=(8, 16, 16, 32))
 DEIT = dict(embed_dims=24, num_layers=3, num_heads=3, feedforward_channels=48)
 DINO = dict(  # what DINOv2 has, in its giant with registers
     layer_scale_init_value=1.0,
@@ -37,6 +39,11 @@ def deit(routing='learned', patch_size=8, **kwargs):
 def dinov2(routing='learned', patch_size=14, **kwargs):
     kwargs = {**DINO, 'arch': DEIT, 'patch_size': patch_size, **kwargs}
     return _build(DGEViT, dict(routing=routing, **kwargs))
+
+
+def convnext(routing='learned', **kwargs):
+    kwargs = {'arch': CONVNEXT, 'drop_path_rate': 0.0, **kwargs}
+    return shaken(DGEConvNeXt(routing=routing, **kwargs))
 
 
 def dynamic_vit(patch_size=8, pruning_loc=(0, 1), **kwargs):

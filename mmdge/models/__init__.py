@@ -2,6 +2,7 @@
 
 from .backbones import (
     DGEPVT,
+    DGEConvNeXt,
     DGEDeiT,
     DGEViT,
     DynamicViT,
@@ -16,6 +17,7 @@ __all__ = [
     'DGEPVT',
     'ComputeMap',
     'Cost',
+    'DGEConvNeXt',
     'DGEDeiT',
     'DGEViT',
     'DynamicViT',

@@ -35,13 +35,14 @@ PREFIXES = ('backbone', 'vit', 'deit', 'dinov2', 'dinov2_with_registers')
 TOKENS = ('cls_token', 'dist_token')  # in the order of their positions
 UNUSED = {
     HEAD: 'the classification head',
-    r'norm\..*': 'the final norm, unused here',
+    r'norm\d?\..*': 'the final norm, unused here',
     '|'.join(TOKENS): 'an extra token, unused here',
     r'decoder.*|mask_token': "its pretraining's decoder and mask",
     PREDICTOR: "another method's decisions",
+    r'.*\.fast(_path|mlp).*': "another method's fast path",
 }
 # Parts of other ViTs, without which the features would be wrong.
-NEEDED = r'(norm_pre|pre_norm|pre_ln|rel_pos_bias|rope\w*)\..*'
+NEEDED = r'(norm_pre|pre_norm|pre_ln|rel_pos_bias|rope\w*|.*\.grn)\..*'
 SWITCHES = dict(  # without this argument a backbone does without the entry
     cls_token='with_cls_token', dist_token='distilled', norm='final_norm'
 )
@@ -57,8 +58,9 @@ class Layout(NamedTuple):
         rows (tuple): Parts of their names and what they are in ours, to be
             replaced in this order, or backwards the other way. A third member
             says how the values differ: our q and kv are one (``'qkv'``), our
-            linear layer is a 1 x 1 convolution (``'conv'``), or our sides of
-            patches are numbers of patches along a region (``'splits'``).
+            linear layer is a 1 x 1 convolution (``'conv'``), or may be one
+            in their files (``'maybe conv'``), or our sides of patches are
+            numbers of patches along a region (``'splits'``).
         no_place (str): Pattern of our entries that it has no place for.
         container (str, optional): Key under which its files hold the
             weights. Defaults to None: they hold nothing else.
@@ -129,7 +131,7 @@ def to_ours(state: State, layout: Layout) -> State:
         if how == 'qkv' and value.dim():  # (3C, ...) -> (C, ...), (2C, ...)
             parts = value.tensor_split([len(value) // 3])
             ours[name], ours[name.replace('.q.', '.kv.')] = parts
-        elif how == 'conv' and value.dim() == 4:  # (O, I, 1, 1) -> (O, I)
+        elif 'conv' in how and value.dim() == 4:  # (O, I, 1, 1) -> (O, I)
             ours[name] = value.flatten(1)
         elif how == 'splits' and value.numel():
             ours[name] = value.max() // value

@@ -1,8 +1,8 @@
 """Static layers that work on packed rows, and know nothing of routing."""
 
 from .block import Block, Prepared, add
-from .embeddings import PatchEmbed, resize_pos_embed
-from .transformer import TransformerBlock, packed_attention
+from .embeddings import PatchEmbed, pad_to_patch, resize_pos_embed
+from .transformer import TransformerBlock, in_parts, packed_attention
 
 __all__ = [
     'Block',
@@ -10,6 +10,8 @@ __all__ = [
     'Prepared',
     'TransformerBlock',
     'add',
+    'in_parts',
     'packed_attention',
+    'pad_to_patch',
     'resize_pos_embed',
 ]

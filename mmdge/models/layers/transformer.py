@@ -233,6 +233,26 @@ class SpatialReductionAttention(nn.Module):
         )
 
 
+def num_parts(x: Tensor, hidden_dims: int) -> int:
+    """In how many parts rows ``(L, C)`` of so many hidden channels run.
+
+    One on a GPU, and where gradients are wanted.
+    """
+    if x.device.type != 'cpu' or torch.is_grad_enabled():
+        return 1
+    return max(1, -(-len(x) * hidden_dims * x.element_size() // CACHE_BYTES))
+
+
+def in_parts(
+    fn: Callable[[Tensor], Tensor], x: Tensor, hidden_dims: int
+) -> Tensor:
+    """Apply ``fn``, row by row, to ``(L, C)`` in :func:`num_parts`."""
+    parts = num_parts(x, hidden_dims)
+    if parts == 1:
+        return fn(x)
+    return torch.cat([fn(part) for part in x.tensor_split(parts)])
+
+
 class MLP(nn.Module):
     """Linear, GELU, linear, on packed rows.
 
@@ -255,23 +275,10 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(L, C)`` to ``(L, C)``."""
-        parts = self.num_parts(x)
-        if parts == 1:
-            return self._rows(x)
-        return torch.cat([self._rows(part) for part in x.tensor_split(parts)])
+        return in_parts(self._rows, x, self.num_inputs * self.hidden_dims)
 
     def _rows(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x)))
-
-    def num_parts(self, x: Tensor) -> int:
-        """In how many parts the rows ``(L, C)`` are computed.
-
-        One for a GPU, and where gradients are wanted.
-        """
-        if x.device.type != 'cpu' or torch.is_grad_enabled():
-            return 1
-        hidden = self.num_inputs * self.hidden_dims
-        return max(1, -(-len(x) * hidden * x.element_size() // CACHE_BYTES))
 
     def flops(self) -> LinearCost:
         """Multiply-adds: all of them are paid per row."""
