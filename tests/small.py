@@ -6,8 +6,11 @@ from torch import nn
 from mmdge.calibration import collect_errors
 from mmdge.models import (
     DGEPVT,
+    DGEConvNeXt,
     DGEDeiT,
     DGEViT,
+    DynamicConvNeXt,
+    DynamicSwin,
     DynamicViT,
     MergingViT,
     MixedPatchViT,
@@ -17,6 +20,8 @@ from mmdge.models.routing import EffectRouter, ErrorRouter, OracleRouter
 PVT = dict(
     embed_dims=(8, 16, 16, 32), num_layers=(1, 2, 1, 1), num_heads=(1, 2, 2, 4)
 )
+CONVNEXT = dict(depths=(1, 1, 2, 1), channels=(8, 16, 16, 32))
+SWIN = dict(embed_dims=8, depths=(1, 1, 2, 1), num_heads=(1, 2, 2, 4))
 DEIT = dict(embed_dims=24, num_layers=3, num_heads=3, feedforward_channels=48)
 DINO = dict(  # what DINOv2 has, in its giant with registers
     layer_scale_init_value=1.0,
@@ -37,6 +42,11 @@ def deit(routing='learned', patch_size=8, **kwargs):
 def dinov2(routing='learned', patch_size=14, **kwargs):
     kwargs = {**DINO, 'arch': DEIT, 'patch_size': patch_size, **kwargs}
     return _build(DGEViT, dict(routing=routing, **kwargs))
+
+
+def convnext(routing='learned', **kwargs):
+    kwargs = {'arch': CONVNEXT, 'drop_path_rate': 0.0, **kwargs}
+    return shaken(DGEConvNeXt(routing=routing, **kwargs))
 
 
 def dynamic_vit(patch_size=8, pruning_loc=(0, 1), **kwargs):
@@ -104,3 +114,13 @@ def pictures(num, height, width):
     for number, image in enumerate(images):
         image[..., width - number * width // (2 * num) :] = 0
     return images
+
+
+def dynamic_swin(pruning_loc=(0, 1), **kwargs):
+    kwargs = {'arch': SWIN, 'window_size': 4, 'drop_path_rate': 0.0, **kwargs}
+    return shaken(DynamicSwin(pruning_loc=pruning_loc, **kwargs))
+
+
+def dynamic_convnext(pruning_loc=(0, 1), **kwargs):
+    kwargs = {'arch': CONVNEXT, 'drop_path_rate': 0.0, **kwargs}
+    return shaken(DynamicConvNeXt(pruning_loc=pruning_loc, **kwargs))

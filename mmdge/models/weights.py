@@ -45,7 +45,7 @@ UNUSED = {
     'sizes',
 }
 # Parts of other ViTs, without which the features would be wrong.
-NEEDED = r'(norm_pre|pre_norm|pre_ln|rel_pos_bias|rope\w*)\..*'
+NEEDED = r'(norm_pre|pre_norm|pre_ln|rel_pos_bias|rope\w*|.*\.grn)\..*'
 SWITCHES = dict(  # without this argument a backbone does without the entry
     cls_token='with_cls_token', dist_token='distilled', norm='final_norm'
 )
@@ -61,10 +61,10 @@ class Layout(NamedTuple):
         rows (tuple): Parts of their names and what they are in ours, to be
             replaced in this order, or backwards the other way. A third member
             says how the values differ: our q and kv are one (``'qkv'``), our
-            linear layer is a 1 x 1 convolution (``'conv'``), the channels of
-            four tokens, side by side in ours, are unfolded (``'unfold'``), or
-            our sides of patches are numbers of patches along a region
-            (``'splits'``).
+            linear layer is a 1 x 1 convolution (``'conv'``), or may be one
+            in their files (``'maybe conv'``), the channels of four tokens,
+            side by side in ours, are unfolded (``'unfold'``), or our sides of
+            patches are numbers of patches along a region (``'splits'``).
         no_place (str): Pattern of our entries that it has no place for.
         container (str, optional): Key under which its files hold the
             weights. Defaults to None: they hold nothing else.
@@ -135,7 +135,7 @@ def to_ours(state: State, layout: Layout) -> State:
         if how == 'qkv' and value.dim():  # (3C, ...) -> (C, ...), (2C, ...)
             parts = value.tensor_split([len(value) // 3])
             ours[name], ours[name.replace('.q.', '.kv.')] = parts
-        elif how == 'conv' and value.dim() == 4:  # (O, I, 1, 1) -> (O, I)
+        elif 'conv' in how and value.dim() == 4:  # (O, I, 1, 1) -> (O, I)
             ours[name] = value.flatten(1)
         elif how == 'unfold':  # (..., C * 4) -> (..., 4 * C)
             tokens = value.unflatten(-1, (-1, 4)).mT

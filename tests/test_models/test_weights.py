@@ -12,12 +12,12 @@ from mmengine.runner import load_checkpoint
 from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 
-from mmdge.models import DGEPVT, DGEDeiT, DGEViT
+from mmdge.models import DGEPVT, DGEConvNeXt, DGEDeiT, DGEViT
 from mmdge.models.architectures import LAYOUTS
 from mmdge.models.weights import from_ours, recognise, to_ours, unwrap
 from mmdge.utils import UserError
 from tests import hostile
-from tests.small import DINO
+from tests.small import CONVNEXT, DINO
 
 PVT = dict(
     embed_dims=(16, 32, 40, 64),
@@ -48,7 +48,11 @@ def dinov2(routing='finest', **kwargs):
     return deit(routing, **{**DINO, **kwargs})
 
 
-BUILD = dict(PVT=pvt, ViT=deit)
+def convnext(routing='finest', **kwargs):
+    return DGEConvNeXt(CONVNEXT, routing=routing, out_indices=3, **kwargs)
+
+
+BUILD = dict(PVT=pvt, ViT=deit, ConvNeXt=convnext)
 
 
 def shaken(model):

@@ -31,13 +31,14 @@ class Backbone(BaseModule):
     Attributes:
         cost (Cost | None): What the last forward computed; the one thing a
             backbone remembers between calls.
-        stages (list): The blocks, stage by stage.
+        stages (Sequence): The blocks, stage by stage.
         strides (list[int]): Pixels per token, stage by stage.
         routers (list): Its decisions; none, unless a method makes some.
         dense (bool): Run as the dense twin: the static architecture with the
             same weights. See :meth:`as_dense_twin`.
     """
 
+    stages: Sequence[Sequence[Block]]
     cost: Cost | None = None
     layouts: tuple[Layout, ...] = ()
     unbuilt: tuple[str, ...] = ()
@@ -47,11 +48,6 @@ class Backbone(BaseModule):
     frozen_stages: int = -1
     routers: Sequence[nn.Module] = ()
     dense: bool = False
-
-    @property
-    def stages(self) -> list[Sequence[Block]]:
-        """The blocks, stage by stage."""
-        raise NotImplementedError
 
     @property
     def max_stages(self) -> int:
@@ -282,6 +278,18 @@ def look_up(arch: str | dict, zoo: dict[str, dict], defaults: dict) -> dict:
     if set(arch) != names:
         raise UserError(f'arch must give {sorted(names)}, but got {arch}.')
     return arch
+
+
+def check_stages(arch: Mapping[str, Any], num_stages: int) -> None:
+    """Raise a UserError unless each setting has one value per stage."""
+    if any(
+        not isinstance(values, (list, tuple)) or len(values) != num_stages
+        for values in arch.values()
+    ):
+        raise UserError(
+            f'arch must give {num_stages} values to each of '
+            f'{sorted(arch)}, but got {arch}.'
+        )
 
 
 def image_size(

@@ -17,6 +17,7 @@ from .base import (
     Backbone,
     check_arguments,
     check_out_indices,
+    check_stages,
     drop_path_rates,
     image_size,
     look_up,
@@ -90,14 +91,7 @@ class PVT(Backbone):
         super().__init__(init_cfg=init_cfg)
         arch = look_up(arch, self.arch_zoo, self.arch_defaults)
         num_stages = len(self.patch_sizes)
-        if any(
-            not isinstance(values, (list, tuple)) or len(values) != num_stages
-            for values in arch.values()
-        ):
-            raise UserError(
-                f'arch must give {num_stages} values to each of '
-                f'{sorted(arch)}, but got {arch}.'
-            )
+        check_stages(arch, num_stages)
         check_arguments(out_type, frozen_stages, num_stages)
         if out_type == 'cls_token' and not with_cls_token:
             raise UserError("out_type='cls_token' needs with_cls_token=True.")

@@ -1,14 +1,18 @@
 """The registered backbones, each an architecture, a method and defaults."""
 
-from .dge import DGEPVT, DGEDeiT, DGESwin, DGEViT
+from .dge import DGEPVT, DGEConvNeXt, DGEDeiT, DGESwin, DGEViT
+from .fast_path import DynamicConvNeXt, DynamicSwin
 from .dynamic_vit import DynamicViT
 from .mixing import MergingViT, MixedPatchViT
 
 __all__ = [
     'DGEPVT',
+    'DGEConvNeXt',
     'DGEDeiT',
     'DGESwin',
     'DGEViT',
+    'DynamicConvNeXt',
+    'DynamicSwin',
     'DynamicViT',
     'MergingViT',
     'MixedPatchViT',

@@ -32,20 +32,6 @@ except ImportError:  # before PyTorch 2.10
 CACHE_BYTES = 4 * 2**20
 
 
-def cached_parts(x: Tensor, channels: int) -> int:
-    """In how many parts to compute rows ``(L, C)``, for a cache to hold them.
-
-    One for a GPU, and where gradients are wanted.
-
-    Args:
-        x (Tensor): The rows.
-        channels (int): What each of them needs at a time.
-    """
-    if x.device.type != 'cpu' or torch.is_grad_enabled():
-        return 1
-    return max(1, -(-len(x) * channels * x.element_size() // CACHE_BYTES))
-
-
 def packed_attention(
     q: Tensor,
     k: Tensor,
@@ -247,6 +233,26 @@ class SpatialReductionAttention(nn.Module):
         )
 
 
+def num_parts(x: Tensor, hidden_dims: int) -> int:
+    """In how many parts rows ``(L, C)`` of so many hidden channels run.
+
+    One on a GPU, and where gradients are wanted.
+    """
+    if x.device.type != 'cpu' or torch.is_grad_enabled():
+        return 1
+    return max(1, -(-len(x) * hidden_dims * x.element_size() // CACHE_BYTES))
+
+
+def in_parts(
+    fn: Callable[[Tensor], Tensor], x: Tensor, hidden_dims: int
+) -> Tensor:
+    """Apply ``fn``, row by row, to ``(L, C)`` in :func:`num_parts`."""
+    parts = num_parts(x, hidden_dims)
+    if parts == 1:
+        return fn(x)
+    return torch.cat([fn(part) for part in x.tensor_split(parts)])
+
+
 class MLP(nn.Module):
     """Linear, GELU, linear, on packed rows.
 
@@ -269,17 +275,10 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(L, C)`` to ``(L, C)``."""
-        parts = self.num_parts(x)
-        if parts == 1:
-            return self._rows(x)
-        return torch.cat([self._rows(part) for part in x.tensor_split(parts)])
+        return in_parts(self._rows, x, self.num_inputs * self.hidden_dims)
 
     def _rows(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x)))
-
-    def num_parts(self, x: Tensor) -> int:
-        """In how many parts the rows ``(L, C)`` are computed."""
-        return cached_parts(x, self.num_inputs * self.hidden_dims)
 
     def flops(self) -> LinearCost:
         """Multiply-adds: all of them are paid per row."""

@@ -14,7 +14,7 @@ from mmdge.utils import UserError
 
 from ..cost import LinearCost
 from .block import Block, OnMap, Prepared, Size, add
-from .transformer import MLP, cached_parts
+from .transformer import MLP, num_parts
 
 
 class Windows(NamedTuple):
@@ -186,7 +186,7 @@ class WindowAttention(nn.Module):
         bias = bias.unflatten(1, pairs.apart.shape[1:])
         biases = bias + pairs.apart[:, None].to(bias)  # (4, h, L, L)
         num = len(windows.starts) - 1
-        parts = min(num, cached_parts(rows, 5 * self.embed_dims))
+        parts = min(num, num_parts(rows, 5 * self.embed_dims))
         ends = [num * i // parts for i in range(parts + 1)]
         outs = [
             self._attend(rows, windows, biases, *part)
