@@ -1,8 +1,8 @@
 """The registered backbones, each an architecture, a method and defaults."""
 
 from .dge import DGEPVT, DGEConvNeXt, DGEDeiT, DGESwin, DGEViT
-from .fast_path import DynamicConvNeXt, DynamicSwin
 from .dynamic_vit import DynamicViT
+from .fast_path import DynamicConvNeXt, DynamicSwin
 from .mixing import MergingViT, MixedPatchViT
 
 __all__ = [

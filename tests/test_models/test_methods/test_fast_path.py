@@ -57,9 +57,7 @@ def official(request, test_data):
     }
     kwargs = dict(out_indices=(3,), drop_path_rate=0.0)
     if request.param == 'swin':
-        arch = dict(
-            embed_dims=8, depths=(2, 2, 6, 2), num_heads=(1, 2, 4, 8)
-        )
+        arch = dict(embed_dims=8, depths=(2, 2, 6, 2), num_heads=(1, 2, 4, 8))
         model = DynamicSwin(arch, pad_small_map=False, **kwargs)
     else:
         arch = dict(channels=(8, 16, 32, 64), depths=(2, 1, 6, 2))
@@ -150,7 +148,9 @@ class TestAgainstTheOfficialCode:
         grads, _ = from_ours(
             {n: p.grad for n, p in model.named_parameters()}, layout
         )
-        grads |= {f'head.{n}': p.grad for n, p in official.head.named_parameters()}
+        grads |= {
+            f'head.{n}': p.grad for n, p in official.head.named_parameters()
+        }
         stored = [k for k in official.golden.files if f'{mode}/grad/' in k]
         assert len(stored) > 30
         for key in stored:
