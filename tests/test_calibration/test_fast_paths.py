@@ -1,5 +1,7 @@
 """Fast paths in closed form."""
 
+import copy
+
 import pytest
 import torch
 
@@ -35,12 +37,9 @@ def test_a_linear_block_is_found_again():
     """What a linear layer can do, the regression finds."""
     model = dynamic_swin(routing='uniform').eval()
     block = model.stages[2][-1]
-    path = block.fast_path
-    weight, bias = path.fc.weight.clone(), path.fc.bias.clone()
-    known = type(path)(path.embed_dims)
-    known.load_state_dict(path.state_dict())
+    path, rows = block.fast_path, torch.randn(50, block.embed_dims)
+    known = copy.deepcopy(path)
     block.update = lambda rows, *args: known(rows)
     shares = fit_fast_paths(model, [pictures(4, 128, 128)])
-    torch.testing.assert_close(path.fc.weight, weight, atol=0.02, rtol=0)
-    torch.testing.assert_close(path.fc.bias, bias, atol=0.02, rtol=0)
+    torch.testing.assert_close(path(rows), known(rows), atol=0.05, rtol=0.05)
     assert shares[block.name] > 0.99
