@@ -31,6 +31,7 @@ from tests.small import (
     mixed_patch_vit,
     pictures,
     pvt,
+    swin,
 )
 
 
@@ -87,6 +88,14 @@ def mmdets(model):
         for block in layer[1][1:]:
             if block.attn.sr_ratio > 1:
                 block.attn.norm.eps = 1e-5
+    return give_weights(host, model, 'mmdet')
+
+
+def mmdets_swin(model):
+    from mmdet.models.backbones import SwinTransformer
+
+    arch = dict(model.arch, window_size=model.window_size)
+    host = SwinTransformer(**arch, out_indices=model.out_indices)
     return give_weights(host, model, 'mmdet')
 
 
@@ -188,6 +197,23 @@ FAMILIES = {
         tokens=lambda side, stride: max(1, side // stride),
         stages=4,
         **GRANULARITY,
+    ),
+    'DGESwin': Family(
+        build=swin,
+        host=mmdets_swin,
+        variants={
+            'maps': {},
+            'some': dict(out_indices=(0, 2)),
+            'one window': dict(window_size=9, out_indices=(1, 3)),
+        },
+        tokens=lambda side, stride: -(-side // stride),
+        kinds={
+            kind: GRANULARITY['kinds'][kind]
+            for kind in ('learned', 'quiet', 'error')
+        },
+        dense=dict(routing='finest'),
+        stages=4,
+        noisy=('learned',),
     ),
     'DGEDeiT': Family(
         build=deit,

@@ -210,18 +210,14 @@ class Swin(Backbone):
         self.check_images(x)
         mask = self.valid_mask(x)
         outs, costs = [], []
-        for i, blocks in enumerate(self.stages):
-            if i:
-                embed = self.layers[i - 1]['downsample']
-                tokens, size = embed(tokens, size)
-            else:
-                embed = self.patch_embed
-                tokens, size = embed(x)
+        embed = self.patch_embed
+        tokens, size = embed(x)
+        for i, layer in enumerate(self.layers):
             size = tuple(map(int, size))  # tensors, where they are traced
             stream = [tokens]
             del tokens  # nobody else holds them while they are updated
             (tokens,), cost = self.run_blocks(
-                i, stream.pop(), size, mask, [len(blocks) - 1]
+                i, stream.pop(), size, mask, [len(layer['blocks']) - 1]
             )
             embedding = Cost.constant(embed.flops(size), len(x), x.device)
             costs.append(Cost.add_up([embedding, cost]))
@@ -229,6 +225,9 @@ class Swin(Backbone):
                 out = self.get_submodule(f'norm{i}')(tokens)
                 # (B, H * W, C) -> (B, C, H, W)
                 outs.append(out.unflatten(1, size).permute(0, 3, 1, 2))
+            if 'downsample' in layer:
+                embed = layer['downsample']
+                tokens, size = embed(tokens, size)
         self.cost = Cost.of_stages(costs)
         return tuple(outs)
 
