@@ -201,19 +201,14 @@ FAMILIES = {
     'DGESwin': Family(
         build=swin,
         host=mmdets_swin,
+        kinds={'quiet': {}, 'error': dict(routing='error')},
         variants={
             'maps': {},
-            'some': dict(out_indices=(0, 2)),
-            'one window': dict(window_size=9, out_indices=(1, 3)),
-        },
-        tokens=lambda side, stride: -(-side // stride),
-        kinds={
-            kind: GRANULARITY['kinds'][kind]
-            for kind in ('learned', 'quiet', 'error')
+            'one window': dict(window_size=9, out_indices=(0, 2)),
         },
         dense=dict(routing='finest'),
+        tokens=lambda side, stride: -(-side // stride),
         stages=4,
-        noisy=('learned',),
     ),
     'DGEDeiT': Family(
         build=deit,
