@@ -96,7 +96,7 @@ def mmdets_swin(model):
 
     arch = dict(model.arch, window_size=model.window_size)
     host = SwinTransformer(**arch, out_indices=model.out_indices)
-    return give_weights(host, model, 'mmdet')
+    return give_weights(host, model, 'openmmlab')
 
 
 def mmpretrains(model):

@@ -299,27 +299,22 @@ class Swin(Backbone):
 
 
 # The names that Swin's weights have in other code bases.
-_OPENMMLAB = (
-    ('patch_embed.projection.', 'patch_embed.proj.'),
-    ('.attn.w_msa.qkv.', '.attn.q.', 'qkv'),
-    ('.attn.w_msa.proj.', '.attn.proj.'),
-    ('.attn.w_msa.relative_', '.attn.relative_'),
-    ('.ffn.layers.0.0.', '.mlp.fc1.'),
-    ('.ffn.layers.1.', '.mlp.fc2.'),
-    ('.downsample.norm.', '.downsample.norm.', 'unfold'),
-    ('.downsample.reduction.', '.downsample.reduction.', 'unfold'),
-    ('stages.', 'layers.'),
-)
-
 Swin.layouts = (
-    *(
-        Layout(
-            *('Swin', host, r'stages\.\d+\.blocks\.\d+\.attn\.w_msa\..*'),
-            rows=_OPENMMLAB,
-            no_place=rf'{HEAD}|{ROUTER}',
-            container='state_dict',
-        )
-        for host in ('mmdet', 'mmpretrain', 'mmseg')
+    Layout(  # mmdet's, mmseg's and mmpretrain's are one
+        *('Swin', 'openmmlab', r'stages\.\d+\.blocks\.\d+\.attn\.w_msa\..*'),
+        rows=(
+            ('patch_embed.projection.', 'patch_embed.proj.'),
+            ('.attn.w_msa.qkv.', '.attn.q.', 'qkv'),
+            ('.attn.w_msa.proj.', '.attn.proj.'),
+            ('.attn.w_msa.relative_', '.attn.relative_'),
+            ('.ffn.layers.0.0.', '.mlp.fc1.'),
+            ('.ffn.layers.1.', '.mlp.fc2.'),
+            ('.downsample.norm.', '.downsample.norm.', 'unfold'),
+            ('.downsample.reduction.', '.downsample.reduction.', 'unfold'),
+            ('stages.', 'layers.'),
+        ),
+        no_place=rf'{HEAD}|{ROUTER}',
+        container='state_dict',
     ),
     Layout(
         *('Swin', 'official', r'layers\.\d+\.blocks\.\d+\.attn\.qkv\..*'),
