@@ -129,14 +129,18 @@ class Swin(Backbone):
     ) -> None:
         super().__init__(init_cfg=init_cfg)
         arch = look_up(arch, self.arch_zoo, {})
-        if not isinstance(arch['embed_dims'], int) or any(
-            not isinstance(arch[key], (list, tuple))
-            or len(arch[key]) != NUM_STAGES
-            for key in ('depths', 'num_heads')
+        lists = [arch['depths'], arch['num_heads']]
+        if any(
+            not isinstance(values, (list, tuple)) or len(values) != NUM_STAGES
+            for values in lists
+        ) or any(
+            not isinstance(value, int) or value < 1
+            for value in (arch['embed_dims'], *sum(map(list, lists), []))
         ):
             raise UserError(
-                f'arch must give one integer to embed_dims, and {NUM_STAGES} '
-                f'values to each of depths and num_heads, but got {arch}.'
+                f'arch must give one positive integer to embed_dims, and '
+                f'{NUM_STAGES} to each of depths and num_heads, but got '
+                f'{arch}.'
             )
         if not isinstance(window_size, int) or window_size < 1:
             raise UserError(

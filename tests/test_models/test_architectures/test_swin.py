@@ -183,8 +183,9 @@ def test_depths_of_parameters():
     'kwargs, message',
     [
         (dict(arch='huge'), "arch='huge' is unknown; allowed are 'tiny'"),
-        (dict(arch=dict(ARCH, depths=(2, 2))), 'must give one integer to emb'),
-        (dict(arch=dict(ARCH, embed_dims=(8,))), 'must give one integer to'),
+        (dict(arch=dict(ARCH, depths=(2, 2))), 'must give one positive'),
+        (dict(arch=dict(ARCH, depths=(2, 0, 2, 2))), 'must give one positive'),
+        (dict(arch=dict(ARCH, embed_dims=(8,))), 'must give one positive'),
         (dict(arch=dict(embed_dims=8)), 'arch must give'),
         (dict(arch=dict(ARCH, num_heads=(3, 2, 2, 4))), 'multiple of its num'),
         (dict(window_size=0), 'window_size must be an integer of at least 1'),
