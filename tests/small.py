@@ -8,6 +8,7 @@ from mmdge.models import (
     DGEPVT,
     DGEConvNeXt,
     DGEDeiT,
+    DGESwin,
     DGEViT,
     DynamicConvNeXt,
     DynamicSwin,
@@ -21,8 +22,9 @@ PVT = dict(
     embed_dims=(8, 16, 16, 32), num_layers=(1, 2, 1, 1), num_heads=(1, 2, 2, 4)
 )
 CONVNEXT = dict(depths=(1, 1, 2, 1), channels=(8, 16, 16, 32))
-SWIN = dict(embed_dims=8, depths=(1, 1, 2, 1), num_heads=(1, 2, 2, 4))
+SWIN = dict(embed_dims=8, depths=(2, 1, 2, 1), num_heads=(1, 2, 2, 4))
 DEIT = dict(embed_dims=24, num_layers=3, num_heads=3, feedforward_channels=48)
+QUIET = dict(type='GumbelRouter', noise=False)
 DINO = dict(  # what DINOv2 has, in its giant with registers
     layer_scale_init_value=1.0,
     ffn_type='swiglu_fused',
@@ -32,6 +34,15 @@ DINO = dict(  # what DINOv2 has, in its giant with registers
 
 def pvt(routing='learned', **kwargs):
     return _build(DGEPVT, dict(arch=PVT, routing=routing, **kwargs))
+
+
+def swin(routing=QUIET, **kwargs):
+    defaults = dict(arch=SWIN, window_size=4, drop_path_rate=0.0)
+    model = DGESwin(**{**defaults, **kwargs}, routing=routing)
+    for name, parameter in model.named_parameters():
+        if '.attn.' in name and name.endswith('bias'):
+            nn.init.normal_(parameter, std=0.1)  # what padding becomes
+    return shaken(model)
 
 
 def deit(routing='learned', patch_size=8, **kwargs):

@@ -32,6 +32,7 @@ from tests.small import (
     mixed_patch_vit,
     pictures,
     pvt,
+    swin,
 )
 
 
@@ -89,6 +90,14 @@ def mmdets(model):
             if block.attn.sr_ratio > 1:
                 block.attn.norm.eps = 1e-5
     return give_weights(host, model, 'mmdet')
+
+
+def mmdets_swin(model):
+    from mmdet.models.backbones import SwinTransformer
+
+    arch = dict(model.arch, window_size=model.window_size)
+    host = SwinTransformer(**arch, out_indices=model.out_indices)
+    return give_weights(host, model, 'openmmlab')
 
 
 def mmpretrains(model):
@@ -200,6 +209,18 @@ FAMILIES = {
         tokens=lambda side, stride: max(1, side // stride),
         stages=4,
         **GRANULARITY,
+    ),
+    'DGESwin': Family(
+        build=swin,
+        host=mmdets_swin,
+        kinds={'quiet': {}, 'error': dict(routing='error')},
+        variants={
+            'maps': {},
+            'one window': dict(window_size=9, out_indices=(0, 2)),
+        },
+        dense=dict(routing='finest'),
+        tokens=lambda side, stride: -(-side // stride),
+        stages=4,
     ),
     'DGEDeiT': Family(
         build=deit,

@@ -37,7 +37,7 @@ TOKENS = ('cls_token', 'dist_token')  # in the order of their positions
 UNFOLDED = [0, 2, 1, 3]  # column by column to row by row, and back
 UNUSED = {
     HEAD: 'the classification head',
-    r'norm\d?\..*': 'a final norm, unused here',
+    r'norm\d?\..*': 'the final norm, unused here',
     '|'.join(TOKENS): 'an extra token, unused here',
     r'decoder.*|mask_token': "its pretraining's decoder and mask",
     rf'{PREDICTOR}|{FAST_PATH}': "another method's decisions",

@@ -129,14 +129,18 @@ class Swin(Backbone):
     ) -> None:
         super().__init__(init_cfg=init_cfg)
         arch = look_up(arch, self.arch_zoo, {})
-        if not isinstance(arch['embed_dims'], int) or any(
-            not isinstance(arch[key], (list, tuple))
-            or len(arch[key]) != NUM_STAGES
-            for key in ('depths', 'num_heads')
+        lists = [arch['depths'], arch['num_heads']]
+        if any(
+            not isinstance(values, (list, tuple)) or len(values) != NUM_STAGES
+            for values in lists
+        ) or any(
+            not isinstance(value, int) or value < 1
+            for value in (arch['embed_dims'], *sum(map(list, lists), []))
         ):
             raise UserError(
-                f'arch must give one integer to embed_dims, and {NUM_STAGES} '
-                f'values to each of depths and num_heads, but got {arch}.'
+                f'arch must give one positive integer to embed_dims, and '
+                f'{NUM_STAGES} to each of depths and num_heads, but got '
+                f'{arch}.'
             )
         if not isinstance(window_size, int) or window_size < 1:
             raise UserError(
@@ -210,18 +214,14 @@ class Swin(Backbone):
         self.check_images(x)
         mask = self.valid_mask(x)
         outs, costs = [], []
-        for i, blocks in enumerate(self.stages):
-            if i:
-                embed = self.layers[i - 1]['downsample']
-                tokens, size = embed(tokens, size)
-            else:
-                embed = self.patch_embed
-                tokens, size = embed(x)
+        embed = self.patch_embed
+        tokens, size = embed(x)
+        for i, layer in enumerate(self.layers):
             size = tuple(map(int, size))  # tensors, where they are traced
             stream = [tokens]
             del tokens  # nobody else holds them while they are updated
             (tokens,), cost = self.run_blocks(
-                i, stream.pop(), size, mask, [len(blocks) - 1]
+                i, stream.pop(), size, mask, [len(layer['blocks']) - 1]
             )
             embedding = Cost.constant(embed.flops(size), len(x), x.device)
             costs.append(Cost.add_up([embedding, cost]))
@@ -229,6 +229,9 @@ class Swin(Backbone):
                 out = self.get_submodule(f'norm{i}')(tokens)
                 # (B, H * W, C) -> (B, C, H, W)
                 outs.append(out.unflatten(1, size).permute(0, 3, 1, 2))
+            if 'downsample' in layer:
+                embed = layer['downsample']
+                tokens, size = embed(tokens, size)
         self.cost = Cost.of_stages(costs)
         return tuple(outs)
 
@@ -300,27 +303,22 @@ class Swin(Backbone):
 
 
 # The names that Swin's weights have in other code bases.
-_OPENMMLAB = (
-    ('patch_embed.projection.', 'patch_embed.proj.'),
-    ('.attn.w_msa.qkv.', '.attn.q.', 'qkv'),
-    ('.attn.w_msa.proj.', '.attn.proj.'),
-    ('.attn.w_msa.relative_', '.attn.relative_'),
-    ('.ffn.layers.0.0.', '.mlp.fc1.'),
-    ('.ffn.layers.1.', '.mlp.fc2.'),
-    ('.downsample.norm.', '.downsample.norm.', 'unfold'),
-    ('.downsample.reduction.', '.downsample.reduction.', 'unfold'),
-    ('stages.', 'layers.'),
-)
-
 Swin.layouts = (
-    *(
-        Layout(
-            *('Swin', host, r'stages\.\d+\.blocks\.\d+\.attn\.w_msa\..*'),
-            rows=_OPENMMLAB,
-            no_place=rf'{HEAD}|{ROUTER}',
-            container='state_dict',
-        )
-        for host in ('mmdet', 'mmpretrain', 'mmseg')
+    Layout(  # mmdet's, mmseg's and mmpretrain's are one
+        *('Swin', 'openmmlab', r'stages\.\d+\.blocks\.\d+\.attn\.w_msa\..*'),
+        rows=(
+            ('patch_embed.projection.', 'patch_embed.proj.'),
+            ('.attn.w_msa.qkv.', '.attn.q.', 'qkv'),
+            ('.attn.w_msa.proj.', '.attn.proj.'),
+            ('.attn.w_msa.relative_', '.attn.relative_'),
+            ('.ffn.layers.0.0.', '.mlp.fc1.'),
+            ('.ffn.layers.1.', '.mlp.fc2.'),
+            ('.downsample.norm.', '.downsample.norm.', 'unfold'),
+            ('.downsample.reduction.', '.downsample.reduction.', 'unfold'),
+            ('stages.', 'layers.'),
+        ),
+        no_place=rf'{HEAD}|{ROUTER}',
+        container='state_dict',
     ),
     Layout(
         *('Swin', 'official', r'layers\.\d+\.blocks\.\d+\.attn\.qkv\..*'),

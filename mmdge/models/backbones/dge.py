@@ -1,4 +1,4 @@
-"""DGE on each architecture: static architecture + granularity + defaults.
+"""DGE on each architecture: static backbone + granularity + defaults.
 
 Source: Dynamic Grained Encoder (Song et al., NeurIPS 2021).
 """

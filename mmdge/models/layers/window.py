@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+import math
+from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -43,61 +45,56 @@ class Windows(NamedTuple):
     kinds: list[int]
 
 
-def cut_windows(
-    batch_size: int, size: Size, side: int, shift: int, device: torch.device
-) -> Windows:
-    """Cut maps of ``size`` into windows of ``side x side`` tokens."""
-    make = _windows
-    if torch.compiler.is_exporting():  # what it makes are no real tensors
-        make = make.__wrapped__
-    return make(batch_size, size, side, shift, device)
+@torch.compiler.disable
+def made(table: Callable, *args: Any) -> Any:
+    """Call one of the cached functions below.
+
+    Without its cache while exporting, when no tensor is a real one.
+    """
+    if torch.compiler.is_exporting():
+        table = table.__wrapped__
+    return table(*args)
 
 
 # The blocks of a stage share two of them; 8 sizes of Swin.
 @lru_cache(maxsize=64)
-def _windows(
+def cut_windows(
     batch_size: int, size: Size, side: int, shift: int, device: torch.device
 ) -> Windows:
+    """Cut maps of ``size`` into windows of ``side x side`` tokens."""
     grid = window_grid(size, side)
+    # What stands at each place of the padded and rolled map.
+    y, x = (np.roll(np.arange(num * side), -shift) for num in grid)
+    token = y[:, None] * size[1] + x  # (nh * S, nw * S)
+    real = (y < size[0])[:, None] & (x < size[1])
+    token, real = (
+        # (nh * S, nw * S) -> (nh, S, nw, S) -> (nh, nw, S, S) -> (nh * nw, L)
+        t.reshape(grid[0], side, grid[1], side)
+        .swapaxes(1, 2)
+        .reshape(-1, side**2)
+        for t in (token, real)
+    )
+    kind = np.zeros(grid, int)
+    if shift:
+        kind[-1] += 1
+        kind[:, -1] += 2
+    # Whole windows first, so that few parts of them hold padding.
+    rank = np.tile(2 * kind.ravel() + ~real.all(1), batch_size)
+    found = rank.argsort(kind='stable')
+    image = np.arange(batch_size)[:, None, None] * math.prod(size)
+    token = (image + token).reshape(-1, side**2)[found]  # (B * nW, L)
+    real = np.tile(real, (batch_size, 1))[found]
+    order = token[real]
+    rows = np.empty_like(order)
+    rows[order] = np.arange(len(order))
     # Tables made in inference mode would be of no use in training.
     with torch.inference_mode(False):
-        # What stands at each place of the padded and rolled map.
-        y, x = (
-            (torch.arange(num * side) + shift) % (num * side) for num in grid
-        )
-        token = y[:, None] * size[1] + x  # (nh * S, nw * S)
-        real = (y < size[0])[:, None] & (x < size[1])
-        token, real = (
-            # (nh * S, nw * S) -> (nh, nw, S, S) -> (nh * nw, L)
-            t.unflatten(1, (-1, side))
-            .unflatten(0, (-1, side))
-            .transpose(1, 2)
-            .flatten(2)
-            .flatten(0, 1)
-            for t in (token, real)
-        )
-        kind = torch.zeros(grid, dtype=torch.long)
-        if shift:
-            kind[-1] += 1
-            kind[:, -1] += 2
-        kind = kind.flatten()
-        # Whole windows first, so that few parts of them hold padding.
-        rank = 2 * kind + ~real.all(1)
-        image = torch.arange(batch_size)[:, None, None] * size[0] * size[1]
-        token = (image + token).flatten(0, 1)  # (B * nW, L)
-        rank, kind = rank.repeat(batch_size), kind.repeat(batch_size)
-        found = rank.argsort(stable=True)
-        real = real.repeat(batch_size, 1)[found]
-        order = token[found][real]
-        rows = torch.empty_like(order)
-        rows[order] = torch.arange(len(order))
-        slots = real.flatten().nonzero().squeeze(1)
-        starts = [0, *real.sum(1).cumsum(0).tolist()]
-        kinds = kind[found].tolist()
         return Windows(
-            *(t.to(device) for t in (order, rows, slots)),
-            starts,
-            [bisect_left(kinds, number) for number in range(5)],
+            torch.tensor(order, device=device),
+            torch.tensor(rows, device=device),
+            torch.tensor(real.ravel().nonzero()[0], device=device),
+            [0, *real.sum(1).cumsum().tolist()],
+            np.searchsorted(rank[found], 2 * np.arange(5)).tolist(),
         )
 
 
@@ -113,26 +110,20 @@ class _Pairs(NamedTuple):
     apart: Tensor  # (4, L, L) -100 where they aren't neighbours, by kind
 
 
-def _pairs(side: int, shift: int, device: torch.device) -> _Pairs:
-    make = _make_pairs
-    if torch.compiler.is_exporting():
-        make = make.__wrapped__
-    return make(side, shift, device)
-
-
 @lru_cache(maxsize=16)
-def _make_pairs(side: int, shift: int, device: torch.device) -> _Pairs:
+def _pairs(side: int, shift: int, device: torch.device) -> _Pairs:
+    y, x = np.divmod(np.arange(side**2), side)
+    dy, dx = (t[:, None] - t + side - 1 for t in (y, x))  # (L, L)
+    below, right = (
+        (t[:, None] < side - shift) != (t < side - shift) for t in (y, x)
+    )
+    apart = np.stack([0 * below, below, right, below | right])
     with torch.inference_mode(False):
-        y, x = torch.arange(side**2) // side, torch.arange(side**2) % side
-        dy, dx = (t[:, None] - t + side - 1 for t in (y, x))  # (L, L)
-        index = dy * (2 * side - 1) + dx
-        below, right = (
-            (t < side - shift)[:, None] != (t < side - shift) for t in (y, x)
+        return _Pairs(
+            torch.tensor((dy * (2 * side - 1) + dx).ravel(), device=device),
+            # -100 is the official code's; half precision has room for it.
+            torch.tensor(-100.0 * apart, dtype=torch.float, device=device),
         )
-        none = torch.zeros_like(below)
-        apart = torch.stack([none, below, right, below | right])
-        # Of the official code; half precision has room for it.
-        return _Pairs(index.flatten().to(device), -100.0 * apart.to(device))
 
 
 class WindowAttention(nn.Module):
@@ -180,7 +171,7 @@ class WindowAttention(nn.Module):
         Returns:
             Tensor: ``(R, C)``.
         """
-        pairs = _pairs(self.window_size, shift, rows.device)
+        pairs = made(_pairs, self.window_size, shift, rows.device)
         # (T, h) -> (h, L * L) -> (h, L, L)
         bias = self.relative_position_bias_table.t()[:, pairs.index]
         bias = bias.unflatten(1, pairs.apart.shape[1:])
@@ -296,7 +287,7 @@ class SwinBlock(Block):
         side, shift = self.attn.window_size, self.shift
         if min(size) <= side and not self.pad_small_map:
             shift = 0
-        windows = cut_windows(len(x), size, side, shift, x.device)
+        windows = made(cut_windows, len(x), size, side, shift, x.device)
         # (B, N, C) -> (B * N, C)
         rows = x.flatten(0, 1).index_select(0, windows.order)
         attended = self.attn(self.norm1(rows), windows, shift)
