@@ -58,7 +58,8 @@ def swin(routing='finest', **kwargs):
     return DGESwin(routing=routing, **kwargs)
 
 
-BUILD = dict(PVT=pvt, ConvNeXt=convnext, Swin=swin, ViT=deit)
+POSED = dict(PVT=pvt, ViT=deit)  # with position embeddings
+BUILD = dict(**POSED, ConvNeXt=convnext, Swin=swin)
 
 
 def shaken(model):
@@ -494,7 +495,7 @@ class TestReport:
 
 
 class TestRouters:
-    @pytest.mark.parametrize('build', BUILD.values(), ids=BUILD)
+    @pytest.mark.parametrize('build', POSED.values(), ids=POSED)
     @pytest.mark.parametrize('routing', ['learned', 'variance', RANKED])
     def test_our_own_is_loaded_to_the_last_bit(self, build, routing, file):
         source = build(routing).train()
@@ -896,7 +897,7 @@ class TestRefusals:
 class TestChannels:
     """Weights for images of other channels, as the hosts take them."""
 
-    @pytest.mark.parametrize('build', BUILD.values(), ids=BUILD)
+    @pytest.mark.parametrize('build', POSED.values(), ids=POSED)
     @pytest.mark.parametrize('channels', [1, 4, 6])
     @pytest.mark.parametrize('whole', [False, True])
     def test_all_but_the_stem_is_taken(
@@ -952,7 +953,7 @@ class TestRectangles:
         grid = f'{size[0] // 4}x{size[1] // 4}'
         assert f'its positions were taken for {grid}\n' in log.text
 
-    @pytest.mark.parametrize('build', [pvt, deit], ids=['PVT', 'ViT'])
+    @pytest.mark.parametrize('build', POSED.values(), ids=POSED)
     @pytest.mark.parametrize('size', [(32, 128), (64, 96), [96, 64]])
     def test_our_own(self, build, size, log):
         source = shaken(build(pretrain_img_size=size))
@@ -962,7 +963,7 @@ class TestRectangles:
         outputs_agree(model, source, (64, 64))
         assert ' from ' not in log.text.partition('resized: ')[2]
 
-    @pytest.mark.parametrize('build', [pvt, deit], ids=['PVT', 'ViT'])
+    @pytest.mark.parametrize('build', POSED.values(), ids=POSED)
     def test_a_square_becomes_a_rectangle(self, build, log):
         source = shaken(build(pretrain_img_size=96))
         model = build(pretrain_img_size=(64, 128))
@@ -992,7 +993,7 @@ class TestRectangles:
         deit(pretrain_img_size=(48, 80)).load_state_dict(source.state_dict())
 
     @pytest.mark.parametrize('size', ['224', (64,), (64, 8), (64.0, 64)])
-    @pytest.mark.parametrize('build', [pvt, deit], ids=['PVT', 'ViT'])
+    @pytest.mark.parametrize('build', POSED.values(), ids=POSED)
     def test_what_is_no_size(self, build, size):
         with pytest.raises(ValueError, match='pretrain_img_size.* but got'):
             build(pretrain_img_size=size)

@@ -3,12 +3,14 @@
 import pytest
 import torch
 
-from mmdge.models import DGEPVT, DGEDeiT
+from mmdge.models import DGEPVT, DGEConvNeXt, DGEDeiT
 from mmdge.models.architectures import LAYOUTS
 from tests.forked import forked
+from tests.small import CONVNEXT
 
 TOOL = 'tools/model_converters/convert_checkpoint.py'
 MODELS = dict(
+    ConvNeXt=lambda **kwargs: DGEConvNeXt(CONVNEXT, out_indices=3, **kwargs),
     PVT=lambda **kwargs: DGEPVT(
         dict(
             embed_dims=(16, 32, 40, 64),

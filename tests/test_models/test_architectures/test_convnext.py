@@ -16,12 +16,16 @@ def build(**kwargs):
 
 def mmpretrains(arch=ARCH, **kwargs):
     backbones = pytest.importorskip('mmpretrain.models.backbones')
-    kwargs = dict(out_indices=[0, 1, 2, 3], **kwargs)
-    return backbones.ConvNeXt(arch, **kwargs)
+    return backbones.ConvNeXt(
+        arch,
+        out_indices=[0, 1, 2, 3],
+        gap_before_final_norm=False,
+        **kwargs,
+    )
 
 
 class TestOfficial:
-    @pytest.fixture(scope='class')
+    @pytest.fixture
     def golden(self, test_data):
         return np.load(test_data / 'golden' / 'dynamicconvnext.npz')
 
@@ -54,24 +58,27 @@ class TestOfficial:
 
 
 class TestWeights:
-    @pytest.mark.parametrize('arch', ['tiny', 'small', 'base'])
-    def test_names_and_shapes_are_mmpretrains(self, arch):
-        with torch.device('meta'):
-            model, host = ConvNeXt(arch), mmpretrains(arch)
-        theirs, dropped = from_ours(model.state_dict(), layout('mmpretrain'))
-        assert not dropped
-        expected = {k: v.shape for k, v in host.state_dict().items()}
-        assert {k: v.shape for k, v in theirs.items()} == expected
-
-    def test_of_mmpretrains_1x1_convolutions(self):
-        host, model = mmpretrains(linear_pw_conv=False), build()
+    @pytest.mark.parametrize(
+        'arch, linear', [('tiny', True), ('small', True), ('base', False)]
+    )
+    def test_of_mmpretrain(self, arch, linear):
+        """Whose MLP may be of 1 x 1 convolutions; a 16th as wide."""
+        kinds = pytest.importorskip('mmpretrain.models.backbones')
+        zoo = kinds.ConvNeXt.arch_settings[arch]
+        assert {k: list(v) for k, v in ConvNeXt.arch_zoo[arch].items()} == zoo
+        zoo = dict(zoo, channels=[dims // 16 for dims in zoo['channels']])
+        host = mmpretrains(
+            zoo, linear_pw_conv=linear, layer_scale_init_value=1.0
+        )
+        model = build(arch=zoo)
         model.load_state_dict(host.state_dict())  # strict
         host.eval()
-        x = torch.rand(2, 3, 70, 52)
-        for a, b in zip(model.eval()(x), host(x), strict=True):
-            torch.testing.assert_close(
-                a, b, atol=1e-5, rtol=0, check_stride=False
-            )
+        x = torch.rand(1, 3, 70, 52)
+        with torch.no_grad():
+            for a, b in zip(model.eval()(x), host(x), strict=True):
+                torch.testing.assert_close(
+                    a, b, atol=1e-5, rtol=0, check_stride=False
+                )
 
     def test_a_classifier_has_one_norm_and_the_others_start_anew(self):
         source, model = build(), build()
@@ -124,10 +131,10 @@ def layout(name):
 
 @pytest.mark.parametrize(
     'arch, gflops',
-    [('tiny', 4.46), ('base', 15.36), ('xlarge', 60.93)],
+    [('tiny', 4.457), ('base', 15.359), ('xlarge', 60.93)],
 )
 def test_flops_are_the_papers(arch, gflops):
-    """Those that mmpretrain gives, at 224 x 224; the head's are left out."""
+    """At 224 x 224, as in mmpretrain's metafile, which adds norms and head."""
     with torch.device('meta'):
         model = ConvNeXt(arch, out_indices=3)
     flops, size = 0, 224
@@ -138,7 +145,7 @@ def test_flops_are_the_papers(arch, gflops):
         tokens = size**2
         flops += tokens * downsample.flops_per_token
         flops += sum(b.flops((size,) * 2, 0).at(tokens) for b in blocks)
-    assert flops / 1e9 == pytest.approx(gflops, abs=0.01)
+    assert flops / 1e9 == pytest.approx(gflops, rel=1e-3)
 
 
 @pytest.mark.parametrize('stages', [1, 4])
