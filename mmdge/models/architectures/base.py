@@ -246,7 +246,8 @@ class Backbone(BaseModule):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def __getstate__(self) -> dict:
         """Copies and pickles start without a cost, which may hold a graph."""

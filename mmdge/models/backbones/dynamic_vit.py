@@ -1,4 +1,4 @@
-"""DynamicViT (Rao et al., NeurIPS 2021) on DeiT and ViT."""
+"""DynamicViT (Rao et al., NeurIPS 2021) on DeiT, ViT and LV-ViT."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 from mmdge.registry import MODELS
 
-from ..architectures import ViT
+from ..architectures import LVViT, ViT
+from ..architectures.base import look_up
 from ..methods import Pruning
 
 
@@ -65,3 +66,33 @@ class DynamicViT(Pruning, ViT):
             reactivate,
             keep_features=reactivate or self.out_type == 'featmap',
         )
+
+
+@MODELS.register_module()
+class DynamicLVViT(DynamicViT, LVViT):
+    """LV-ViT that drops tokens, as :class:`DynamicViT`.
+
+    Checkpoints of the official LV-ViT and of DynamicViT on it load as they
+    are.
+
+    Args:
+        arch (str | dict): See :class:`LVViT`. Defaults to ``'small'``.
+        keep_ratio (float | Sequence[float]): See :class:`DynamicViT`.
+            Defaults to 0.7.
+        pruning_loc (Sequence[int], optional): Likewise. Defaults to None:
+            after each quarter of the blocks but the last, (4, 8, 12) for
+            ``'small'``, (5, 10, 15) for ``'medium'``.
+        **kwargs: See :class:`DynamicViT` and :class:`LVViT`.
+    """
+
+    def __init__(
+        self,
+        arch: str | dict = 'small',
+        keep_ratio: float | Sequence[float] = 0.7,
+        pruning_loc: Sequence[int] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if pruning_loc is None:
+            sizes = look_up(arch, self.arch_zoo, self.arch_defaults)
+            pruning_loc = [sizes['num_layers'] * s // 4 for s in (1, 2, 3)]
+        super().__init__(arch, keep_ratio, pruning_loc, **kwargs)
