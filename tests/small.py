@@ -8,6 +8,7 @@ from mmdge.models import (
     DGEPVT,
     DGEDeiT,
     DGEViT,
+    DynamicLVViT,
     DynamicViT,
     MergingViT,
     MixedPatchViT,
@@ -42,6 +43,12 @@ def dinov2(routing='learned', patch_size=14, **kwargs):
 def dynamic_vit(patch_size=8, pruning_loc=(0, 1), **kwargs):
     kwargs = dict(arch=DEIT, patch_size=patch_size, **kwargs)
     return _build(DynamicViT, dict(pruning_loc=pruning_loc, **kwargs))
+
+
+def dynamic_lvvit(patch_size=8, pruning_loc=(0, 1), **kwargs):
+    # Batches of BatchNorm's own would not equal their images.
+    kwargs = dict(arch=DEIT, patch_size=patch_size, norm_eval=True, **kwargs)
+    return _build(DynamicLVViT, dict(pruning_loc=pruning_loc, **kwargs))
 
 
 def mixed_patch_vit(patch_size=8, **kwargs):

@@ -12,7 +12,7 @@ from mmengine.runner import load_checkpoint
 from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 
-from mmdge.models import DGEPVT, DGEDeiT, DGEViT
+from mmdge.models import DGEPVT, DGEDeiT, DGEViT, DynamicLVViT
 from mmdge.models.architectures import LAYOUTS
 from mmdge.models.weights import from_ours, recognise, to_ours, unwrap
 from mmdge.utils import UserError
@@ -48,7 +48,15 @@ def dinov2(routing='finest', **kwargs):
     return deit(routing, **{**DINO, **kwargs})
 
 
-BUILD = dict(PVT=pvt, ViT=deit)
+def lvvit(routing='finest', **kwargs):
+    return DynamicLVViT(
+        **dict(
+            dict(arch=DEIT, routing=routing, pretrain_img_size=64), **kwargs
+        )
+    )
+
+
+BUILD = dict(PVT=pvt, ViT=deit, LVViT=lvvit)
 
 
 def shaken(model):

@@ -57,9 +57,9 @@ class ConvStem(nn.Module):
             tuple[Tensor, tuple[int, int]]: ``(B, h * w, C)`` and ``(h, w)``.
         """
         x = complete_patches(x, self.patch_size)
-        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        x = F.relu(self.bn2(self.conv2(x)), inplace=True)
-        x = F.relu(self.bn3(self.conv3(x)), inplace=True)
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = F.relu(self.bn2(self.conv2(x)))
+        x = F.relu(self.bn3(self.conv3(x)))
         x = self.proj(x)
         # (B, C, h, w) -> (B, h * w, C)
         return x.flatten(2).transpose(1, 2), tuple(x.shape[-2:])
