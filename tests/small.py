@@ -13,6 +13,7 @@ from mmdge.models import (
     MergingViT,
     MixedPatchViT,
 )
+from mmdge.models.architectures import LVViT
 from mmdge.models.routing import EffectRouter, ErrorRouter, OracleRouter
 
 PVT = dict(
@@ -24,6 +25,10 @@ DINO = dict(  # what DINOv2 has, in its giant with registers
     ffn_type='swiglu_fused',
     num_register_tokens=2,
 )
+
+
+class DGELVViT(DGEViT, LVViT):
+    """Registered nowhere: that a method knows no architecture."""
 
 
 def pvt(routing='learned', **kwargs):

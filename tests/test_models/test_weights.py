@@ -12,12 +12,12 @@ from mmengine.runner import load_checkpoint
 from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 
-from mmdge.models import DGEPVT, DGEDeiT, DGEViT, DynamicLVViT
+from mmdge.models import DGEPVT, DGEDeiT, DGEViT
 from mmdge.models.architectures import LAYOUTS
 from mmdge.models.weights import from_ours, recognise, to_ours, unwrap
 from mmdge.utils import UserError
 from tests import hostile
-from tests.small import DINO
+from tests.small import DINO, DGELVViT
 
 PVT = dict(
     embed_dims=(16, 32, 40, 64),
@@ -49,11 +49,8 @@ def dinov2(routing='finest', **kwargs):
 
 
 def lvvit(routing='finest', **kwargs):
-    return DynamicLVViT(
-        **dict(
-            dict(arch=DEIT, routing=routing, pretrain_img_size=64), **kwargs
-        )
-    )
+    kwargs = dict(dict(arch=DEIT, pretrain_img_size=64), **kwargs)
+    return DGELVViT(routing=routing, **kwargs)
 
 
 BUILD = dict(PVT=pvt, ViT=deit, LVViT=lvvit)

@@ -6,6 +6,7 @@ import torch
 from mmdge.models import DGEPVT, DGEDeiT
 from mmdge.models.architectures import LAYOUTS
 from tests.forked import forked
+from tests.small import DEIT, DGELVViT
 
 TOOL = 'tools/model_converters/convert_checkpoint.py'
 MODELS = dict(
@@ -28,6 +29,7 @@ MODELS = dict(
         pretrain_img_size=64,
         **kwargs,
     ),
+    LVViT=lambda **kwargs: DGELVViT(DEIT, pretrain_img_size=64, **kwargs),
 )
 
 

@@ -39,7 +39,11 @@ def test_borders_are_completed_with_zeros(size):
 
 @pytest.mark.parametrize(
     'kwargs, moves',
-    [({}, True), (dict(norm_eval=True), False), (dict(frozen_stages=1), False)],
+    [
+        ({}, True),
+        (dict(norm_eval=True), False),
+        (dict(frozen_stages=1), False),
+    ],
 )
 def test_what_batchnorm_remembers(kwargs, moves):
     model = build(**kwargs).train()
@@ -69,7 +73,9 @@ class TestWeights:
     @pytest.fixture
     def state(self):
         """As the official file has them, flat."""
-        heads = {f'{n}.weight': torch.rand(2, 24) for n in ('head', 'aux_head')}
+        heads = {
+            f'{n}.weight': torch.rand(2, 24) for n in ('head', 'aux_head')
+        }
         model = build()
         (official, _) = model.layouts
         state, dropped = from_ours(model.state_dict(), official)
@@ -107,7 +113,10 @@ class TestWeights:
     'kwargs, said',
     [
         (dict(patch_size=7), 'patch_size must be even.*7'),
-        (dict(arch='tiny'), "'tiny' is unknown; allowed are 'small', 'medium'"),
+        (
+            dict(arch='tiny'),
+            "'tiny' is unknown; allowed are 'small', 'medium'",
+        ),
     ],
 )
 def test_mistakes_are_named(kwargs, said):
