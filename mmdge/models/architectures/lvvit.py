@@ -77,8 +77,9 @@ class LVViT(ViT):
     A ViT whose patch embedding is a convolutional stem, whose queries, keys
     and values have no biases, and whose blocks add half of what attention and
     MLP give. Parameters carry the official names, but for ``attn.qkv``, see
-    :class:`ViT`. Its two classifiers, ``head`` of the cls token and
-    ``aux_head`` of each patch, are the host's affair.
+    :class:`ViT`. Its two classifiers are no part of it: the official code
+    gives ``head(cls) + 0.5 * max(aux_head(patches))``, over the patches that
+    are left, where mmpretrain's ``LinearClsHead`` gives the first alone.
 
     Args:
         arch (str | dict): ``'small'``, ``'medium'``, or a dict, see

@@ -8,7 +8,6 @@ from typing import Any
 from mmdge.registry import MODELS
 
 from ..architectures import LVViT, ViT
-from ..architectures.base import look_up
 from ..methods import Pruning
 
 
@@ -29,8 +28,9 @@ class DynamicViT(Pruning, ViT):
         keep_ratio (float | Sequence[float]): Part of the tokens that the s-th
             predictor keeps: its s-th power, or the s-th of a list. Defaults
             to 0.7.
-        pruning_loc (Sequence[int]): Blocks before which predictors decide.
-            Defaults to (3, 6, 9).
+        pruning_loc (Sequence[int], optional): Blocks before which predictors
+            decide; None: after each quarter of the blocks but the last.
+            Defaults to (3, 6, 9), which is that for DeiT.
         routing (str): ``'learned'``: the predictors; ``'random'`` and
             ``'uniform'``: controls that keep as many; ``'finest'``: the dense
             twin. Defaults to ``'learned'``.
@@ -49,7 +49,7 @@ class DynamicViT(Pruning, ViT):
         self,
         arch: str | dict = 'small',
         keep_ratio: float | Sequence[float] = 0.7,
-        pruning_loc: Sequence[int] = (3, 6, 9),
+        pruning_loc: Sequence[int] | None = (3, 6, 9),
         routing: str = 'learned',
         amount: str = 'topk',
         price: float = 0.0,
@@ -57,6 +57,9 @@ class DynamicViT(Pruning, ViT):
         **kwargs: Any,
     ) -> None:
         super().__init__(arch, **kwargs)
+        if pruning_loc is None:
+            depth = self.arch['num_layers']
+            pruning_loc = [depth * quarters // 4 for quarters in (1, 2, 3)]
         self.add_predictors(
             keep_ratio,
             pruning_loc,
@@ -80,8 +83,7 @@ class DynamicLVViT(DynamicViT, LVViT):
         keep_ratio (float | Sequence[float]): See :class:`DynamicViT`.
             Defaults to 0.7.
         pruning_loc (Sequence[int], optional): Likewise. Defaults to None:
-            after each quarter of the blocks but the last, (4, 8, 12) for
-            ``'small'``, (5, 10, 15) for ``'medium'``.
+            (4, 8, 12) for ``'small'``, (5, 10, 15) for ``'medium'``.
         **kwargs: See :class:`DynamicViT` and :class:`LVViT`.
     """
 
@@ -92,7 +94,4 @@ class DynamicLVViT(DynamicViT, LVViT):
         pruning_loc: Sequence[int] | None = None,
         **kwargs: Any,
     ) -> None:
-        if pruning_loc is None:
-            sizes = look_up(arch, self.arch_zoo, self.arch_defaults)
-            pruning_loc = [sizes['num_layers'] * s // 4 for s in (1, 2, 3)]
         super().__init__(arch, keep_ratio, pruning_loc, **kwargs)
