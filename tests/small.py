@@ -12,10 +12,12 @@ from mmdge.models import (
     DGEViT,
     DynamicConvNeXt,
     DynamicSwin,
+    DynamicLVViT,
     DynamicViT,
     MergingViT,
     MixedPatchViT,
 )
+from mmdge.models.architectures import LVViT
 from mmdge.models.routing import EffectRouter, ErrorRouter, OracleRouter
 
 PVT = dict(
@@ -30,6 +32,10 @@ DINO = dict(  # what DINOv2 has, in its giant with registers
     ffn_type='swiglu_fused',
     num_register_tokens=2,
 )
+
+
+class DGELVViT(DGEViT, LVViT):
+    """Registered nowhere: that a method knows no architecture."""
 
 
 def pvt(routing='learned', **kwargs):
@@ -63,6 +69,12 @@ def convnext(routing='learned', **kwargs):
 def dynamic_vit(patch_size=8, pruning_loc=(0, 1), **kwargs):
     kwargs = dict(arch=DEIT, patch_size=patch_size, **kwargs)
     return _build(DynamicViT, dict(pruning_loc=pruning_loc, **kwargs))
+
+
+def dynamic_lvvit(patch_size=8, pruning_loc=(0, 1), **kwargs):
+    # Batches of BatchNorm's own would not equal their images.
+    kwargs = dict(arch=DEIT, patch_size=patch_size, norm_eval=True, **kwargs)
+    return _build(DynamicLVViT, dict(pruning_loc=pruning_loc, **kwargs))
 
 
 def mixed_patch_vit(patch_size=8, **kwargs):

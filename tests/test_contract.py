@@ -27,6 +27,7 @@ from tests.small import (
     convnext,
     deit,
     dinov2,
+    dynamic_lvvit,
     dynamic_vit,
     merging_vit,
     mixed_patch_vit,
@@ -293,6 +294,14 @@ FAMILIES = {
         noisy=('learned', 'price', 'again'),
         random=('random',),
         compiled=('once',),
+    ),
+    'DynamicLVViT': Family(
+        build=dynamic_lvvit,
+        # What DynamicViT's others promise has nothing to do with LV-ViT.
+        kinds={'learned': {}},
+        variants={'map': {}, 'cls': dict(out_type='cls_token')},
+        noisy=('learned',),
+        **PLAIN | dict(host=lambda model: None),  # the golden files are one
     ),
     'MixedPatchViT': Family(
         build=mixed_patch_vit,

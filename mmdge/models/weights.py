@@ -25,7 +25,7 @@ from .layers import resize_pos_embed
 
 State = dict[str, Tensor]
 
-HEAD = r'(head\w*|pre_logits|fc_norm|attn_pool|pooler|classifier)\..*'
+HEAD = r'((aux_)?head\w*|pre_logits|fc_norm|attn_pool|pooler|classifier)\..*'
 ROUTER = r'(?:(.*)\.)?router\..*'
 PREDICTOR = r'score_predictor\..*'  # DynamicViT's official name
 FAST_PATH = r'.*\.fast_path\..*'
@@ -45,7 +45,10 @@ UNUSED = {
     'sizes',
 }
 # Parts of other ViTs, without which the features would be wrong.
-NEEDED = r'(norm_pre|pre_norm|pre_ln|rel_pos_bias|rope\w*|.*\.grn)\..*'
+NEEDED = (
+    r'(norm_pre|pre_norm|pre_ln|rel_pos_bias|rope\w*|.*\.grn'
+    r'|patch_embed\.bn\d)\..*'
+)
 SWITCHES = dict(  # without this argument a backbone does without the entry
     cls_token='with_cls_token', dist_token='distilled', norm='final_norm'
 )
@@ -57,7 +60,8 @@ class Layout(NamedTuple):
     Attributes:
         family (str): ``'PVT'``, ``'ViT'``, ...
         name (str): Whose names.
-        mark (str): Pattern of an entry by which the layout is known.
+        mark (str | tuple[str, ...]): Pattern of an entry by which the layout
+            is known; or of several, all of which it has.
         rows (tuple): Parts of their names and what they are in ours, to be
             replaced in this order, or backwards the other way. A third member
             says how the values differ: our q and kv are one (``'qkv'``), our
@@ -72,7 +76,7 @@ class Layout(NamedTuple):
 
     family: str
     name: str
-    mark: str
+    mark: str | tuple[str, ...]
     rows: tuple[tuple[str, ...], ...] = ()
     no_place: str = ''
     container: str | None = None
@@ -113,7 +117,11 @@ def recognise(
 ) -> Layout | None:
     """The first layout whose mark is among the names of entries."""
     for layout in layouts:
-        if any(re.fullmatch(layout.mark, name) for name in names):
+        mark = layout.mark
+        if all(
+            any(re.fullmatch(pattern, name) for name in names)
+            for pattern in ((mark,) if isinstance(mark, str) else mark)
+        ):
             return layout
     return None
 

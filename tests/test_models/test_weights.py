@@ -17,7 +17,7 @@ from mmdge.models.architectures import LAYOUTS
 from mmdge.models.weights import from_ours, recognise, to_ours, unwrap
 from mmdge.utils import UserError
 from tests import hostile
-from tests.small import CONVNEXT, DINO, SWIN
+from tests.small import CONVNEXT, DINO, SWIN, DGELVViT
 
 PVT = dict(
     embed_dims=(16, 32, 40, 64),
@@ -58,8 +58,13 @@ def swin(routing='finest', **kwargs):
     return DGESwin(routing=routing, **kwargs)
 
 
+def lvvit(routing='finest', **kwargs):
+    kwargs = dict(dict(arch=DEIT, pretrain_img_size=64), **kwargs)
+    return DGELVViT(routing=routing, **kwargs)
+
+
 POSED = dict(PVT=pvt, ViT=deit)  # with position embeddings
-BUILD = dict(**POSED, ConvNeXt=convnext, Swin=swin)
+BUILD = dict(**POSED, ConvNeXt=convnext, Swin=swin, LVViT=lvvit)
 
 
 def shaken(model):

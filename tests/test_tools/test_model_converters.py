@@ -6,7 +6,7 @@ import torch
 from mmdge.models import DGEPVT, DGEConvNeXt, DGEDeiT
 from mmdge.models.architectures import LAYOUTS
 from tests.forked import forked
-from tests.small import CONVNEXT
+from tests.small import CONVNEXT, DEIT, DGELVViT
 
 TOOL = 'tools/model_converters/convert_checkpoint.py'
 MODELS = dict(
@@ -30,6 +30,7 @@ MODELS = dict(
         pretrain_img_size=64,
         **kwargs,
     ),
+    LVViT=lambda **kwargs: DGELVViT(DEIT, pretrain_img_size=64, **kwargs),
 )
 
 

@@ -2,17 +2,26 @@
 
 from .base import Backbone, backbone_class
 from .convnext import ConvNeXt
+from .lvvit import LVViT
 from .pvt import PVT
 from .swin import Swin
 from .vit import ViT
 
-LAYOUTS = (*PVT.layouts, *Swin.layouts, *ViT.layouts, *ConvNeXt.layouts)
+# An LV-ViT's entries are those of a ViT, and more.
+LAYOUTS = (
+    *PVT.layouts,
+    *Swin.layouts,
+    *ConvNeXt.layouts,
+    *LVViT.layouts,
+    *ViT.layouts,
+)
 
 __all__ = [
     'LAYOUTS',
     'PVT',
     'Backbone',
     'ConvNeXt',
+    'LVViT',
     'Swin',
     'ViT',
     'backbone_class',

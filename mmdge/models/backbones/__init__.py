@@ -1,7 +1,7 @@
 """The registered backbones, each an architecture, a method and defaults."""
 
 from .dge import DGEPVT, DGEConvNeXt, DGEDeiT, DGESwin, DGEViT
-from .dynamic_vit import DynamicViT
+from .dynamic_vit import DynamicLVViT, DynamicViT
 from .fast_path import DynamicConvNeXt, DynamicSwin
 from .mixing import MergingViT, MixedPatchViT
 
@@ -13,6 +13,7 @@ __all__ = [
     'DGEViT',
     'DynamicConvNeXt',
     'DynamicSwin',
+    'DynamicLVViT',
     'DynamicViT',
     'MergingViT',
     'MixedPatchViT',

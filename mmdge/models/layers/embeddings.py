@@ -17,6 +17,12 @@ def pad_to_patch(x: Tensor, side: int) -> Tensor:
     return F.pad(x, (0, right, 0, bottom)) if bottom or right else x
 
 
+def complete_patches(x: Tensor, side: int) -> Tensor:
+    """Complete borders of ``(B, C, H, W)`` narrower than a patch by zeros."""
+    bottom, right = (-length % side for length in x.shape[-2:])
+    return F.pad(x, (0, right, 0, bottom)) if bottom or right else x
+
+
 class PatchEmbed(nn.Module):
     """Non-overlapping patches to tokens.
 
@@ -60,8 +66,7 @@ class PatchEmbed(nn.Module):
             tuple[Tensor, tuple[int, int]]: ``(B, h * w, C)`` and ``(h, w)``.
         """
         if self.complete:
-            bottom, right = (-side % self.patch_size for side in x.shape[-2:])
-            x = F.pad(x, (0, right, 0, bottom))
+            x = complete_patches(x, self.patch_size)
         x = self.proj(pad_to_patch(x, self.patch_size))
         size = tuple(x.shape[-2:])
         return self.norm(x.flatten(2).transpose(1, 2)), size

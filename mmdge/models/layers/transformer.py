@@ -133,10 +133,16 @@ class SpatialReductionAttention(nn.Module):
         num_heads (int): Heads; must divide ``embed_dims``.
         sr_ratio (int): Side of the patch of tokens that becomes one key and
             value. Defaults to 1.
+        qkv_bias (bool): Add biases to queries, keys and values. Defaults to
+            True.
     """
 
     def __init__(
-        self, embed_dims: int, num_heads: int, sr_ratio: int = 1
+        self,
+        embed_dims: int,
+        num_heads: int,
+        sr_ratio: int = 1,
+        qkv_bias: bool = True,
     ) -> None:
         super().__init__()
         if embed_dims % num_heads:
@@ -148,8 +154,8 @@ class SpatialReductionAttention(nn.Module):
         self.embed_dims = embed_dims
         self.num_heads, self.head_dims = num_heads, embed_dims // num_heads
         self.sr_ratio = sr_ratio
-        self.q = nn.Linear(embed_dims, embed_dims)
-        self.kv = nn.Linear(embed_dims, 2 * embed_dims)
+        self.q = nn.Linear(embed_dims, embed_dims, bias=qkv_bias)
+        self.kv = nn.Linear(embed_dims, 2 * embed_dims, bias=qkv_bias)
         self.proj = nn.Linear(embed_dims, embed_dims)
         if sr_ratio > 1:
             # Channels last, as the tokens are: their map needs no copy.
@@ -349,7 +355,7 @@ class Context(NamedTuple):
 
 
 class TransformerBlock(Block):
-    """Pre-norm encoder block of PVT, DeiT, ViT and DINOv2.
+    """Pre-norm encoder block of PVT, DeiT, ViT, DINOv2 and LV-ViT.
 
     Args:
         embed_dims (int): Channels ``C``.
@@ -363,6 +369,11 @@ class TransformerBlock(Block):
             and MLP. Defaults to 0: none.
         ffn_type (str): ``'origin'``: :class:`MLP`; ``'swiglu_fused'``:
             :class:`SwiGLU`. Defaults to ``'origin'``.
+        eps (float): Of the norms of rows. Defaults to 1e-6.
+        qkv_bias (bool): See :class:`SpatialReductionAttention`. Defaults to
+            True.
+        skip_lam (float): What attention and MLP add is divided by it, as in
+            LV-ViT. Defaults to 1.
     """
 
     def __init__(
@@ -375,11 +386,17 @@ class TransformerBlock(Block):
         name: str = '',
         layer_scale_init_value: float = 0.0,
         ffn_type: str = 'origin',
+        eps: float = 1e-6,
+        qkv_bias: bool = True,
+        skip_lam: float = 1.0,
     ) -> None:
         super().__init__(embed_dims, drop_path, name)
-        self.norm1 = nn.LayerNorm(embed_dims, eps=1e-6)
-        self.attn = SpatialReductionAttention(embed_dims, num_heads, sr_ratio)
-        self.norm2 = nn.LayerNorm(embed_dims, eps=1e-6)
+        self.skip_lam = skip_lam
+        self.norm1 = nn.LayerNorm(embed_dims, eps=eps)
+        self.attn = SpatialReductionAttention(
+            embed_dims, num_heads, sr_ratio, qkv_bias
+        )
+        self.norm2 = nn.LayerNorm(embed_dims, eps=eps)
         ffn = SwiGLU if ffn_type == 'swiglu_fused' else MLP
         self.mlp = ffn(embed_dims, feedforward_channels)
         self.ls1, self.ls2 = nn.Identity(), nn.Identity()
@@ -438,12 +455,15 @@ class TransformerBlock(Block):
         attended = self.attn(
             normed, context=context, lengths=lengths, attend=attend
         )
-        attended = self.ls1(attended)
+        attended = self._weigh(self.ls1(attended))
         attended = self.drop_path(attended, context.kept[0], lengths)
         sums = rows + attended
-        hidden = self.ls2(self.mlp(self.norm2(sums)))
+        hidden = self._weigh(self.ls2(self.mlp(self.norm2(sums))))
         hidden = self.drop_path(hidden, context.kept[1], lengths)
         return add(attended, hidden, out=sums)
+
+    def _weigh(self, x: Tensor) -> Tensor:
+        return x if self.skip_lam == 1 else x / self.skip_lam
 
     def update_prepared(self, prepared: Prepared, size: Size) -> Tensor:
         """See :class:`Block`; nothing is normed twice."""
