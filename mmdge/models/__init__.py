@@ -3,6 +3,7 @@
 from .backbones import (
     DGEPVT,
     DGEDeiT,
+    DGEPVTv2,
     DGEViT,
     DynamicViT,
     MergingViT,
@@ -17,6 +18,7 @@ __all__ = [
     'ComputeMap',
     'Cost',
     'DGEDeiT',
+    'DGEPVTv2',
     'DGEViT',
     'DynamicViT',
     'MergingViT',

@@ -31,6 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..layers.block import MapLayer
 from .rows import pack, select
 
 Size = tuple[int, int]
@@ -231,33 +232,30 @@ class Grains:
             selected[0].counts + selected[1].counts,
         )
 
-    def on_map(
-        self, fn: Callable[[Tensor], Tensor], rows: Tensor, choice: Choice
-    ) -> Tensor:
-        """Un-pool rows, apply ``fn`` to the map, pool; see :data:`OnMap`.
+    def on_map(self, layer: MapLayer, rows: Tensor, choice: Choice) -> Tensor:
+        """Run a layer on packed rows, see :data:`OnMap`.
 
-        For maps without extra tokens.
+        Hidden rows are un-pooled to their map, and pooled again. For maps
+        without extra tokens.
         """
-        tokens = self.to_map(choice.unpool(rows))  # (B, H, W, C)
-        tokens = fn(tokens).flatten(1, 2)  # (B, N, C)
-        return choice.pool(self.candidates(tokens))
+        hidden = self.to_map(choice.unpool(layer.before(rows)))
+        hidden = layer.on_map(hidden).flatten(1, 2)  # (B, N, C_h)
+        return layer.after(choice.pool(self.candidates(hidden)))
 
-    def on_maps_of_all(
-        self, fn: Callable[[Tensor], Tensor], rows: Tensor
-    ) -> Tensor:
+    def on_maps_of_all(self, layer: MapLayer, rows: Tensor) -> Tensor:
         """The same with rows of all candidates, ``(B * M, C)``.
 
         Each granularity has a map of its own.
         """
+        hidden = layer.before(rows)
         num = sum(map(math.prod, self.grids))
-        maps = self._per_grain(rows.view(-1, num, rows.shape[-1]))
-        return torch.cat(
-            [
-                pool(fn(unpool(part, side, self.size)), side).flatten(1, 2)
-                for part, side in zip(maps, self.sides, strict=True)
-            ],
-            1,
-        ).flatten(0, 1)
+        maps = self._per_grain(hidden.view(-1, num, hidden.shape[-1]))
+        hidden = [
+            pool(layer.on_map(unpool(part, side, self.size)), side)
+            for part, side in zip(maps, self.sides, strict=True)
+        ]
+        hidden = torch.cat([part.flatten(1, 2) for part in hidden], 1)
+        return layer.after(hidden.flatten(0, 1))
 
     def spread(self, gate: Tensor) -> Tensor:
         """Give every token its region's one-hot gate ``(B, Rh, Rw, K)``.
