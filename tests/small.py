@@ -7,6 +7,7 @@ from mmdge.calibration import collect_errors
 from mmdge.models import (
     DGEPVT,
     DGEDeiT,
+    DGEPVTv2,
     DGEViT,
     DynamicViT,
     MergingViT,
@@ -17,6 +18,7 @@ from mmdge.models.routing import EffectRouter, ErrorRouter, OracleRouter
 PVT = dict(
     embed_dims=(8, 16, 16, 32), num_layers=(1, 2, 1, 1), num_heads=(1, 2, 2, 4)
 )
+PVT_V2 = dict(PVT, mlp_ratios=(4, 2, 2, 2))
 DEIT = dict(embed_dims=24, num_layers=3, num_heads=3, feedforward_channels=48)
 DINO = dict(  # what DINOv2 has, in its giant with registers
     layer_scale_init_value=1.0,
@@ -27,6 +29,12 @@ DINO = dict(  # what DINOv2 has, in its giant with registers
 
 def pvt(routing='learned', **kwargs):
     return _build(DGEPVT, dict(arch=PVT, routing=routing, **kwargs))
+
+
+def pvt_v2(routing='learned', linear=False, **kwargs):
+    arch = dict(PVT_V2, linear=linear)
+    kwargs = dict(arch=arch, routing=routing, drop_path_rate=0.0) | kwargs
+    return shaken(DGEPVTv2(**kwargs))
 
 
 def deit(routing='learned', patch_size=8, **kwargs):
