@@ -236,14 +236,14 @@ def _in_bands(layer: MapLayer, maps: Tensor, band: int) -> Iterator[Tensor]:
     height, width = maps.shape[1:3]
     if band >= height:
         hidden = layer.before(maps.flatten(0, 2))
-        hidden = hidden.view(*maps.shape[:3], -1)  # (B, H, W, C_h)
+        hidden = hidden.unflatten(0, maps.shape[:3])  # (B, H, W, C_h)
         yield layer.after(layer.on_map(hidden).flatten(0, 2))
         return
     seen = None
     for first in range(0, height, band):
         last = min(first + band, height)
         new = maps[0, first + (first > 0) : last + 1]
-        hidden = layer.before(new.flatten(0, 1)).view(*new.shape[:2], -1)
+        hidden = layer.before(new.flatten(0, 1)).unflatten(0, new.shape[:2])
         border = hidden.new_zeros(1, *hidden.shape[1:])
         pieces = [seen if first else border, hidden, border]
         hidden = torch.cat(pieces if last == height else pieces[:2])
