@@ -12,7 +12,7 @@ from mmengine.runner import load_checkpoint
 from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 
-from mmdge.models import DGEPVT, DGEDeiT, DGEViT
+from mmdge.models import DGEPVT, DGEDeiT, DGEPVTv2, DGEViT
 from mmdge.models.architectures import LAYOUTS
 from mmdge.models.weights import from_ours, recognise, to_ours, unwrap
 from mmdge.utils import UserError
@@ -48,7 +48,12 @@ def dinov2(routing='finest', **kwargs):
     return deit(routing, **{**DINO, **kwargs})
 
 
-BUILD = dict(PVT=pvt, ViT=deit)
+def pvt_v2(routing='finest', **kwargs):
+    return DGEPVTv2(**dict(dict(arch=PVT, routing=routing), **kwargs))
+
+
+POSITIONED = dict(PVT=pvt, ViT=deit)
+BUILD = dict(PVTv2=pvt_v2, **POSITIONED)
 
 
 def shaken(model):
@@ -856,7 +861,7 @@ class TestRefusals:
         host = PyramidVisionTransformerV2(
             embed_dims=32, num_layers=[2, 2, 2, 2]
         )
-        with pytest.raises(UserError, match='no weights for the backbone'):
+        with pytest.raises(UserError, match=r'a PVTv2 \(mmdet layout\)'):
             pretrained(pvt, file(host.state_dict()))
 
     @pytest.mark.parametrize('case', [hostile.code, hostile.code_by_getattr])
@@ -942,7 +947,7 @@ class TestRectangles:
         grid = f'{size[0] // 4}x{size[1] // 4}'
         assert f'its positions were taken for {grid}\n' in log.text
 
-    @pytest.mark.parametrize('build', BUILD.values(), ids=BUILD)
+    @pytest.mark.parametrize('build', POSITIONED.values(), ids=POSITIONED)
     @pytest.mark.parametrize('size', [(32, 128), (64, 96), [96, 64]])
     def test_our_own(self, build, size, log):
         source = shaken(build(pretrain_img_size=size))
@@ -952,7 +957,7 @@ class TestRectangles:
         outputs_agree(model, source, (64, 64))
         assert ' from ' not in log.text.partition('resized: ')[2]
 
-    @pytest.mark.parametrize('build', BUILD.values(), ids=BUILD)
+    @pytest.mark.parametrize('build', POSITIONED.values(), ids=POSITIONED)
     def test_a_square_becomes_a_rectangle(self, build, log):
         source = shaken(build(pretrain_img_size=96))
         model = build(pretrain_img_size=(64, 128))
@@ -982,7 +987,7 @@ class TestRectangles:
         deit(pretrain_img_size=(48, 80)).load_state_dict(source.state_dict())
 
     @pytest.mark.parametrize('size', ['224', (64,), (64, 8), (64.0, 64)])
-    @pytest.mark.parametrize('build', BUILD.values(), ids=BUILD)
+    @pytest.mark.parametrize('build', POSITIONED.values(), ids=POSITIONED)
     def test_what_is_no_size(self, build, size):
         with pytest.raises(ValueError, match='pretrain_img_size.* but got'):
             build(pretrain_img_size=size)

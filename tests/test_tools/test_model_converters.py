@@ -3,21 +3,19 @@
 import pytest
 import torch
 
-from mmdge.models import DGEPVT, DGEDeiT
+from mmdge.models import DGEPVT, DGEDeiT, DGEPVTv2
 from mmdge.models.architectures import LAYOUTS
 from tests.forked import forked
 
 TOOL = 'tools/model_converters/convert_checkpoint.py'
+PVT = dict(
+    embed_dims=(16, 32, 40, 64),
+    num_layers=(1, 1, 1, 1),
+    num_heads=(1, 2, 5, 8),
+)
 MODELS = dict(
-    PVT=lambda **kwargs: DGEPVT(
-        dict(
-            embed_dims=(16, 32, 40, 64),
-            num_layers=(1, 1, 1, 1),
-            num_heads=(1, 2, 5, 8),
-        ),
-        pretrain_img_size=64,
-        **kwargs,
-    ),
+    PVT=lambda **kwargs: DGEPVT(PVT, pretrain_img_size=64, **kwargs),
+    PVTv2=lambda **kwargs: DGEPVTv2(PVT, **kwargs),
     ViT=lambda **kwargs: DGEDeiT(
         dict(
             embed_dims=48,

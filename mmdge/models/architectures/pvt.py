@@ -103,6 +103,10 @@ class PVT(Backbone):
                 f'arch must give {num_stages} values to each of '
                 f'{sorted(sizes)}, but got {arch}.'
             )
+        if not isinstance(arch.get('linear', False), bool):
+            raise UserError(
+                f'linear must be a bool, but got {arch["linear"]!r}.'
+            )
         check_arguments(out_type, frozen_stages, num_stages)
         if out_type == 'cls_token' and not with_cls_token:
             raise UserError("out_type='cls_token' needs with_cls_token=True.")
