@@ -11,7 +11,8 @@ from mmdge.models.layers import transformer
 from mmdge.models.layers.block import on_full_map
 from mmdge.models.layers.transformer import ConvMLP
 from mmdge.models.weights import from_ours
-from tests.small import PVT_V2, shaken
+from mmdge.utils.counting import flop_counter
+from tests.small import PVT_V2, pictures, pvt_v2, shaken
 from tests.test_contract import give_weights, with_official_eps
 from tests.test_models.test_architectures.test_pvt import build as pvt
 
@@ -87,6 +88,17 @@ def test_a_map_in_bands_is_the_map(size, cache, monkeypatch):
     with torch.no_grad():
         found = mlp(rows, partial(on_full_map, size=size))
     torch.testing.assert_close(found, expected)
+
+
+def test_maps_in_bands_cost_what_maps_do(monkeypatch):
+    monkeypatch.setattr(transformer, 'CACHE_BYTES', 10_000)
+    model, x = pvt_v2('variance').eval(), pictures(2, 100, 76)
+    for dense in (True, False):
+        model.dense = dense
+        with torch.no_grad(), flop_counter() as counter:
+            model(x)
+        found = counter.get_total_flops() / 2
+        assert found == model.cost.dynamic.sum()
 
 
 def test_linear_attention_sees_49_keys():
