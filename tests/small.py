@@ -8,11 +8,12 @@ from mmdge.models import (
     DGEPVT,
     DGEConvNeXt,
     DGEDeiT,
+    DGEPVTv2,
     DGESwin,
     DGEViT,
     DynamicConvNeXt,
-    DynamicSwin,
     DynamicLVViT,
+    DynamicSwin,
     DynamicViT,
     MergingViT,
     MixedPatchViT,
@@ -25,6 +26,7 @@ PVT = dict(
 )
 CONVNEXT = dict(depths=(1, 1, 2, 1), channels=(8, 16, 16, 32))
 SWIN = dict(embed_dims=8, depths=(2, 1, 2, 1), num_heads=(1, 2, 2, 4))
+PVT_V2 = dict(PVT, mlp_ratios=(4, 2, 2, 2))
 DEIT = dict(embed_dims=24, num_layers=3, num_heads=3, feedforward_channels=48)
 QUIET = dict(type='GumbelRouter', noise=False)
 DINO = dict(  # what DINOv2 has, in its giant with registers
@@ -49,6 +51,12 @@ def swin(routing=QUIET, **kwargs):
         if '.attn.' in name and name.endswith('bias'):
             nn.init.normal_(parameter, std=0.1)  # what padding becomes
     return shaken(model)
+
+
+def pvt_v2(routing='learned', linear=False, **kwargs):
+    arch = dict(PVT_V2, linear=linear)
+    kwargs = dict(arch=arch, routing=routing, drop_path_rate=0.0) | kwargs
+    return shaken(DGEPVTv2(**kwargs))
 
 
 def deit(routing='learned', patch_size=8, **kwargs):

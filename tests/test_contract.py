@@ -6,6 +6,7 @@ A new family is an entry of ``FAMILIES``.
 import copy
 import math
 import pickle
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from itertools import product
@@ -33,6 +34,7 @@ from tests.small import (
     mixed_patch_vit,
     pictures,
     pvt,
+    pvt_v2,
     swin,
 )
 
@@ -84,13 +86,31 @@ def mmdets(model):
         out_indices=model.out_indices,
         norm_cfg=dict(type='LN', eps=1e-6),
     )
-    # mmdet gives all norms one eps; the official code, and ours, 1e-5 here.
-    for layer in host.layers:
-        layer[0].norm.eps = 1e-5
-        for block in layer[1][1:]:
-            if block.attn.sr_ratio > 1:
-                block.attn.norm.eps = 1e-5
-    return give_weights(host, model, 'mmdet')
+    return give_weights(with_official_eps(host), model, 'mmdet')
+
+
+def with_official_eps(host):
+    """The hosts give all norms one; the official code, and ours, 1e-5 here."""
+    for name, module in host.named_modules():
+        if re.fullmatch(r'layers\.\d\.(0|1\.\d+\.attn)\.norm', name):
+            module.eps = 1e-5
+    return host
+
+
+def mmdets_v2(model):
+    from mmdet.models.backbones import PyramidVisionTransformerV2
+
+    if model.arch['linear']:
+        return None
+    host = PyramidVisionTransformerV2(
+        embed_dims=8,  # of a head
+        num_layers=model.arch['num_layers'],
+        num_heads=model.arch['num_heads'],
+        mlp_ratios=model.arch['mlp_ratios'],
+        out_indices=model.out_indices,
+        norm_cfg=dict(type='LN', eps=1e-6),
+    )
+    return give_weights(with_official_eps(host), model, 'mmdet')
 
 
 def mmdets_swin(model):
@@ -222,6 +242,27 @@ FAMILIES = {
         dense=dict(routing='finest'),
         tokens=lambda side, stride: -(-side // stride),
         stages=4,
+    ),
+    'DGEPVTv2': Family(
+        build=pvt_v2,
+        host=mmdets_v2,
+        variants={
+            'maps': {},
+            'some': dict(out_indices=(0, 2)),
+            'linear': dict(linear=True),
+        },
+        tokens=lambda side, stride: -(-side // stride),
+        stages=4,
+        **GRANULARITY
+        | dict(
+            kinds={
+                kind: GRANULARITY['kinds'][kind]
+                for kind in ('learned', 'quiet', 'error')
+            },
+            random=(),
+            wasteful=(),
+            compiled=(),
+        ),
     ),
     'DGEDeiT': Family(
         build=deit,

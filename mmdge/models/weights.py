@@ -32,7 +32,10 @@ FAST_PATH = r'.*\.fast_path\..*'
 # What few layouts have a place for, and no model that has it can do without.
 EXTRA_PARTS = r'register_tokens|.*\.ls\d\.gamma|.*\.mlp\.w\d+\..*'
 # Names under which models hold a backbone: the hosts', Hugging Face's.
-PREFIXES = ('backbone', 'vit', 'deit', 'dinov2', 'dinov2_with_registers')
+PREFIXES = (
+    *('backbone', 'vit', 'deit', 'dinov2', 'dinov2_with_registers'),
+    'segformer',
+)
 TOKENS = ('cls_token', 'dist_token')  # in the order of their positions
 UNFOLDED = [0, 2, 1, 3]  # column by column to row by row, and back
 UNUSED = {
@@ -63,12 +66,13 @@ class Layout(NamedTuple):
         mark (str | tuple[str, ...]): Pattern of an entry by which the layout
             is known; or of several, all of which it has.
         rows (tuple): Parts of their names and what they are in ours, to be
-            replaced in this order, or backwards the other way. A third member
-            says how the values differ: our q and kv are one (``'qkv'``), our
-            linear layer is a 1 x 1 convolution (``'conv'``), or may be one
-            in their files (``'maybe conv'``), the channels of four tokens,
-            side by side in ours, are unfolded (``'unfold'``), or our sides of
-            patches are numbers of patches along a region (``'splits'``).
+            replaced in this order, or backwards the other way; after ``'^'``
+            at the start of a name alone. A third member says how the values
+            differ: our q and kv are one (``'qkv'``), our linear layer is a
+            1 x 1 convolution (``'conv'``), or may be one in their files
+            (``'maybe conv'``), the channels of four tokens, side by side in
+            ours, are unfolded (``'unfold'``), or our sides of patches are
+            numbers of patches along a region (``'splits'``).
         no_place (str): Pattern of our entries that it has no place for.
         container (str, optional): Key under which its files hold the
             weights. Defaults to None: they hold nothing else.
@@ -115,13 +119,11 @@ def unwrap(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
 def recognise(
     names: Collection[str], layouts: Iterable[Layout]
 ) -> Layout | None:
-    """The first layout whose mark is among the names of entries."""
+    """The first layout whose marks are among the names of entries."""
     for layout in layouts:
-        mark = layout.mark
-        if all(
-            any(re.fullmatch(pattern, name) for name in names)
-            for pattern in ((mark,) if isinstance(mark, str) else mark)
-        ):
+        marks = layout.mark
+        marks = [marks] if isinstance(marks, str) else marks
+        if all(any(re.fullmatch(m, name) for name in names) for m in marks):
             return layout
     return None
 
@@ -130,7 +132,9 @@ def _rename(key: str, rows: Iterable[Sequence[str]]) -> tuple[str, str]:
     """Replace parts of a name; also return how the values differ."""
     how = ''
     for source, target, *change in rows:
-        if source in key:
+        at_start = source.startswith('^')
+        source, target = source.removeprefix('^'), target.removeprefix('^')
+        if key.startswith(source) if at_start else source in key:
             key, how = key.replace(source, target), ''.join(change) or how
     return key, how
 

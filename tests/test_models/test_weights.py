@@ -12,7 +12,14 @@ from mmengine.runner import load_checkpoint
 from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 
-from mmdge.models import DGEPVT, DGEConvNeXt, DGEDeiT, DGESwin, DGEViT
+from mmdge.models import (
+    DGEPVT,
+    DGEConvNeXt,
+    DGEDeiT,
+    DGEPVTv2,
+    DGESwin,
+    DGEViT,
+)
 from mmdge.models.architectures import LAYOUTS
 from mmdge.models.weights import from_ours, recognise, to_ours, unwrap
 from mmdge.utils import UserError
@@ -48,6 +55,10 @@ def dinov2(routing='finest', **kwargs):
     return deit(routing, **{**DINO, **kwargs})
 
 
+def pvt_v2(routing='finest', **kwargs):
+    return DGEPVTv2(**dict(dict(arch=PVT, routing=routing), **kwargs))
+
+
 def convnext(routing='finest', **kwargs):
     return DGEConvNeXt(CONVNEXT, routing=routing, out_indices=3, **kwargs)
 
@@ -64,7 +75,7 @@ def lvvit(routing='finest', **kwargs):
 
 
 POSED = dict(PVT=pvt, ViT=deit)  # with position embeddings
-BUILD = dict(**POSED, ConvNeXt=convnext, Swin=swin, LVViT=lvvit)
+BUILD = dict(PVTv2=pvt_v2, **POSED, ConvNeXt=convnext, Swin=swin, LVViT=lvvit)
 
 
 def shaken(model):
@@ -872,7 +883,7 @@ class TestRefusals:
         host = PyramidVisionTransformerV2(
             embed_dims=32, num_layers=[2, 2, 2, 2]
         )
-        with pytest.raises(UserError, match='no weights for the backbone'):
+        with pytest.raises(UserError, match=r'a PVTv2 \(mmdet layout\)'):
             pretrained(pvt, file(host.state_dict()))
 
     @pytest.mark.parametrize('case', [hostile.code, hostile.code_by_getattr])

@@ -4,12 +4,14 @@ from .base import Backbone, backbone_class
 from .convnext import ConvNeXt
 from .lvvit import LVViT
 from .pvt import PVT
+from .pvt_v2 import PVTv2
 from .swin import Swin
 from .vit import ViT
 
 # An LV-ViT's entries are those of a ViT, and more.
 LAYOUTS = (
     *PVT.layouts,
+    *PVTv2.layouts,
     *Swin.layouts,
     *ConvNeXt.layouts,
     *LVViT.layouts,
@@ -22,6 +24,7 @@ __all__ = [
     'Backbone',
     'ConvNeXt',
     'LVViT',
+    'PVTv2',
     'Swin',
     'ViT',
     'backbone_class',

@@ -1,6 +1,13 @@
 """The registered backbones, each an architecture, a method and defaults."""
 
-from .dge import DGEPVT, DGEConvNeXt, DGEDeiT, DGESwin, DGEViT
+from .dge import (
+    DGEPVT,
+    DGEConvNeXt,
+    DGEDeiT,
+    DGEPVTv2,
+    DGESwin,
+    DGEViT,
+)
 from .dynamic_vit import DynamicLVViT, DynamicViT
 from .fast_path import DynamicConvNeXt, DynamicSwin
 from .mixing import MergingViT, MixedPatchViT
@@ -10,6 +17,7 @@ __all__ = [
     'DGEConvNeXt',
     'DGEDeiT',
     'DGESwin',
+    'DGEPVTv2',
     'DGEViT',
     'DynamicConvNeXt',
     'DynamicSwin',

@@ -10,7 +10,7 @@ from typing import Any
 
 from mmdge.registry import MODELS
 
-from ..architectures import PVT, ConvNeXt, Swin, ViT
+from ..architectures import PVT, ConvNeXt, PVTv2, Swin, ViT
 from ..methods import Granularity
 
 
@@ -55,6 +55,44 @@ class DGEPVT(Granularity, PVT):
     def __init__(
         self,
         arch: str | dict = 'small',
+        granularities: Sequence = (1, 2, 4),
+        routing: str | dict | Sequence = 'learned',
+        price: float = 0.0,
+        sparse_training: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(arch, **kwargs)
+        self.add_routers(granularities, routing, price, sparse_training)
+
+
+@MODELS.register_module()
+class DGEPVTv2(Granularity, PVTv2):
+    """PVTv2 or MiT whose blocks give each region as many rows as it deserves.
+
+    ``routing='finest'`` is its dense twin, equal to the hosts' own. The
+    depthwise convolution in the MLP sees the un-pooled rows, each at all
+    places that it stands for. Padding is what it is for :class:`DGEPVT`.
+
+    Args:
+        arch (str | dict): See :class:`PVTv2`. Defaults to ``'b2'``.
+        granularities (Sequence[int] | Sequence[Sequence[int]]): See
+            :class:`DGEPVT`. Defaults to (1, 2, 4).
+        routing (str | dict | Sequence): See :class:`DGEPVT`. Defaults to
+            ``'learned'``.
+        price (float): See :class:`DGEPVT`. Defaults to 0.
+        sparse_training (bool): See :class:`DGEPVT`. Defaults to False.
+        **kwargs: See :class:`PVTv2`.
+
+    Example:
+        >>> model = DGEPVTv2('mit-b0', routing='variance').eval()
+        >>> maps = model(torch.rand(1, 3, 224, 224))
+        >>> [tuple(m.shape) for m in maps][0], model.cost.ratio.shape
+        ((1, 32, 56, 56), torch.Size([1]))
+    """
+
+    def __init__(
+        self,
+        arch: str | dict = 'b2',
         granularities: Sequence = (1, 2, 4),
         routing: str | dict | Sequence = 'learned',
         price: float = 0.0,

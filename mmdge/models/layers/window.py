@@ -318,4 +318,4 @@ class SwinBlock(Block):
 
     def flops(self, size: Size, num_extra: int) -> LinearCost:
         """See :class:`Block`."""
-        return LinearCost(self.attn.flops(size), 0) + self.mlp.flops()
+        return LinearCost(self.attn.flops(size), 0) + self.mlp.flops(size)
