@@ -88,11 +88,15 @@ class ConvNeXtBlock(Block):
     ) -> Tensor:
         """See :class:`Block`; norm and MLP of rows ``(sum_b L_b, C)``."""
         update = in_parts(self._rows, rows, self.hidden_dims)
-        return self.drop_path(update, context.kept[0], lengths)
+        (kept,) = context.kept
+        return (
+            update if kept is None else self.drop_path(update, kept, lengths)
+        )
 
     def _rows(self, x: Tensor) -> Tensor:
         x = self.pwconv2(F.gelu(self.pwconv1(self.norm(x))))
-        return x if self.gamma is None else x * self.gamma
+        # Its memory is used again, see `add`: no output of a module as it is.
+        return x.clone() if self.gamma is None else x * self.gamma
 
     def flops(self, size: Size, num_extra: int) -> LinearCost:
         """See :class:`Block`; there are no extra tokens."""

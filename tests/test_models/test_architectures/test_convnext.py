@@ -148,6 +148,19 @@ def test_flops_are_the_papers(arch, gflops):
     assert flops / 1e9 == pytest.approx(gflops, rel=1e-3)
 
 
+@pytest.mark.parametrize('init_value', [0, 1])
+def test_what_a_hook_keeps_stays_as_it_is(init_value):
+    model, kept = build(layer_scale_init_value=init_value).eval(), []
+    for block in [b for stage in model.stages for b in stage]:
+        for part in block.children():
+            part.register_forward_hook(
+                lambda _, __, out: kept.append((out, out.clone()))
+            )
+    with torch.inference_mode():
+        model(torch.rand(1, 3, 64, 64))
+    assert len(kept) == 4 * 5 and all(a.equal(b) for a, b in kept)
+
+
 @pytest.mark.parametrize('stages', [1, 4])
 def test_the_first_stages_are_frozen(stages):
     """As mmpretrain does it, whose norms are trained; but not to the end."""
