@@ -42,6 +42,7 @@ from mmdge.calibration import (
     warn_if_far,
 )
 from mmdge.engine.hooks import find_dynamic_backbone
+from mmdge.models import hosts
 from mmdge.models.architectures import backbone_class
 from mmdge.models.methods import Granularity, Mixing
 from mmdge.utils import UserError, checks, launch
@@ -118,13 +119,14 @@ def route(cfg: Config) -> None:
         set_routing(backbone, 'effect')
         return
     if not issubclass(kind, Granularity):
+        what = f'model.backbone is {backbone.get("type")}'
+        if inside := hosts.wrapped(cfg.model, launch.scope_of(cfg)):
+            what += f', and wrapped is {" and ".join(inside)}'
         raise UserError(
             f'{cfg.filename} has no backbone that is calibrated without '
-            f'training (model.backbone is {backbone.get("type")}); a PVT '
-            '(v1), a DeiT or a ViT can be '
-            'replaced by one that takes its weights, e.g. '
-            "dict(type='mmdge.DGEPVT', arch='small'), see docs/budgets.md; "
-            'others have no dynamic form'
+            f'training: {what}; that can be a DGEPVT, DGEViT, MixedPatchViT '
+            'and others of mmdge, or one of those that they stand for '
+            f'({hosts.known_types()}), see docs/your_own_config.md'
         )
     set_routing(backbone, 'error')
 
@@ -206,6 +208,7 @@ def main() -> None:
     args = parse_args()
     cfg = launch.load_config(args.config, args.cfg_options)
     checks.check_datasets(cfg, [args.split])
+    launch.exchange_backbone(cfg)
     route(cfg)
     model = launch.build_model(cfg, args.checkpoint)
     whole = checks.is_whole_model(args.checkpoint, model)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmdge.registry import find_class
-from mmdge.utils import UserError, checks
+from mmdge.utils import UserError, checks, is_number
 
 from ..cost import Cost
 from ..layers import Block
@@ -247,6 +247,18 @@ class Backbone(BaseModule):
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
+
+    def _set_norm_eps(self, eps: float | None) -> None:
+        """Give all layer norms one ``eps``, as a host's ``norm_cfg`` does."""
+        if eps is None:
+            return
+        if not is_number(eps) or eps < 0:
+            raise UserError(
+                f'norm_eps must be a number of at least 0, but got {eps!r}.'
+            )
+        for module in self.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = eps
 
     def __getstate__(self) -> dict:
         """Copies and pickles start without a cost, which may hold a graph."""
