@@ -68,7 +68,7 @@ def to_ours(
     for key, value in given.items():
         if key in WITHOUT_EFFECT:
             continue
-        if key in known:
+        if key in known and key in defaults:
             ours.setdefault(key, value)
         elif key in IN_TRAINING:
             dropped += [f'{key}={value}'] if value else []
@@ -198,6 +198,10 @@ def _listed_as(value: Any) -> Any:
     return list(value) if isinstance(value, (list, tuple)) else value
 
 
+def _pair(value: Any) -> tuple[Any, Any]:
+    return tuple(value) if isinstance(value, (list, tuple)) else (value, value)
+
+
 def _pvt(given: Given, kind: type) -> dict[str, Any]:
     width, heads = given.pop('embed_dims'), given.pop('num_heads')
     sizes = ('num_layers', 'mlp_ratios', 'sr_ratios')
@@ -209,10 +213,12 @@ def _pvt(given: Given, kind: type) -> dict[str, Any]:
 def _vit(given: Given, kind: type, **kwargs: Any) -> dict[str, Any]:
     arch = given.pop('arch')
     arch = kind.arch_zoo[arch.lower()] if isinstance(arch, str) else arch
-    size, patch = given.pop('img_size'), given['patch_size']
-    size = size if isinstance(size, (list, tuple)) else (size, size)
+    sides, patches = _pair(given.pop('img_size')), _pair(given['patch_size'])
+    if patches[0] == patches[1]:
+        given['patch_size'] = patches[0]
     # The host counts a patch at the border that is no whole one.
-    whole = tuple(-(-side // patch) * patch for side in size)
+    pairs = zip(sides, patches, strict=True)
+    whole = tuple(-(-side // patch) * patch for side, patch in pairs)
     ours = dict(pretrain_img_size=whole, **kwargs)
     layers = given['layer_cfgs']
     if isinstance(layers, Mapping) and layers.keys() <= {'ffn_type'}:

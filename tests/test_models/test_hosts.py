@@ -5,7 +5,6 @@ import torch
 from mmengine.registry import MODELS
 
 from mmdge.models import hosts
-from mmdge.models.architectures import Backbone
 from mmdge.utils import UserError
 from tests.small import pictures
 
@@ -87,6 +86,90 @@ def test_outputs_are_the_hosts(case):
     x = pictures(2, 77, 100)
     for mine, own in zip(flat(ours(x)), flat(theirs(x)), strict=True):
         torch.testing.assert_close(mine, own, atol=1e-5, rtol=1e-5)
+
+
+class TestMistakes:
+    @pytest.mark.parametrize(
+        ('config', 'message'),
+        [
+            (
+                dict(PVT, use_conv_ffn=True, norm_cfg=dict(type='BN')),
+                'mmdet.PyramidVisionTransformer with use_conv_ffn=True, '
+                "norm_cfg={'type': 'BN'} has no dynamic form: mmdge.DGEPVT is "
+                'the same with use_conv_ffn=False, norm_cfg=',
+            ),
+            (dict(PVT, act_cfg=dict(type='ReLU')), "{'type': 'GELU'} alone"),
+            (dict(PVT, arch='small'), "with arch='small' has no dynamic form"),
+            (dict(VIT, pre_norm=True), 'with pre_norm=True has no'),
+            (dict(VIT, with_cls_token=False), 'with with_cls_token=False has'),
+            (dict(VIT, layer_cfgs=dict(num_fcs=3)), "with layer_cfgs={'num_f"),
+            (
+                dict(MMSEGS_VIT, out_origin=True, output_cls_token=True),
+                'with out_origin=True, output_cls_token=True has no dynamic',
+            ),
+            (dict(MMSEGS_VIT, patch_pad=None), 'with patch_pad=None has no'),
+        ],
+    )
+    def test_settings_without_a_form_are_named(self, config, message):
+        with pytest.raises(UserError) as info:
+            hosts.to_ours(config, scope(config))
+        assert message in str(info.value)
+
+    @pytest.mark.parametrize(
+        ('config', 'message'),
+        [
+            (dict(VIT, out_type='avg_featmap'), "but got 'avg_featmap'"),
+            (dict(VIT, interpolate_mode='area'), "but got 'area'"),
+            (dict(VIT, patch_size=(8, 4)), r'but got \(8, 4\)'),
+        ],
+    )
+    def test_values_that_it_lacks_are_its_own_affair(self, config, message):
+        with pytest.raises(UserError, match=message):
+            MODELS.build(hosts.to_ours(config, scope(config)))
+
+
+def test_what_has_no_effect_is_dropped():
+    config = dict(
+        PVT,
+        init_cfg=dict(type='Pretrained', checkpoint='none.pth'),
+        act_cfg=dict(type='GELU'),
+        convert_weights=False,
+        paddings=(0, 0, 0, 0),
+        drop_rate=0.1,
+    )
+    ours = hosts.to_ours(config, scope(config))
+    assert ours == hosts.to_ours(PVT, 'mmdet')
+
+
+def test_what_is_carried_over():
+    config = dict(
+        type='VisionTransformer',
+        arch='DeiT-small',
+        img_size=518,
+        patch_size=(14, 14),
+        frozen_stages=2,
+        drop_path_rate=0.2,
+        out_indices=[2, 5],
+        out_type='featmap',
+    )
+    scope(VIT)
+    assert hosts.to_ours(config, 'mmpretrain') == dict(
+        type='mmdge.DGEViT',
+        arch='small',
+        pretrain_img_size=(518, 518),
+        patch_size=14,
+        frozen_stages=2,
+        drop_path_rate=0.2,
+        out_indices=[2, 5],
+        layer_scale_init_value=0.0,
+        routing='finest',
+    )
+
+
+def test_other_types_and_none_are_left_alone():
+    for kind in ('mmdet.ResNet', 'mmdge.DGEPVT', 'Unheard'):
+        assert hosts.to_ours(dict(type=kind), 'mmdet') is None
+    assert hosts.to_ours({}, 'mmdet') is None
 
 
 def flat(outputs):
