@@ -53,7 +53,8 @@ def to_ours(
         None if no host's backbone of this type is known.
 
     Raises:
-        UserError: If it has settings that the dynamic form lacks.
+        UserError: If it has settings that the dynamic form, or its type,
+            lacks.
     """
     kind = _find(backbone.get('type'), scope)
     host = _host_name(kind)
@@ -64,21 +65,23 @@ def to_ours(
     defaults, known = _defaults(kind), _defaults(architecture)
     given = {**defaults, **backbone}
     given.pop('type')
+    if foreign := [key for key in given if key not in defaults]:
+        raise UserError(f'{host} has no argument {", ".join(foreign)}')
     ours, unknown, dropped = translate(given, kind), {}, []
     for key, value in given.items():
         if key in WITHOUT_EFFECT:
             continue
-        if key in known and key in defaults:
+        if key in known:
             ours.setdefault(key, value)
         elif key in IN_TRAINING:
             dropped += [f'{key}={value}'] if value else []
-        elif _plain(key, value) != _plain(key, defaults.get(key)):
+        elif _plain(key, value) != _plain(key, defaults[key]):
             unknown[key] = value
     if unknown:
         raise UserError(
             f'{host} with {_listed(unknown)} has no dynamic form: '
             f'mmdge.{form} is the same with '
-            f'{_listed({k: defaults.get(k) for k in unknown})} alone'
+            f'{_listed({k: defaults[k] for k in unknown})} alone'
         )
     if dropped:
         print_log(

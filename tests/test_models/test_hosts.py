@@ -99,7 +99,7 @@ class TestMistakes:
                 'the same with use_conv_ffn=False, norm_cfg=',
             ),
             (dict(PVT, act_cfg=dict(type='ReLU')), "{'type': 'GELU'} alone"),
-            (dict(PVT, arch='small'), "with arch='small' has no dynamic form"),
+            (dict(PVT, arch='small'), 'Transformer has no argument arch'),
             (dict(VIT, pre_norm=True), 'with pre_norm=True has no'),
             (dict(VIT, with_cls_token=False), 'with with_cls_token=False has'),
             (dict(VIT, layer_cfgs=dict(num_fcs=3)), "with layer_cfgs={'num_f"),
