@@ -103,7 +103,9 @@ def known_types() -> str:
     for name in HOSTS:
         host, _, kind = name.partition('.')
         by_host[host].append(kind)
-    return '; '.join(f'{h}: {", ".join(kinds)}' for h, kinds in by_host.items())
+    return '; '.join(
+        f'{h}: {", ".join(kinds)}' for h, kinds in by_host.items()
+    )
 
 
 def wrapped(model: Mapping[str, Any], scope: str | None = None) -> list[str]:
@@ -129,11 +131,16 @@ def wrapped(model: Mapping[str, Any], scope: str | None = None) -> list[str]:
 def dynamic_form(
     architecture: type[Backbone], method: type[Method] = Granularity
 ) -> str:
-    """The registered name of a method on an architecture, its first one."""
-    return next(
-        name
-        for name, kind in MODELS.module_dict.items()
-        if issubclass(kind, architecture) and issubclass(kind, method)
+    """The registered name of a method on an architecture, its first one.
+
+    Raises:
+        UserError: If there is none.
+    """
+    for name, kind in MODELS.module_dict.items():
+        if architecture in kind.__bases__ and issubclass(kind, method):
+            return name
+    raise UserError(
+        f'there is no {method.__name__} on a {architecture.__name__}'
     )
 
 
@@ -154,7 +161,9 @@ def _defaults(kind: type) -> dict[str, Any]:
     found = {}
     for base in reversed(kind.__mro__):
         own = signature(base.__init__).parameters.values()
-        fixed = all(p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in own)
+        fixed = all(
+            p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in own
+        )
         named = {p.name: p.default for p in own if p.default is not p.empty}
         found = named if fixed else {**found, **named}
     return found
@@ -166,7 +175,9 @@ def _plain(key: str, value: Any) -> Any:
         value = {k: _plain(k, v) for k, v in value.items()}
         if key == 'norm_cfg':  # what its layer has by default
             value = dict(eps=1e-5, requires_grad=True) | value
-        return value | dict(type=type_name(value)) if 'type' in value else value
+        return (
+            value | dict(type=type_name(value)) if 'type' in value else value
+        )
     if isinstance(value, (list, tuple)):
         return [_plain('', each) for each in value]
     return value

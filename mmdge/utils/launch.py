@@ -24,6 +24,7 @@ from mmdge._requirements import HOSTS, missing_message
 from mmdge.errors import UserError
 from mmdge.evaluation import with_metrics
 from mmdge.models import hosts
+from mmdge.models.methods import Granularity, Method
 from mmdge.safe_training import use_safe_loading
 
 from .checks import is_whole_model, type_name, walk
@@ -143,7 +144,7 @@ def scope_of(cfg: Config) -> str:
     return cfg.get('default_scope') or host_of(cfg) or 'mmdge'
 
 
-def exchange_backbone(cfg: Config) -> None:
+def exchange_backbone(cfg: Config, method: type[Method] = Granularity) -> None:
     """Put the dynamic form of a host's own backbone in its place.
 
     It runs as its dense twin. Necks and heads stay as they are, and so does
@@ -152,14 +153,16 @@ def exchange_backbone(cfg: Config) -> None:
     Args:
         cfg: The config, which is changed. What its backbone would start
             from goes, because a checkpoint follows.
+        method: Of the dynamic form. Default: Granularity.
 
     Raises:
-        UserError: If the backbone has settings that the dynamic form lacks.
+        UserError: If there is no such form, or the backbone has settings
+            that it lacks.
     """
     model = cfg.get('model') or {}
     backbone = model.get('backbone') or {}
     try:
-        ours = hosts.to_ours(backbone, scope_of(cfg))
+        ours = hosts.to_ours(backbone, scope_of(cfg), method)
     except UserError as err:
         raise UserError(f'{cfg.filename}: {err}') from err
     if ours is None:

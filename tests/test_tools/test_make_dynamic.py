@@ -546,8 +546,9 @@ def test_a_config_as_its_host_ships_it(
     model, weights = random_model(config, small)
     out = tmp_path / 'out'
     options = [f'{k}={v}'.replace(' ', '') for k, v in small.items()]
-    said = tool(TOOL, config, weights, '--ratio', 0.6, *FEW, '--split', 'val',
-                '--out', out, '--cfg-options', *options, *NO_WORKERS)  # fmt: skip
+    said = tool(TOOL, config, weights, '--ratio', 0.6, *FEW,
+                '--split', 'val', '--out', out,
+                '--cfg-options', *options, *NO_WORKERS)  # fmt: skip
     assert f'stands for the backbone {type(model.backbone).__name__}' in said
     if host == 'mmseg':
         assert 'drop_rate=0.1, which acts in training only' in said
