@@ -42,6 +42,7 @@ class Backbone(BaseModule):
     layouts: tuple[Layout, ...] = ()
     unbuilt: tuple[str, ...] = ()
     arch_zoo: dict[str, dict] = {}
+    out_type: str = 'featmap'
     in_channels: int = 3
     with_cp: bool = False
     frozen_stages: int = -1
