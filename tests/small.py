@@ -6,18 +6,29 @@ from torch import nn
 from mmdge.calibration import collect_errors
 from mmdge.models import (
     DGEPVT,
+    DGEConvNeXt,
     DGEDeiT,
+    DGEPVTv2,
+    DGESwin,
     DGEViT,
+    DynamicConvNeXt,
+    DynamicLVViT,
+    DynamicSwin,
     DynamicViT,
     MergingViT,
     MixedPatchViT,
 )
+from mmdge.models.architectures import LVViT
 from mmdge.models.routing import EffectRouter, ErrorRouter, OracleRouter
 
 PVT = dict(
     embed_dims=(8, 16, 16, 32), num_layers=(1, 2, 1, 1), num_heads=(1, 2, 2, 4)
 )
+CONVNEXT = dict(depths=(1, 1, 2, 1), channels=(8, 16, 16, 32))
+SWIN = dict(embed_dims=8, depths=(2, 1, 2, 1), num_heads=(1, 2, 2, 4))
+PVT_V2 = dict(PVT, mlp_ratios=(4, 2, 2, 2))
 DEIT = dict(embed_dims=24, num_layers=3, num_heads=3, feedforward_channels=48)
+QUIET = dict(type='GumbelRouter', noise=False)
 DINO = dict(  # what DINOv2 has, in its giant with registers
     layer_scale_init_value=1.0,
     ffn_type='swiglu_fused',
@@ -25,8 +36,27 @@ DINO = dict(  # what DINOv2 has, in its giant with registers
 )
 
 
+class DGELVViT(DGEViT, LVViT):
+    """Registered nowhere: that a method knows no architecture."""
+
+
 def pvt(routing='learned', **kwargs):
     return _build(DGEPVT, dict(arch=PVT, routing=routing, **kwargs))
+
+
+def swin(routing=QUIET, **kwargs):
+    defaults = dict(arch=SWIN, window_size=4, drop_path_rate=0.0)
+    model = DGESwin(**{**defaults, **kwargs}, routing=routing)
+    for name, parameter in model.named_parameters():
+        if '.attn.' in name and name.endswith('bias'):
+            nn.init.normal_(parameter, std=0.1)  # what padding becomes
+    return shaken(model)
+
+
+def pvt_v2(routing='learned', linear=False, **kwargs):
+    arch = dict(PVT_V2, linear=linear)
+    kwargs = dict(arch=arch, routing=routing, drop_path_rate=0.0) | kwargs
+    return shaken(DGEPVTv2(**kwargs))
 
 
 def deit(routing='learned', patch_size=8, **kwargs):
@@ -39,9 +69,20 @@ def dinov2(routing='learned', patch_size=14, **kwargs):
     return _build(DGEViT, dict(routing=routing, **kwargs))
 
 
+def convnext(routing='learned', **kwargs):
+    kwargs = {'arch': CONVNEXT, 'drop_path_rate': 0.0, **kwargs}
+    return shaken(DGEConvNeXt(routing=routing, **kwargs))
+
+
 def dynamic_vit(patch_size=8, pruning_loc=(0, 1), **kwargs):
     kwargs = dict(arch=DEIT, patch_size=patch_size, **kwargs)
     return _build(DynamicViT, dict(pruning_loc=pruning_loc, **kwargs))
+
+
+def dynamic_lvvit(patch_size=8, pruning_loc=(0, 1), **kwargs):
+    # Batches of BatchNorm's own would not equal their images.
+    kwargs = dict(arch=DEIT, patch_size=patch_size, norm_eval=True, **kwargs)
+    return _build(DynamicLVViT, dict(pruning_loc=pruning_loc, **kwargs))
 
 
 def mixed_patch_vit(patch_size=8, **kwargs):
@@ -104,3 +145,13 @@ def pictures(num, height, width):
     for number, image in enumerate(images):
         image[..., width - number * width // (2 * num) :] = 0
     return images
+
+
+def dynamic_swin(pruning_loc=(0, 1), **kwargs):
+    kwargs = {'arch': SWIN, 'window_size': 4, 'drop_path_rate': 0.0, **kwargs}
+    return shaken(DynamicSwin(pruning_loc=pruning_loc, **kwargs))
+
+
+def dynamic_convnext(pruning_loc=(0, 1), **kwargs):
+    kwargs = {'arch': CONVNEXT, 'drop_path_rate': 0.0, **kwargs}
+    return shaken(DynamicConvNeXt(pruning_loc=pruning_loc, **kwargs))

@@ -19,6 +19,7 @@ from .errors import (
     check_routed,
     collect_errors,
 )
+from .fast_paths import fit_fast_paths
 from .fit import calibrate, fit_power_law, fit_routers, set_routers
 from .images import load_images
 from .operating_points import set_routing
@@ -43,6 +44,7 @@ __all__ = [
     'dense_outputs',
     'distance',
     'find_price',
+    'fit_fast_paths',
     'fit_power_law',
     'fit_routers',
     'fold_price',

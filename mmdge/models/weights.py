@@ -25,23 +25,33 @@ from .layers import resize_pos_embed
 
 State = dict[str, Tensor]
 
-HEAD = r'(head\w*|pre_logits|fc_norm|attn_pool|pooler|classifier)\..*'
+HEAD = r'((aux_)?head\w*|pre_logits|fc_norm|attn_pool|pooler|classifier)\..*'
 ROUTER = r'(?:(.*)\.)?router\..*'
 PREDICTOR = r'score_predictor\..*'  # DynamicViT's official name
+FAST_PATH = r'.*\.fast_path\..*'
 # What few layouts have a place for, and no model that has it can do without.
 EXTRA_PARTS = r'register_tokens|.*\.ls\d\.gamma|.*\.mlp\.w\d+\..*'
 # Names under which models hold a backbone: the hosts', Hugging Face's.
-PREFIXES = ('backbone', 'vit', 'deit', 'dinov2', 'dinov2_with_registers')
+PREFIXES = (
+    *('backbone', 'vit', 'deit', 'dinov2', 'dinov2_with_registers'),
+    'segformer',
+)
 TOKENS = ('cls_token', 'dist_token')  # in the order of their positions
+UNFOLDED = [0, 2, 1, 3]  # column by column to row by row, and back
 UNUSED = {
     HEAD: 'the classification head',
-    r'norm\..*': 'the final norm, unused here',
+    r'norm\d?\..*': 'the final norm, unused here',
     '|'.join(TOKENS): 'an extra token, unused here',
     r'decoder.*|mask_token': "its pretraining's decoder and mask",
-    PREDICTOR: "another method's decisions",
+    rf'{PREDICTOR}|{FAST_PATH}': "another method's decisions",
+    r'.*\.(relative_position_index|attn_mask)': 'a table that follows from '
+    'sizes',
 }
 # Parts of other ViTs, without which the features would be wrong.
-NEEDED = r'(norm_pre|pre_norm|pre_ln|rel_pos_bias|rope\w*)\..*'
+NEEDED = (
+    r'(norm_pre|pre_norm|pre_ln|rel_pos_bias|rope\w*|.*\.grn'
+    r'|patch_embed\.bn\d)\..*'
+)
 SWITCHES = dict(  # without this argument a backbone does without the entry
     cls_token='with_cls_token', dist_token='distilled', norm='final_norm'
 )
@@ -53,12 +63,16 @@ class Layout(NamedTuple):
     Attributes:
         family (str): ``'PVT'``, ``'ViT'``, ...
         name (str): Whose names.
-        mark (str): Pattern of an entry by which the layout is known.
+        mark (str | tuple[str, ...]): Pattern of an entry by which the layout
+            is known; or of several, all of which it has.
         rows (tuple): Parts of their names and what they are in ours, to be
-            replaced in this order, or backwards the other way. A third member
-            says how the values differ: our q and kv are one (``'qkv'``), our
-            linear layer is a 1 x 1 convolution (``'conv'``), or our sides of
-            patches are numbers of patches along a region (``'splits'``).
+            replaced in this order, or backwards the other way; after ``'^'``
+            at the start of a name alone. A third member says how the values
+            differ: our q and kv are one (``'qkv'``), our linear layer is a
+            1 x 1 convolution (``'conv'``), or may be one in their files
+            (``'maybe conv'``), the channels of four tokens, side by side in
+            ours, are unfolded (``'unfold'``), or our sides of patches are
+            numbers of patches along a region (``'splits'``).
         no_place (str): Pattern of our entries that it has no place for.
         container (str, optional): Key under which its files hold the
             weights. Defaults to None: they hold nothing else.
@@ -66,7 +80,7 @@ class Layout(NamedTuple):
 
     family: str
     name: str
-    mark: str
+    mark: str | tuple[str, ...]
     rows: tuple[tuple[str, ...], ...] = ()
     no_place: str = ''
     container: str | None = None
@@ -105,9 +119,11 @@ def unwrap(checkpoint: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
 def recognise(
     names: Collection[str], layouts: Iterable[Layout]
 ) -> Layout | None:
-    """The first layout whose mark is among the names of entries."""
+    """The first layout whose marks are among the names of entries."""
     for layout in layouts:
-        if any(re.fullmatch(layout.mark, name) for name in names):
+        marks = layout.mark
+        marks = [marks] if isinstance(marks, str) else marks
+        if all(any(re.fullmatch(m, name) for name in names) for m in marks):
             return layout
     return None
 
@@ -116,7 +132,9 @@ def _rename(key: str, rows: Iterable[Sequence[str]]) -> tuple[str, str]:
     """Replace parts of a name; also return how the values differ."""
     how = ''
     for source, target, *change in rows:
-        if source in key:
+        at_start = source.startswith('^')
+        source, target = source.removeprefix('^'), target.removeprefix('^')
+        if key.startswith(source) if at_start else source in key:
             key, how = key.replace(source, target), ''.join(change) or how
     return key, how
 
@@ -129,8 +147,11 @@ def to_ours(state: State, layout: Layout) -> State:
         if how == 'qkv' and value.dim():  # (3C, ...) -> (C, ...), (2C, ...)
             parts = value.tensor_split([len(value) // 3])
             ours[name], ours[name.replace('.q.', '.kv.')] = parts
-        elif how == 'conv' and value.dim() == 4:  # (O, I, 1, 1) -> (O, I)
+        elif 'conv' in how and value.dim() == 4:  # (O, I, 1, 1) -> (O, I)
             ours[name] = value.flatten(1)
+        elif how == 'unfold':  # (..., C * 4) -> (..., 4 * C)
+            tokens = value.unflatten(-1, (-1, 4)).mT
+            ours[name] = tokens[..., UNFOLDED, :].flatten(-2)
         elif how == 'splits' and value.numel():
             ours[name] = value.max() // value
         else:
@@ -169,6 +190,9 @@ def from_ours(state: State, layout: Layout) -> tuple[State, list[str]]:
             value = torch.cat([value, state[key.replace('.q.', '.kv.')]])
         elif how == 'conv' and value.dim() == 2:  # (O, I) -> (O, I, 1, 1)
             value = value[..., None, None]
+        elif how == 'unfold':  # (..., 4 * C) -> (..., C * 4)
+            tokens = value.unflatten(-1, (4, -1))[..., UNFOLDED, :]
+            value = tokens.mT.flatten(-2)
         elif how == 'splits':
             value = value.max() // value
         theirs[name] = value

@@ -3,21 +3,21 @@
 import pytest
 import torch
 
-from mmdge.models import DGEPVT, DGEDeiT
+from mmdge.models import DGEPVT, DGEConvNeXt, DGEDeiT, DGEPVTv2
 from mmdge.models.architectures import LAYOUTS
 from tests.forked import forked
+from tests.small import CONVNEXT, DEIT, DGELVViT
 
 TOOL = 'tools/model_converters/convert_checkpoint.py'
+PVT = dict(
+    embed_dims=(16, 32, 40, 64),
+    num_layers=(1, 1, 1, 1),
+    num_heads=(1, 2, 5, 8),
+)
 MODELS = dict(
-    PVT=lambda **kwargs: DGEPVT(
-        dict(
-            embed_dims=(16, 32, 40, 64),
-            num_layers=(1, 1, 1, 1),
-            num_heads=(1, 2, 5, 8),
-        ),
-        pretrain_img_size=64,
-        **kwargs,
-    ),
+    ConvNeXt=lambda **kwargs: DGEConvNeXt(CONVNEXT, out_indices=3, **kwargs),
+    PVT=lambda **kwargs: DGEPVT(PVT, pretrain_img_size=64, **kwargs),
+    PVTv2=lambda **kwargs: DGEPVTv2(PVT, **kwargs),
     ViT=lambda **kwargs: DGEDeiT(
         dict(
             embed_dims=48,
@@ -28,6 +28,7 @@ MODELS = dict(
         pretrain_img_size=64,
         **kwargs,
     ),
+    LVViT=lambda **kwargs: DGELVViT(DEIT, pretrain_img_size=64, **kwargs),
 )
 
 

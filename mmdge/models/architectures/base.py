@@ -31,13 +31,14 @@ class Backbone(BaseModule):
     Attributes:
         cost (Cost | None): What the last forward computed; the one thing a
             backbone remembers between calls.
-        stages (list): The blocks, stage by stage.
+        stages (Sequence): The blocks, stage by stage.
         strides (list[int]): Pixels per token, stage by stage.
         routers (list): Its decisions; none, unless a method makes some.
         dense (bool): Run as the dense twin: the static architecture with the
             same weights. See :meth:`as_dense_twin`.
     """
 
+    stages: Sequence[Sequence[Block]]
     cost: Cost | None = None
     layouts: tuple[Layout, ...] = ()
     unbuilt: tuple[str, ...] = ()
@@ -48,11 +49,6 @@ class Backbone(BaseModule):
     frozen_stages: int = -1
     routers: Sequence[nn.Module] = ()
     dense: bool = False
-
-    @property
-    def stages(self) -> list[Sequence[Block]]:
-        """The blocks, stage by stage."""
-        raise NotImplementedError
 
     @property
     def max_stages(self) -> int:
@@ -240,14 +236,16 @@ class Backbone(BaseModule):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _init_parameters(self) -> None:
-        """Initialise as the official PVT and DeiT do."""
+        """Initialise as the official PVT, DeiT and Swin do."""
+        positions = r'pos_embed|(cls|dist|register)_token|.*bias_table$'
         for name, parameter in self.named_parameters():
-            if re.match('pos_embed|(cls|dist|register)_token', name):
+            if re.match(positions, name):
                 nn.init.trunc_normal_(parameter, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def _set_norm_eps(self, eps: float | None) -> None:
         """Give all layer norms one ``eps``, as a host's ``norm_cfg`` does."""
@@ -293,6 +291,18 @@ def look_up(arch: str | dict, zoo: dict[str, dict], defaults: dict) -> dict:
     if set(arch) != names:
         raise UserError(f'arch must give {sorted(names)}, but got {arch}.')
     return arch
+
+
+def check_stages(arch: Mapping[str, Any], num_stages: int) -> None:
+    """Raise a UserError unless each setting has one value per stage."""
+    if any(
+        not isinstance(values, (list, tuple)) or len(values) != num_stages
+        for values in arch.values()
+    ):
+        raise UserError(
+            f'arch must give {num_stages} values to each of '
+            f'{sorted(arch)}, but got {arch}.'
+        )
 
 
 def image_size(

@@ -17,6 +17,7 @@ from .base import (
     Backbone,
     check_arguments,
     check_out_indices,
+    check_stages,
     drop_path_rates,
     image_size,
     look_up,
@@ -76,6 +77,9 @@ class PVT(Backbone):
         sr_ratios=(8, 4, 2, 1),
     )
     patch_sizes = (4, 2, 2, 2)
+    # What PVTv2 does otherwise.
+    overlap, norm_after_stage, has_positions = False, False, True
+    ffn_type = 'origin'
 
     def __init__(
         self,
@@ -94,13 +98,11 @@ class PVT(Backbone):
         super().__init__(init_cfg=init_cfg)
         arch = look_up(arch, self.arch_zoo, self.arch_defaults)
         num_stages = len(self.patch_sizes)
-        if any(
-            not isinstance(values, (list, tuple)) or len(values) != num_stages
-            for values in arch.values()
-        ):
+        sizes = {key: arch[key] for key in arch if key != 'linear'}
+        check_stages(sizes, num_stages)
+        if not isinstance(arch.get('linear', False), bool):
             raise UserError(
-                f'arch must give {num_stages} values to each of '
-                f'{sorted(arch)}, but got {arch}.'
+                f'linear must be a bool, but got {arch["linear"]!r}.'
             )
         check_arguments(out_type, frozen_stages, num_stages)
         if out_type == 'cls_token' and not with_cls_token:
@@ -125,12 +127,10 @@ class PVT(Backbone):
         channels, stride = in_channels, 1
         for i, dims in enumerate(arch['embed_dims'][: self.num_stages]):
             stride *= self.patch_sizes[i]
-            grid = height // stride, width // stride
             self.strides.append(stride)
-            self.pos_sizes.append(grid)
-            embed = PatchEmbed(channels, dims, self.patch_sizes[i])
-            extra = int(with_cls_token and i == num_stages - 1)
-            pos = nn.Parameter(torch.zeros(1, extra + math.prod(grid), dims))
+            embed = PatchEmbed(
+                channels, dims, self.patch_sizes[i], overlap=self.overlap
+            )
             blocks = nn.ModuleList(
                 TransformerBlock(
                     dims,
@@ -139,12 +139,23 @@ class PVT(Backbone):
                     arch['sr_ratios'][i],
                     drop_path=drop_path.pop(0),
                     name=f'block{i + 1}.{j}',
+                    ffn_type=self.ffn_type,
+                    linear=arch.get('linear', False),
                 )
                 for j in range(depths[i])
             )
             setattr(self, f'patch_embed{i + 1}', embed)
-            setattr(self, f'pos_embed{i + 1}', pos)
             setattr(self, f'block{i + 1}', blocks)
+            if self.norm_after_stage:
+                norm = nn.LayerNorm(dims, eps=1e-6)
+                setattr(self, f'norm{i + 1}', norm)
+            if self.has_positions:
+                grid = height // stride, width // stride
+                self.pos_sizes.append(grid)
+                num = with_cls_token and i == num_stages - 1
+                num += math.prod(grid)
+                pos = nn.Parameter(torch.zeros(1, num, dims))
+                setattr(self, f'pos_embed{i + 1}', pos)
             channels = dims
         if with_cls_token and self.num_stages == num_stages:
             self.cls_token = nn.Parameter(torch.zeros(1, 1, channels))
@@ -190,6 +201,8 @@ class PVT(Backbone):
             )
             embedding = Cost.constant(embed_flops, len(x), x.device)
             costs.append(Cost.add_up([embedding, cost]))
+            if self.norm_after_stage:
+                tokens = getattr(self, f'norm{i + 1}')(tokens)
             # (B, E + H * W, C) -> (B, C, H, W)
             x = tokens[:, num_extra:].unflatten(1, size).permute(0, 3, 1, 2)
             if i in self.out_indices:
@@ -203,6 +216,8 @@ class PVT(Backbone):
         """Tokens of a stage with their positions, their size, the FLOPs."""
         embed = getattr(self, f'patch_embed{i + 1}')
         tokens, size = embed(x)
+        if not self.has_positions:
+            return tokens, size, embed.flops(size)
         pos = getattr(self, f'pos_embed{i + 1}')
         grid = self.pos_sizes[i]
         extra_pos, pos = pos.tensor_split([pos.shape[1] - math.prod(grid)], 1)
@@ -214,10 +229,13 @@ class PVT(Backbone):
 
     def frozen_modules(self) -> list[nn.Module]:
         """See :class:`Backbone`."""
+        names = ['patch_embed', 'block']
+        if self.norm_after_stage:
+            names.append('norm')
         modules = [
             getattr(self, f'{name}{i + 1}')
             for i in range(min(self.frozen_stages, self.num_stages))
-            for name in ('patch_embed', 'block')
+            for name in names
         ]
         if self.frozen_stages >= self.num_stages and hasattr(self, 'norm'):
             modules.append(self.norm)
@@ -225,7 +243,7 @@ class PVT(Backbone):
 
     def _frozen_parameters(self) -> list[nn.Parameter]:
         frozen = [p for m in self.frozen_modules() for p in m.parameters()]
-        for i in range(min(self.frozen_stages, self.num_stages)):
+        for i in range(min(self.frozen_stages, len(self.pos_sizes))):
             frozen.append(getattr(self, f'pos_embed{i + 1}'))
         # The cls token enters with the last stage.
         if self.frozen_stages == len(self.patch_sizes):
@@ -239,7 +257,8 @@ class PVT(Backbone):
     ) -> tuple[int, int]:
         """Depth of a parameter, see :meth:`ViT.get_layer_depth`.
 
-        The embeddings of later stages go with the stage's first block.
+        The embeddings of later stages go with the stage's first block, the
+        norm of a stage with its last.
         """
         depths = [len(blocks) for blocks in self.stages]
         num_layers = sum(depths) + 2
@@ -253,6 +272,8 @@ class PVT(Backbone):
         before = sum(depths[:stage])
         if part.startswith('block'):
             return before + int(rest.partition('.')[0]) + 1, num_layers
+        if part.startswith('norm'):
+            return before + depths[stage], num_layers
         return before + 1 if stage else 0, num_layers
 
     def pos_embeds(self) -> dict[str, tuple[tuple[int, int], str]]:
@@ -266,9 +287,11 @@ class PVT(Backbone):
     def unbuilt(self) -> tuple[str, ...]:
         """How the entries of the stages begin that no output needs."""
         later = range(self.num_stages + 1, len(self.patch_sizes) + 1)
-        parts = ('patch_embed', 'pos_embed', 'block')
+        parts = ('patch_embed', 'pos_embed', 'block', 'norm')
         return tuple(f'{part}{i}' for i in later for part in parts)
 
+
+ROUTED = r'block\d\.\d+\.router\..*'
 
 # The names that PVT's weights have in other code bases.
 # The first whose mark is found counts.
@@ -283,7 +306,7 @@ PVT.layouts = (
         container='model',
     ),
     Layout(
-        *('PVT', 'mmdge', r'block\d\.\d+\.router\..*', (), HEAD, 'state_dict')
+        *('PVT', 'mmdge', (r'pos_embed\d', ROUTED), (), HEAD, 'state_dict')
     ),
     Layout(
         *('PVT', 'mmdet', r'layers\.\d\.1\.0\.pos_embed'),
@@ -310,5 +333,5 @@ PVT.layouts = (
         container='state_dict',
     ),
     # A static PVT of ours has the same names.
-    Layout('PVT', 'official', r'block\d\.\d+\.attn\..*', (), ROUTER),
+    Layout('PVT', 'official', r'pos_embed\d', (), ROUTER),
 )

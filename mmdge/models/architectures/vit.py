@@ -128,6 +128,8 @@ class ViT(Backbone):
         layer_scale_init_value=0.0,
         ffn_type='origin',
     )
+    # What all blocks have, see TransformerBlock; the eps is the final norm's.
+    block_settings: dict[str, Any] = dict(eps=1e-6)
 
     def __init__(
         self,
@@ -204,9 +206,7 @@ class ViT(Backbone):
         self.in_channels = in_channels
         self.interpolate_mode = interpolate_mode
 
-        self.patch_embed = PatchEmbed(
-            in_channels, dims, patch_size, norm=False, complete=True
-        )
+        self.patch_embed = self._make_patch_embed(dims)
         self.pos_size = sides[0] // patch_size, sides[1] // patch_size
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dims))
         if distilled:
@@ -230,6 +230,7 @@ class ViT(Backbone):
                 name=f'blocks.{i}',
                 layer_scale_init_value=scale,
                 ffn_type=arch['ffn_type'],
+                **self.block_settings,
             )
             for i, rate in enumerate(
                 drop_path_rates(drop_path_rate, depth)[:num_blocks]
@@ -238,7 +239,7 @@ class ViT(Backbone):
         self.apply_layernorm = apply_layernorm
         self.norm = nn.Identity()
         if apply_layernorm or (final_norm and num_blocks == depth):
-            self.norm = nn.LayerNorm(dims, eps=1e-6)
+            self.norm = nn.LayerNorm(dims, eps=self.block_settings['eps'])
 
         self._set_norm_eps(norm_eps)
         self._init_parameters()
@@ -247,6 +248,11 @@ class ViT(Backbone):
                 parameter.requires_grad_(False)
         for module in self.frozen_modules():
             module.requires_grad_(False)
+
+    def _make_patch_embed(self, dims: int) -> nn.Module:
+        return PatchEmbed(
+            self.in_channels, dims, self.patch_size, norm=False, complete=True
+        )
 
     @property
     def stages(self) -> list[nn.ModuleList]:

@@ -1,13 +1,27 @@
 """The registered backbones, each an architecture, a method and defaults."""
 
-from .dge import DGEPVT, DGEDeiT, DGEViT
-from .dynamic_vit import DynamicViT
+from .dge import (
+    DGEPVT,
+    DGEConvNeXt,
+    DGEDeiT,
+    DGEPVTv2,
+    DGESwin,
+    DGEViT,
+)
+from .dynamic_vit import DynamicLVViT, DynamicViT
+from .fast_path import DynamicConvNeXt, DynamicSwin
 from .mixing import MergingViT, MixedPatchViT
 
 __all__ = [
     'DGEPVT',
+    'DGEConvNeXt',
     'DGEDeiT',
+    'DGESwin',
+    'DGEPVTv2',
     'DGEViT',
+    'DynamicConvNeXt',
+    'DynamicSwin',
+    'DynamicLVViT',
     'DynamicViT',
     'MergingViT',
     'MixedPatchViT',

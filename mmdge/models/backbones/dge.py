@@ -1,4 +1,4 @@
-"""DGE-PVT, DGE-ViT and DGE-DeiT: static architecture + granularity + defaults.
+"""DGE on each architecture: static backbone + granularity + defaults.
 
 Source: Dynamic Grained Encoder (Song et al., NeurIPS 2021).
 """
@@ -10,7 +10,7 @@ from typing import Any
 
 from mmdge.registry import MODELS
 
-from ..architectures import PVT, ViT
+from ..architectures import PVT, ConvNeXt, PVTv2, Swin, ViT
 from ..methods import Granularity
 
 
@@ -66,6 +66,77 @@ class DGEPVT(Granularity, PVT):
 
 
 @MODELS.register_module()
+class DGEPVTv2(Granularity, PVTv2):
+    """PVTv2 or MiT whose blocks give each region as many rows as it deserves.
+
+    ``routing='finest'`` is its dense twin, equal to the hosts' own. The
+    depthwise convolution in the MLP sees the un-pooled rows, each at all
+    places that it stands for. Padding is what it is for :class:`DGEPVT`.
+
+    Args:
+        arch (str | dict): See :class:`PVTv2`. Defaults to ``'b2'``.
+        granularities (Sequence[int] | Sequence[Sequence[int]]): See
+            :class:`DGEPVT`. Defaults to (1, 2, 4).
+        routing (str | dict | Sequence): See :class:`DGEPVT`. Defaults to
+            ``'learned'``.
+        price (float): See :class:`DGEPVT`. Defaults to 0.
+        sparse_training (bool): See :class:`DGEPVT`. Defaults to False.
+        **kwargs: See :class:`PVTv2`.
+
+    Example:
+        >>> model = DGEPVTv2('mit-b0', routing='variance').eval()
+        >>> maps = model(torch.rand(1, 3, 224, 224))
+        >>> [tuple(m.shape) for m in maps][0], model.cost.ratio.shape
+        ((1, 32, 56, 56), torch.Size([1]))
+    """
+
+    def __init__(
+        self,
+        arch: str | dict = 'b2',
+        granularities: Sequence = (1, 2, 4),
+        routing: str | dict | Sequence = 'learned',
+        price: float = 0.0,
+        sparse_training: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(arch, **kwargs)
+        self.add_routers(granularities, routing, price, sparse_training)
+
+
+@MODELS.register_module()
+class DGESwin(Granularity, Swin):
+    """Swin whose MLPs give each region as many rows as it deserves.
+
+    The window attention is computed for all tokens. ``routing='finest'`` is
+    its dense twin, the plain Swin, equal to the hosts' ``SwinTransformer``
+    with the same weights. Padding is what it is for :class:`DGEPVT`.
+
+    Args:
+        arch (str | dict): See :class:`Swin`. Defaults to ``'tiny'``.
+        granularities (Sequence[int] | Sequence[Sequence[int]]): See
+            :class:`DGEPVT`; they need not fit the window. Defaults to
+            (1, 2, 4).
+        routing (str | dict | Sequence): See :class:`DGEPVT`. Defaults to
+            ``'learned'``.
+        price (float): See :class:`DGEPVT`. Defaults to 0.
+        sparse_training (bool): See :class:`DGEPVT`. Defaults to False.
+        **kwargs: See :class:`Swin`.
+    """
+
+    def __init__(
+        self,
+        arch: str | dict = 'tiny',
+        granularities: Sequence = (1, 2, 4),
+        routing: str | dict | Sequence = 'learned',
+        price: float = 0.0,
+        sparse_training: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(arch, **kwargs)
+        self.add_routers(granularities, routing, price, sparse_training)
+
+
+@MODELS.register_module()
 class DGEViT(Granularity, ViT):
     """ViT whose blocks give each region as many queries as it deserves.
 
@@ -106,3 +177,41 @@ class DGEViT(Granularity, ViT):
 @MODELS.register_module()
 class DGEDeiT(DGEViT):
     """:class:`DGEViT`, by the name of the paper's."""
+
+
+@MODELS.register_module()
+class DGEConvNeXt(Granularity, ConvNeXt):
+    """ConvNeXt whose MLPs give each region as many rows as it deserves.
+
+    Depthwise convolutions see all tokens, rows are pooled from what they
+    give. ``routing='finest'`` is its dense twin, the plain ConvNeXt, equal to
+    ``mmpretrain.ConvNeXt`` with the same weights. Padding is what it is for
+    :class:`DGEPVT`.
+
+    Args:
+        arch (str | dict): See :class:`ConvNeXt`. Defaults to ``'tiny'``.
+        granularities (Sequence): See :class:`DGEPVT`. Defaults to (1, 2, 4).
+        routing (str | dict | Sequence): See :class:`DGEPVT`. Defaults to
+            ``'learned'``.
+        price (float): See :class:`DGEPVT`. Defaults to 0.
+        sparse_training (bool): See :class:`DGEPVT`. Defaults to False.
+        **kwargs: See :class:`ConvNeXt`.
+
+    Example:
+        >>> model = DGEConvNeXt(arch='tiny', routing='variance').eval()
+        >>> maps = model(torch.rand(1, 3, 224, 224))
+        >>> [tuple(m.shape) for m in maps][0], model.cost.ratio.shape
+        ((1, 96, 56, 56), torch.Size([1]))
+    """
+
+    def __init__(
+        self,
+        arch: str | dict = 'tiny',
+        granularities: Sequence = (1, 2, 4),
+        routing: str | dict | Sequence = 'learned',
+        price: float = 0.0,
+        sparse_training: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(arch, **kwargs)
+        self.add_routers(granularities, routing, price, sparse_training)

@@ -1,4 +1,4 @@
-"""DynamicViT (Rao et al., NeurIPS 2021) on DeiT and ViT."""
+"""DynamicViT (Rao et al., NeurIPS 2021) on DeiT, ViT and LV-ViT."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from mmdge.registry import MODELS
 
-from ..architectures import ViT
+from ..architectures import LVViT, ViT
 from ..methods import Pruning
 
 
@@ -28,8 +28,9 @@ class DynamicViT(Pruning, ViT):
         keep_ratio (float | Sequence[float]): Part of the tokens that the s-th
             predictor keeps: its s-th power, or the s-th of a list. Defaults
             to 0.7.
-        pruning_loc (Sequence[int]): Blocks before which predictors decide.
-            Defaults to (3, 6, 9).
+        pruning_loc (Sequence[int], optional): Blocks before which predictors
+            decide; None: after each quarter of the blocks but the last.
+            Defaults to (3, 6, 9), which is that for DeiT.
         routing (str): ``'learned'``: the predictors; ``'random'`` and
             ``'uniform'``: controls that keep as many; ``'finest'``: the dense
             twin. Defaults to ``'learned'``.
@@ -48,7 +49,7 @@ class DynamicViT(Pruning, ViT):
         self,
         arch: str | dict = 'small',
         keep_ratio: float | Sequence[float] = 0.7,
-        pruning_loc: Sequence[int] = (3, 6, 9),
+        pruning_loc: Sequence[int] | None = (3, 6, 9),
         routing: str = 'learned',
         amount: str = 'topk',
         price: float = 0.0,
@@ -56,6 +57,9 @@ class DynamicViT(Pruning, ViT):
         **kwargs: Any,
     ) -> None:
         super().__init__(arch, **kwargs)
+        if pruning_loc is None:
+            depth = self.arch['num_layers']
+            pruning_loc = [depth * quarters // 4 for quarters in (1, 2, 3)]
         self.add_predictors(
             keep_ratio,
             pruning_loc,
@@ -65,3 +69,29 @@ class DynamicViT(Pruning, ViT):
             reactivate,
             keep_features=reactivate or self.out_type == 'featmap',
         )
+
+
+@MODELS.register_module()
+class DynamicLVViT(DynamicViT, LVViT):
+    """LV-ViT that drops tokens, as :class:`DynamicViT`.
+
+    Checkpoints of the official LV-ViT and of DynamicViT on it load as they
+    are.
+
+    Args:
+        arch (str | dict): See :class:`LVViT`. Defaults to ``'small'``.
+        keep_ratio (float | Sequence[float]): See :class:`DynamicViT`.
+            Defaults to 0.7.
+        pruning_loc (Sequence[int], optional): Likewise. Defaults to None:
+            (4, 8, 12) for ``'small'``, (5, 10, 15) for ``'medium'``.
+        **kwargs: See :class:`DynamicViT` and :class:`LVViT`.
+    """
+
+    def __init__(
+        self,
+        arch: str | dict = 'small',
+        keep_ratio: float | Sequence[float] = 0.7,
+        pruning_loc: Sequence[int] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(arch, keep_ratio, pruning_loc, **kwargs)

@@ -1,15 +1,19 @@
 """Static layers that work on packed rows, and know nothing of routing."""
 
 from .block import Block, Prepared, add
-from .embeddings import PatchEmbed, resize_pos_embed
-from .transformer import TransformerBlock, packed_attention
+from .embeddings import PatchEmbed, pad_to_patch, resize_pos_embed
+from .transformer import TransformerBlock, in_parts, packed_attention
+from .window import SwinBlock
 
 __all__ = [
     'Block',
     'PatchEmbed',
     'Prepared',
+    'SwinBlock',
     'TransformerBlock',
     'add',
+    'in_parts',
     'packed_attention',
+    'pad_to_patch',
     'resize_pos_embed',
 ]

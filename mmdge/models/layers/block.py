@@ -9,12 +9,12 @@ method, runs a block in the same three steps::
 
 Rows don't see each other, so a method may choose which of them to compute,
 and how. A block whose rows need their neighbours once more in between, as
-PVTv2's, asks for that through ``on_map``.
+PVTv2's, has a :class:`MapLayer` there, and asks for that through ``on_map``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -26,9 +26,38 @@ from mmdge.utils import UserError
 from ..cost import LinearCost
 
 Size = tuple[int, int]
-# on_map(fn, rows): applies ``fn``, from maps (B, H, W, C) to such, to packed
-# rows (sum_b L_b, C); back come as many rows.
-OnMap = Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]
+
+
+class MapLayer(nn.Module):
+    """Rows to rows, which see their neighbours in the map once in between.
+
+    Only where each row stands in its map does a layer not know; whoever calls
+    a block does, and runs the three steps, see :data:`OnMap`.
+    """
+
+    def before(self, rows: Tensor) -> Tensor:
+        """Rows ``(L, C)`` to hidden rows ``(L, C_h)``."""
+        raise NotImplementedError
+
+    def on_map(self, maps: Tensor, padded: bool = True) -> Tensor:
+        """Hidden maps ``(B, H, W, C_h)`` to such; tokens see adjacent ones.
+
+        If not ``padded``, of ``H + 2`` rows to ``H``: the first and the last
+        are but seen.
+        """
+        raise NotImplementedError
+
+    def after(self, hidden: Tensor) -> Tensor:
+        """Hidden rows ``(L, C_h)`` to rows ``(L, C)``."""
+        raise NotImplementedError
+
+    def num_parts(self, rows: Tensor) -> int:
+        """In how many parts rows ``(L, C)`` are best computed."""
+        return 1
+
+
+# on_map(layer, rows): the layer, of packed rows (sum_b L_b, C).
+OnMap = Callable[[MapLayer, Tensor], Tensor]
 
 
 class Prepared(NamedTuple):
@@ -185,12 +214,42 @@ class Block(nn.Module):
         )
 
 
-def on_full_map(
-    fn: Callable[[Tensor], Tensor], rows: Tensor, size: Size
-) -> Tensor:
-    """Apply ``fn`` to rows that are all tokens, see :data:`OnMap`."""
+def on_full_map(layer: MapLayer, rows: Tensor, size: Size) -> Tensor:
+    """Run a layer on rows that are all tokens, see :data:`OnMap`."""
     maps = rows.view(-1, *size, rows.shape[-1])  # (B * N, C) -> (B, H, W, C)
-    return fn(maps).flatten(0, 2)
+    # As many of the maps' rows as are computed together.
+    band = max(1, len(maps) * size[0] // layer.num_parts(rows))
+    outs = [
+        out
+        for part in maps.split(max(1, band // size[0]))
+        for out in _in_bands(layer, part, band)
+    ]
+    return torch.cat(outs) if len(outs) > 1 else outs[0]
+
+
+def _in_bands(layer: MapLayer, maps: Tensor, band: int) -> Iterator[Tensor]:
+    """The layer's rows ``(L, C)``, band by band of ``maps (B, H, W, C)``.
+
+    Several maps fit in one band. What the next band sees of this one is not
+    computed again.
+    """
+    height, width = maps.shape[1:3]
+    if band >= height:
+        hidden = layer.before(maps.flatten(0, 2))
+        hidden = hidden.unflatten(0, maps.shape[:3])  # (B, H, W, C_h)
+        yield layer.after(layer.on_map(hidden).flatten(0, 2))
+        return
+    seen = None
+    for first in range(0, height, band):
+        last = min(first + band, height)
+        new = maps[0, first + (first > 0) : last + 1]
+        hidden = layer.before(new.flatten(0, 1)).unflatten(0, new.shape[:2])
+        border = hidden.new_zeros(1, *hidden.shape[1:])
+        pieces = [seen if first else border, hidden, border]
+        hidden = torch.cat(pieces if last == height else pieces[:2])
+        seen = hidden[-2:]
+        mixed = layer.on_map(hidden[None], padded=False)  # (1, h, W, C_h)
+        yield layer.after(mixed.flatten(0, 2))
 
 
 def add(x: Tensor, update: Tensor, out: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ block adds to any rows, packed over the batch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from itertools import accumulate
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from mmdge.utils import UserError
 
 from ..cost import LinearCost
-from .block import Block, OnMap, Prepared, Size, add, on_full_map
+from .block import Block, MapLayer, OnMap, Prepared, Size, add, on_full_map
 from .embeddings import pad_to_patch
 
 try:
@@ -133,10 +134,16 @@ class SpatialReductionAttention(nn.Module):
         num_heads (int): Heads; must divide ``embed_dims``.
         sr_ratio (int): Side of the patch of tokens that becomes one key and
             value. Defaults to 1.
+        qkv_bias (bool): Add biases to queries, keys and values. Defaults to
+            True.
     """
 
     def __init__(
-        self, embed_dims: int, num_heads: int, sr_ratio: int = 1
+        self,
+        embed_dims: int,
+        num_heads: int,
+        sr_ratio: int = 1,
+        qkv_bias: bool = True,
     ) -> None:
         super().__init__()
         if embed_dims % num_heads:
@@ -148,8 +155,8 @@ class SpatialReductionAttention(nn.Module):
         self.embed_dims = embed_dims
         self.num_heads, self.head_dims = num_heads, embed_dims // num_heads
         self.sr_ratio = sr_ratio
-        self.q = nn.Linear(embed_dims, embed_dims)
-        self.kv = nn.Linear(embed_dims, 2 * embed_dims)
+        self.q = nn.Linear(embed_dims, embed_dims, bias=qkv_bias)
+        self.kv = nn.Linear(embed_dims, 2 * embed_dims, bias=qkv_bias)
         self.proj = nn.Linear(embed_dims, embed_dims)
         if sr_ratio > 1:
             # Channels last, as the tokens are: their map needs no copy.
@@ -233,6 +240,56 @@ class SpatialReductionAttention(nn.Module):
         )
 
 
+def num_parts(x: Tensor, hidden_dims: int) -> int:
+    """In how many parts rows ``(L, C)`` of so many hidden channels run.
+
+    One on a GPU, and where gradients are wanted.
+    """
+    if x.device.type != 'cpu' or torch.is_grad_enabled():
+        return 1
+    return max(1, -(-len(x) * hidden_dims * x.element_size() // CACHE_BYTES))
+
+
+def in_parts(
+    fn: Callable[[Tensor], Tensor], x: Tensor, hidden_dims: int
+) -> Tensor:
+    """Apply ``fn``, row by row, to ``(L, C)`` in :func:`num_parts`."""
+    parts = num_parts(x, hidden_dims)
+    if parts == 1:
+        return fn(x)
+    return torch.cat([fn(part) for part in x.tensor_split(parts)])
+
+
+class PooledAttention(SpatialReductionAttention):
+    """Attention to 7 x 7 keys and values, whatever the size of the map.
+
+    Source: PVTv2 (Wang et al., CVMJ 2022), "linear" attention.
+    """
+
+    key_grid = (7, 7)
+
+    def __init__(self, embed_dims: int, num_heads: int) -> None:
+        super().__init__(embed_dims, num_heads)
+        self.sr = nn.Conv2d(embed_dims, embed_dims, 1)
+        self.norm = nn.LayerNorm(embed_dims, eps=1e-5)
+
+    def reduced_size(self, size: Size) -> Size:
+        """Height and width of the keys' map."""
+        return self.key_grid
+
+    def reduce(self, x: Tensor, size: Size) -> Tensor:
+        """Reduce the tokens ``(B, H * W, C)`` to ``(B, 49, C)``."""
+        # (B, H * W, C) -> (B, C, H, W)
+        image = x.unflatten(1, size).permute(0, 3, 1, 2)
+        pooled = self.sr(F.adaptive_avg_pool2d(image, self.key_grid))
+        return F.gelu(self.norm(pooled.flatten(2).transpose(1, 2)))
+
+    def flops(self, size: Size, num_extra: int) -> LinearCost:
+        """See :class:`SpatialReductionAttention`."""
+        sr_flops = math.prod(self.key_grid) * self.embed_dims**2
+        return LinearCost(sr_flops, 0) + super().flops(size, num_extra)
+
+
 class MLP(nn.Module):
     """Linear, GELU, linear, on packed rows.
 
@@ -253,28 +310,19 @@ class MLP(nn.Module):
         self.fc1 = nn.Linear(self.embed_dims, self.hidden_dims)
         self.fc2 = nn.Linear(self.hidden_dims, self.embed_dims)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(L, C)`` to ``(L, C)``."""
-        parts = self.num_parts(x)
-        if parts == 1:
-            return self._rows(x)
-        return torch.cat([self._rows(part) for part in x.tensor_split(parts)])
+    def forward(self, x: Tensor, on_map: OnMap | None = None) -> Tensor:
+        """Map ``(L, C)`` to ``(L, C)``; ``on_map`` is of no use here."""
+        return in_parts(self._rows, x, self.num_inputs * self.hidden_dims)
 
     def _rows(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x)))
 
     def num_parts(self, x: Tensor) -> int:
-        """In how many parts the rows ``(L, C)`` are computed.
+        """In how many parts rows ``(L, C)`` run, see :func:`num_parts`."""
+        return num_parts(x, self.num_inputs * self.hidden_dims)
 
-        One for a GPU, and where gradients are wanted.
-        """
-        if x.device.type != 'cpu' or torch.is_grad_enabled():
-            return 1
-        hidden = self.num_inputs * self.hidden_dims
-        return max(1, -(-len(x) * hidden * x.element_size() // CACHE_BYTES))
-
-    def flops(self) -> LinearCost:
-        """Multiply-adds: all of them are paid per row."""
+    def flops(self, size: Size) -> LinearCost:
+        """Multiply-adds, of a map of ``size``: all are paid per row."""
         products = self.num_inputs + 1
         return LinearCost(0, products * self.embed_dims * self.hidden_dims)
 
@@ -304,6 +352,78 @@ class SwiGLU(MLP):
     def _rows(self, x: Tensor) -> Tensor:
         gate, hidden = self.w12(x).chunk(2, dim=-1)
         return self.w3(F.silu(gate) * hidden)
+
+
+class DepthwiseConv(nn.Module):
+    """3 x 3 depthwise convolution of maps ``(B, H, W, C)``.
+
+    Source, and names of its parameters: PVTv2.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.dwconv = nn.Conv2d(
+            channels, channels, 3, padding=1, groups=channels
+        ).to(memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor, padded: bool = True) -> Tensor:
+        """See :meth:`MapLayer.on_map`."""
+        conv = self.dwconv
+        # (B, H, W, C) -> (B, C, H, W): channels last, without a copy
+        x = F.conv2d(
+            x.permute(0, 3, 1, 2),
+            conv.weight,
+            conv.bias,
+            padding=(int(padded), 1),
+            groups=conv.groups,
+        )
+        return x.permute(0, 2, 3, 1)
+
+
+class ConvMLP(MLP, MapLayer):
+    """Linear, 3 x 3 depthwise convolution, GELU, linear: PVTv2's, and MiT's.
+
+    Args:
+        embed_dims (int): Channels ``C``.
+        hidden_dims (int): Channels in between.
+        relu (bool): ReLU before the convolution, as in PVTv2 with linear
+            attention. Defaults to False.
+    """
+
+    def __init__(
+        self, embed_dims: int, hidden_dims: int, relu: bool = False
+    ) -> None:
+        super().__init__(embed_dims, hidden_dims)
+        self.relu = relu
+
+    def _add_layers(self) -> None:
+        super()._add_layers()
+        self.dwconv = DepthwiseConv(self.hidden_dims)
+
+    def forward(self, x: Tensor, on_map: OnMap) -> Tensor:
+        """Map ``(L, C)`` to ``(L, C)``."""
+        return on_map(self, x)
+
+    def before(self, rows: Tensor) -> Tensor:
+        """See :class:`MapLayer`."""
+        hidden = self.fc1(rows)
+        return F.relu(hidden) if self.relu else hidden
+
+    def on_map(self, maps: Tensor, padded: bool = True) -> Tensor:
+        """See :class:`MapLayer`."""
+        return self.dwconv(maps, padded)
+
+    def after(self, hidden: Tensor) -> Tensor:
+        """See :class:`MapLayer`."""
+        return self.fc2(F.gelu(hidden))
+
+    def flops(self, size: Size) -> LinearCost:
+        """Multiply-adds; every token is paid for its convolution."""
+        conv = 9 * self.hidden_dims * math.prod(size)
+        return LinearCost(conv, 0) + super().flops(size)
+
+
+FFNS = dict(origin=MLP, swiglu_fused=SwiGLU, conv=ConvMLP)
 
 
 class LayerScale(nn.Module):
@@ -342,7 +462,7 @@ class Context(NamedTuple):
 
 
 class TransformerBlock(Block):
-    """Pre-norm encoder block of PVT, DeiT, ViT and DINOv2.
+    """Pre-norm encoder block of PVT, DeiT, ViT, DINOv2 and LV-ViT.
 
     Args:
         embed_dims (int): Channels ``C``.
@@ -355,7 +475,15 @@ class TransformerBlock(Block):
         layer_scale_init_value (float): Of :class:`LayerScale` on attention
             and MLP. Defaults to 0: none.
         ffn_type (str): ``'origin'``: :class:`MLP`; ``'swiglu_fused'``:
-            :class:`SwiGLU`. Defaults to ``'origin'``.
+            :class:`SwiGLU`; ``'conv'``: :class:`ConvMLP`. Defaults to
+            ``'origin'``.
+        eps (float): Of the norms of rows. Defaults to 1e-6.
+        qkv_bias (bool): See :class:`SpatialReductionAttention`. Defaults to
+            True.
+        skip_lam (float): What attention and MLP add is divided by it, as in
+            LV-ViT. Defaults to 1.
+        linear (bool): :class:`PooledAttention`, and its MLP, which is
+            ``'conv'``. Defaults to False.
     """
 
     def __init__(
@@ -368,12 +496,25 @@ class TransformerBlock(Block):
         name: str = '',
         layer_scale_init_value: float = 0.0,
         ffn_type: str = 'origin',
+        eps: float = 1e-6,
+        qkv_bias: bool = True,
+        skip_lam: float = 1.0,
+        linear: bool = False,
     ) -> None:
         super().__init__(embed_dims, drop_path, name)
-        self.norm1 = nn.LayerNorm(embed_dims, eps=1e-6)
-        self.attn = SpatialReductionAttention(embed_dims, num_heads, sr_ratio)
-        self.norm2 = nn.LayerNorm(embed_dims, eps=1e-6)
-        ffn = SwiGLU if ffn_type == 'swiglu_fused' else MLP
+        self.skip_lam = skip_lam
+        self.norm1 = nn.LayerNorm(embed_dims, eps=eps)
+        self.attn = (
+            PooledAttention(embed_dims, num_heads)
+            if linear
+            else SpatialReductionAttention(
+                embed_dims, num_heads, sr_ratio, qkv_bias
+            )
+        )
+        self.norm2 = nn.LayerNorm(embed_dims, eps=eps)
+        ffn = FFNS[ffn_type]
+        if linear:
+            ffn = partial(ffn, relu=True)
         self.mlp = ffn(embed_dims, feedforward_channels)
         self.ls1, self.ls2 = nn.Identity(), nn.Identity()
         if layer_scale_init_value:
@@ -418,7 +559,7 @@ class TransformerBlock(Block):
             rows (Tensor): ``(sum_b L_b, C)``.
             lengths (list[int]): Rows of each image, ``L_b``.
             context (Context): Of their images.
-            on_map (OnMap, optional): Of no use here.
+            on_map (OnMap, optional): For :class:`ConvMLP`.
             attend (Callable): Attention of queries ``(sum_b L_b, h, d)`` to
                 keys and values, arguments as of :func:`packed_attention`,
                 which is the default.
@@ -431,12 +572,15 @@ class TransformerBlock(Block):
         attended = self.attn(
             normed, context=context, lengths=lengths, attend=attend
         )
-        attended = self.ls1(attended)
+        attended = self._weigh(self.ls1(attended))
         attended = self.drop_path(attended, context.kept[0], lengths)
         sums = rows + attended
-        hidden = self.ls2(self.mlp(self.norm2(sums)))
+        hidden = self._weigh(self.ls2(self.mlp(self.norm2(sums), on_map)))
         hidden = self.drop_path(hidden, context.kept[1], lengths)
         return add(attended, hidden, out=sums)
+
+    def _weigh(self, x: Tensor) -> Tensor:
+        return x if self.skip_lam == 1 else x / self.skip_lam
 
     def update_prepared(self, prepared: Prepared, size: Size) -> Tensor:
         """See :class:`Block`; nothing is normed twice."""
@@ -451,4 +595,4 @@ class TransformerBlock(Block):
 
     def flops(self, size: Size, num_extra: int) -> LinearCost:
         """See :class:`Block`."""
-        return self.attn.flops(size, num_extra) + self.mlp.flops()
+        return self.attn.flops(size, num_extra) + self.mlp.flops(size)

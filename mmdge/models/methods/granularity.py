@@ -200,7 +200,7 @@ def update_chosen(
     ``gate (B, Rh, Rw, K)`` is one-hot with a straight-through gradient;
     ``sparse`` gives it the gradient of the chosen candidate alone.
     """
-    pool, unpool, lengths, _ = choice
+    pool, unpool, lengths, *_ = choice
     base, source, context = block.prepare(tokens, grains.size)
     candidates = grains.candidates(source)
     on_map = partial(grains.on_map, choice=choice)

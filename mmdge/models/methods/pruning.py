@@ -20,97 +20,17 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmdge.utils import UserError, is_number
 
-from ..cost import ComputeMap, Cost, LinearCost
+from ..cost import ComputeMap, Cost
 from ..layers import TransformerBlock
-from ..routing import Router, build_router
-from ..routing.quantiles import places
-from ..routing.router import add_gumbel_noise
+from ..routing import Router
 from ..routing.rows import pack, scatter, select
-from .base import Method
-
-COST = (1.0, 0.0)  # of the candidates: keep, drop
-
-
-class KeepPredictor(Router):
-    """How likely each token is worth keeping.
-
-    Source: DynamicViT, section 3.2; parameter names of the official code.
-
-    Args:
-        embed_dims (int): Channels ``C``, a multiple of 4.
-        amount (str): ``'topk'``: a fixed part of each image; ``'price'``:
-            what is worth it.
-        **kwargs: See :class:`Router`.
-    """
-
-    def __init__(
-        self, embed_dims: int, amount: str = 'topk', **kwargs: Any
-    ) -> None:
-        super().__init__(embed_dims, COST, cell=1, **kwargs)
-        self.adaptive = self.priced = amount == 'price'
-        half, quarter = embed_dims // 2, embed_dims // 4
-        self.in_conv = nn.Sequential(
-            nn.LayerNorm(embed_dims),
-            nn.Linear(embed_dims, embed_dims),
-            nn.GELU(),
-        )
-        self.out_conv = nn.Sequential(
-            nn.Linear(embed_dims, half),
-            nn.GELU(),
-            nn.Linear(half, quarter),
-            nn.GELU(),
-            nn.Linear(quarter, 2),
-            nn.LogSoftmax(dim=-1),
-        )
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """See :class:`Router`; keep and drop start about even."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
-
-    def forward(
-        self, rows: Tensor, lengths: Sequence[int], kept: Tensor
-    ) -> Tensor:
-        """Score rows, each beside the mean of those kept in its image.
-
-        Args:
-            rows (Tensor): Packed, image-major, ``(sum_b L_b, C)``.
-            lengths (Sequence[int]): Rows of each image, ``L_b``.
-            kept (Tensor): 1 where a row was kept so far, else 0, in training
-                with its gradient, ``(sum_b L_b,)``.
-
-        Returns:
-            Tensor: Log-probabilities of keep and drop, ``(sum_b L_b, 2)``.
-        """
-        local, whole = self.in_conv(rows).chunk(2, dim=-1)
-        counts = torch.tensor(lengths).to(rows.device, non_blocking=True)
-        images = torch.arange(len(lengths), device=rows.device)
-        image = images.repeat_interleave(counts, output_size=len(rows))
-        sums = whole.new_zeros(len(lengths), whole.shape[1] + 1).index_add(
-            0, image, torch.cat([whole, torch.ones_like(whole[:, :1])], 1)
-            * kept[:, None]
-        )  # fmt: skip
-        # An image that has lost all its tokens has no mean.
-        mean = sums[:, :-1] / sums[:, -1:].clamp(min=1e-6)
-        return self.out_conv(torch.cat([local, mean[image]], dim=-1))
-
-    def flops(self) -> LinearCost:
-        """See :class:`Router`; a cell is a token."""
-        dims = self.embed_dims
-        half, quarter = dims // 2, dims // 4
-        return LinearCost(
-            0, dims * dims + dims * half + half * quarter + quarter * 2
-        )
+from .token_decisions import TokenDecisions
 
 
 def masked_attention(
@@ -161,10 +81,8 @@ def masked_attention(
     return out.transpose(1, 2).flatten(0, 1).to(dtype)
 
 
-class Pruning(Method):
+class Pruning(TokenDecisions):
     """Drops tokens of an architecture whose stages keep them in one set."""
-
-    cells = [1]
 
     def add_predictors(
         self,
@@ -194,51 +112,17 @@ class Pruning(Method):
                 'tokens can be dropped only where one stage keeps all of them '
                 f'to the end, but {type(self).__name__} reduces their map.'
             )
-        locations = list(pruning_loc)
-        depth = len(self.stages[0])
-        if locations != sorted(set(locations) & set(range(depth))):
-            raise UserError(
-                f'pruning_loc={pruning_loc!r} must be ascending and among 0 '
-                f'to {depth - 1}, the blocks.'
-            )
         ratios = keep_ratio
         if is_number(keep_ratio):
-            ratios = [keep_ratio ** (s + 1) for s in range(len(locations))]
-        if len(ratios) != len(locations) or not all(
-            is_number(ratio) and 0 < ratio <= 1 for ratio in ratios
-        ):
-            raise UserError(
-                f'keep_ratio={keep_ratio!r} must be in (0, 1], or one such '
-                f'number for each of pruning_loc={pruning_loc}.'
-            )
-        if amount not in ('topk', 'price'):
-            raise UserError(
-                f"amount must be 'topk' or 'price', but got {amount!r}."
-            )
-        self.keep_ratios = dict(zip(locations, ratios, strict=True))
-        self.learns = routing in ('learned', 'gumbel')
+            ratios = [keep_ratio ** (s + 1) for s in range(len(pruning_loc))]
+        self.place_predictors(
+            self.stages[0], pruning_loc, ratios, routing, amount, price
+        )
         self.reactivate = reactivate
         self.keep_features = keep_features
-        dims = self.stages[0][0].embed_dims
-
-        def predictor() -> Router | None:
-            if self.learns:
-                return KeepPredictor(dims, amount, price=price)
-            if routing not in ('random', 'uniform', 'finest', 'static'):
-                raise UserError(
-                    f"routing must be 'learned', 'random', 'uniform' or "
-                    f"'finest', but got {routing!r}."
-                )
-            control = build_router(routing, dims, COST, 1, price)
-            if control is not None:
-                control.adaptive = control.priced = False
-            return control
-
-        made = filter(None, [predictor() for _ in locations])
-        self.score_predictor = nn.ModuleList(made)
         # A predictor goes with the block before which it decides.
         for number, router in zip(
-            locations, self.score_predictor, strict=False
+            self.keep_ratios, self.score_predictor, strict=False
         ):
             router.requires_grad_(number >= self.frozen_stages)
 
@@ -316,25 +200,10 @@ class Pruning(Method):
         """
         num_extra = tokens.shape[1] - size[0] * size[1]
         patches, before = tokens[:, num_extra:], kept[:, num_extra:]  # (B, N)
-        inside = torch.ones_like(before)
-        if valid is not None:
-            inside = valid.flatten(1).to(before)
-            before = before * inside
-        allowed = inside if self.reactivate else before
-        with torch.autocast(tokens.device.type, enabled=False):
-            if self.learns:
-                gate, scores = _predict(router, patches, before, allowed)
-            else:
-                grid = patches.unflatten(1, size)  # (B, H, W, C)
-                everywhere = inside.view(grid.shape[:3]) > 0
-                gate, scores = None, router.ranks(grid, everywhere).flatten(1)
-        if gate is None:
-            share = ratio + (1 - router.progress) * (1 - ratio)
-            counts = (inside.sum(1).double() * share).long()
-            gate = top(scores, counts, allowed > 0)
-        gate = (gate * allowed).to(kept.dtype)
-        kept = torch.cat([kept[:, :num_extra], gate], dim=1)
-        return kept, allowed.sum(1)
+        gate, num_scored = self.decide_tokens(
+            router, patches, before, valid, size, ratio, self.reactivate
+        )
+        return torch.cat([kept[:, :num_extra], gate], dim=1), num_scored
 
     def _masked(
         self,
@@ -361,37 +230,3 @@ class Pruning(Method):
             return tokens + update
 
         return self.run(update, tokens, policy)
-
-
-def top(scores: Tensor, counts: Tensor, allowed: Tensor) -> Tensor:
-    """The best ``counts (B,)`` of each image among ``allowed``, ``(B, N)``."""
-    scores = scores.masked_fill(~allowed, -torch.inf)
-    return places(-scores) < counts[:, None]
-
-
-def _predict(
-    router: KeepPredictor, patches: Tensor, before: Tensor, allowed: Tensor
-) -> tuple[Tensor | None, Tensor | None]:
-    """Gates ``(B, N)``, or scores where the amount is fixed."""
-    batch_size, num = before.shape
-    if router.training:
-        rows, lengths = patches.flatten(0, 1), [num] * batch_size
-        kept = before.flatten()
-    else:  # what is out of question is not scored
-        (selected,) = select(allowed > 0)
-        rows, lengths = pack([patches], [selected]), selected.lengths
-        kept = before.flatten().index_select(0, selected.index)
-    logits = router(rows.to(kept.dtype), lengths, kept)
-    if not router.training:
-        lowest = logits.new_full((batch_size, num, 2), -torch.inf)
-        logits = scatter(lowest, selected, logits)
-        if not router.adaptive:
-            return None, logits[..., 0]
-    else:
-        logits = add_gumbel_noise(logits).view(batch_size, num, 2)
-    decision = router.decide(logits)
-    if decision is None:
-        return torch.ones_like(before), None
-    if decision.gate is None:
-        return decision.choice == 0, None
-    return decision.gate[..., 0], None

@@ -9,7 +9,7 @@ are.
 :class:`Grains` has all of it for maps of one size; :meth:`Grains.choose`
 turns a decision into the pair of pool and un-pool::
 
-    pool, unpool, lengths, counts = grains.choose(choice)
+    pool, unpool, lengths, *_ = grains.choose(choice)
     tokens --pool--> (sum_b L_b, C) --block--> updates --unpool--> tokens
 
 ``E`` extra tokens (cls) come first and are never pooled; ``M`` is the number
@@ -31,6 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..layers.block import MapLayer
 from .rows import pack, select
 
 Size = tuple[int, int]
@@ -108,13 +109,15 @@ class Choice(NamedTuple):
 
     ``pool`` goes from the :meth:`Grains.candidates` to the packed rows
     ``(sum_b L_b, C)``, ``unpool`` from such rows to the tokens that they stand
-    for, ``(B, E + N, C)``; ``lengths`` and ``counts`` are the ``L_b``.
+    for, ``(B, E + N, C)``; ``lengths`` and ``counts`` are the ``L_b``;
+    ``levels`` is the decision, ``(B, Rh, Rw)``.
     """
 
     pool: Callable[[tuple[Tensor, Tensor]], Tensor]
     unpool: Callable[[Tensor], Tensor]
     lengths: list[int]
     counts: Tensor
+    levels: Tensor
 
 
 class Grains:
@@ -204,7 +207,7 @@ class Grains:
                 ``(B, Rh, Rw)``, long.
         """
         tables = _tables(self.size, self.sides, choice.device)
-        choice = choice.flatten(1)  # (B, R)
+        levels, choice = choice, choice.flatten(1)  # (B, R)
         keep = choice[:, tables.region] == tables.level  # (B, M)
         if self.num_extra:
             keep = F.pad(keep, (self.num_extra, 0), value=True)
@@ -229,35 +232,84 @@ class Grains:
             copy,
             list(map(add, selected[0].lengths, selected[1].lengths)),
             selected[0].counts + selected[1].counts,
+            levels,
         )
 
-    def on_map(
-        self, fn: Callable[[Tensor], Tensor], rows: Tensor, choice: Choice
-    ) -> Tensor:
-        """Un-pool rows, apply ``fn`` to the map, pool; see :data:`OnMap`.
+    def on_map(self, layer: MapLayer, rows: Tensor, choice: Choice) -> Tensor:
+        """Run a layer on packed rows, see :data:`OnMap`.
 
-        For maps without extra tokens.
+        Hidden rows are un-pooled to their map, and pooled again. For maps
+        without extra tokens.
         """
-        tokens = self.to_map(choice.unpool(rows))  # (B, H, W, C)
-        tokens = fn(tokens).flatten(1, 2)  # (B, N, C)
-        return choice.pool(self.candidates(tokens))
+        # As many rows of regions as are computed together.
+        regions = len(choice.levels) * self.grids[-1][0]
+        band = max(1, regions // layer.num_parts(rows))
+        if band < regions:
+            return self._on_bands(layer, rows, choice.levels, band)
+        hidden = self.to_map(choice.unpool(layer.before(rows)))
+        hidden = layer.on_map(hidden).flatten(1, 2)  # (B, N, C_h)
+        return layer.after(choice.pool(self.candidates(hidden)))
 
-    def on_maps_of_all(
-        self, fn: Callable[[Tensor], Tensor], rows: Tensor
+    def _on_bands(
+        self, layer: MapLayer, rows: Tensor, levels: Tensor, band: int
     ) -> Tensor:
+        """The same, band by band of ``band`` rows of regions of an image.
+
+        So hidden maps stay in a CPU's cache. Rows are packed by image and
+        granularity, in raster order: those of a band are slices of them.
+        """
+        bands = levels.split(band, 1)  # (B, band, Rw) each
+        num_pieces = len(self.sides) * len(bands)  # of an image
+        counts = F.one_hot(levels, len(self.sides)) * self.row_counts(
+            levels.device
+        )  # (B, Rh, Rw, K)
+        counts = [part.sum((1, 2)) for part in counts.split(band, 1)]
+        lengths = torch.stack(counts, -1).flatten().tolist()  # (B, K, bands)
+        pieces = list(rows.split(lengths))
+
+        def unpooled(image: int, number: int) -> tuple:
+            """The pieces of a band, how it is pooled, its hidden map."""
+            first = image * num_pieces + number
+            own = slice(first, (image + 1) * num_pieces, len(bands))
+            start = number * band * self.region
+            height = min(self.size[0] - start, band * self.region)
+            grains = Grains((height, self.size[1]), self.sides)
+            choice = grains.choose(bands[number][image, None])
+            hidden = choice.unpool(layer.before(torch.cat(pieces[own])))
+            return own, grains, choice, grains.to_map(hidden)[0]
+
+        for image in range(len(levels)):
+            above, here = None, unpooled(image, 0)
+            for number in range(1, len(bands) + 1):
+                own, grains, choice, hidden = here
+                border = torch.zeros_like(hidden[:1])
+                below = border
+                if number < len(bands):
+                    here = unpooled(image, number)
+                    below = here[-1][:1]
+                seen = [border if above is None else above, hidden, below]
+                # (1, h + 2, W, C_h) -> (1, h, W, C_h)
+                mixed = layer.on_map(torch.cat(seen)[None], padded=False)
+                candidates = grains.candidates(mixed.flatten(1, 2))
+                out = layer.after(choice.pool(candidates))
+                pieces[own] = out.split(lengths[own])
+                above = hidden[-1:]
+        return torch.cat(pieces)
+
+    def on_maps_of_all(self, layer: MapLayer, rows: Tensor) -> Tensor:
         """The same with rows of all candidates, ``(B * M, C)``.
 
         Each granularity has a map of its own.
         """
+        hidden = layer.before(rows)
         num = sum(map(math.prod, self.grids))
-        maps = self._per_grain(rows.view(-1, num, rows.shape[-1]))
-        return torch.cat(
-            [
-                pool(fn(unpool(part, side, self.size)), side).flatten(1, 2)
-                for part, side in zip(maps, self.sides, strict=True)
-            ],
-            1,
-        ).flatten(0, 1)
+        maps = self._per_grain(hidden.view(-1, num, hidden.shape[-1]))
+        hidden = [
+            pool(layer.on_map(unpool(part, side, self.size)), side)
+            for part, side in zip(maps, self.sides, strict=True)
+        ]
+        hidden = torch.cat([part.flatten(1, 2) for part in hidden], 1)
+        return layer.after(hidden.flatten(0, 1))
 
     def spread(self, gate: Tensor) -> Tensor:
         """Give every token its region's one-hot gate ``(B, Rh, Rw, K)``.

@@ -105,7 +105,7 @@ def test_rows_are_counted_as_they_are_chosen(size, sides, num_extra):
 @settings(max_examples=60, deadline=None)
 def test_pooling_inverts_unpooling(size, sides, num_extra):
     grains = Grains(size, sides, num_extra)
-    pack, unpack, lengths, _ = grains.choose(random_choice(grains))
+    pack, unpack, lengths, *_ = grains.choose(random_choice(grains))
     rows = torch.randn(sum(lengths), 4)
     tokens = unpack(rows)
     assert tokens.shape == (3, num_extra + math.prod(size), 4)

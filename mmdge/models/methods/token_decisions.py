@@ -1,0 +1,133 @@
+"""What methods share that decide token by token, before some blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mmdge.utils import UserError, is_number
+
+from ..layers import Block
+from ..routing import Router, build_router
+from ..routing.keep_predictor import KeepPredictor, predict, top
+from .base import Method
+
+
+class TokenDecisions(Method):
+    """Predictors before some blocks of one stage.
+
+    Attributes:
+        keep_ratios (dict[int, float]): Part of the tokens that is kept from
+            which block on.
+        score_predictor (nn.ModuleList): The predictors, or controls in their
+            place; none if ``routing='finest'``.
+        learns (bool): Whether they are predictors.
+    """
+
+    cells = [1]
+
+    def place_predictors(
+        self,
+        blocks: Sequence[Block],
+        pruning_loc: Sequence[int],
+        keep_ratios: Sequence[float],
+        routing: str,
+        amount: str,
+        price: float,
+        cost: Sequence[float] = (1.0, 0.0),
+        eps: float = 1e-5,
+    ) -> None:
+        """Make the predictors, arguments as of :class:`mmdge.DynamicViT`.
+
+        Args:
+            blocks (Sequence[Block]): Those of the stage.
+            pruning_loc (Sequence[int]): See there.
+            keep_ratios (Sequence[float]): One for each of them.
+            routing (str): See there.
+            amount (str): See there.
+            price (float): See there.
+            cost (Sequence[float]): Of the candidates. Defaults to (1, 0).
+            eps (float): Of the predictors' norm. Defaults to 1e-5.
+        """
+        locations, depth = list(pruning_loc), len(blocks)
+        if locations != sorted(set(locations) & set(range(depth))):
+            raise UserError(
+                f'pruning_loc={pruning_loc!r} must be ascending and among 0 '
+                f'to {depth - 1}, the blocks.'
+            )
+        if len(keep_ratios) != len(locations) or not all(
+            is_number(ratio) and 0 < ratio <= 1 for ratio in keep_ratios
+        ):
+            raise UserError(
+                f'keep_ratio must be in (0, 1], or one such number for each '
+                f'of pruning_loc={pruning_loc}, but is {list(keep_ratios)}.'
+            )
+        if amount not in ('topk', 'price'):
+            raise UserError(
+                f"amount must be 'topk' or 'price', but got {amount!r}."
+            )
+        self.keep_ratios = dict(zip(locations, keep_ratios, strict=True))
+        self.learns = routing in ('learned', 'gumbel')
+        dims = blocks[0].embed_dims
+
+        def predictor() -> Router | None:
+            if self.learns:
+                return KeepPredictor(dims, cost, amount, eps, price=price)
+            if routing not in ('random', 'uniform', 'finest', 'static'):
+                raise UserError(
+                    f"routing must be 'learned', 'random', 'uniform' or "
+                    f"'finest', but got {routing!r}."
+                )
+            control = build_router(routing, dims, cost, 1, price)
+            if control is not None:
+                control.adaptive = control.priced = False
+            return control
+
+        made = filter(None, [predictor() for _ in locations])
+        self.score_predictor = nn.ModuleList(made)
+
+    def decide_tokens(
+        self,
+        router: Router,
+        tokens: Tensor,
+        before: Tensor,
+        valid: Tensor | None,
+        size: tuple[int, int],
+        ratio: float,
+        reactivate: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Which tokens to keep.
+
+        Args:
+            router (Router): A predictor, or a control.
+            tokens (Tensor): Without extra ones, ``(B, N, C)``.
+            before (Tensor): 1 for those kept so far, ``(B, N)``.
+            valid (Tensor | None): Those that are no padding, ``(B, H, W)``.
+            size (tuple[int, int]): ``(H, W)``.
+            ratio (float): Part that is kept, where the router fixes it.
+            reactivate (bool): Whether what was dropped may be kept again.
+
+        Returns:
+            tuple[Tensor, Tensor]: 1 for those kept, ``(B, N)``, with its
+            gradient where one is wanted; at how many it looked at test,
+            ``(B,)`` (in training it looks at all).
+        """
+        inside = torch.ones_like(before)
+        if valid is not None:
+            inside = valid.flatten(1).to(before)
+            before = before * inside
+        allowed = inside if reactivate else before
+        with torch.autocast(tokens.device.type, enabled=False):
+            if self.learns:
+                gate, scores = predict(router, tokens, before, allowed)
+            else:
+                grid = tokens.unflatten(1, size)  # (B, H, W, C)
+                everywhere = inside.view(grid.shape[:3]) > 0
+                gate, scores = None, router.ranks(grid, everywhere).flatten(1)
+        if gate is None:
+            share = ratio + (1 - router.progress) * (1 - ratio)
+            counts = (inside.sum(1).double() * share).long()
+            gate = top(scores, counts, allowed > 0)
+        return (gate * allowed).to(before.dtype), allowed.sum(1)

@@ -1,0 +1,131 @@
+"""DynamicViT's predictor: is a token worth computing?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..cost import LinearCost
+from .quantiles import places
+from .router import Router, add_gumbel_noise
+from .rows import pack, scatter, select
+
+
+class KeepPredictor(Router):
+    """How likely each token is worth keeping.
+
+    Source: DynamicViT, section 3.2; parameter names of the official code.
+
+    Args:
+        embed_dims (int): Channels ``C``, a multiple of 4.
+        cost (Sequence[float]): Of the two candidates. Defaults to (1, 0):
+            keep, drop.
+        amount (str): ``'topk'``: a fixed part of each image; ``'price'``:
+            what is worth it. Defaults to ``'topk'``.
+        eps (float): Of the norm. Defaults to 1e-5.
+        **kwargs: See :class:`Router`.
+    """
+
+    def __init__(
+        self,
+        embed_dims: int,
+        cost: Sequence[float] = (1.0, 0.0),
+        amount: str = 'topk',
+        eps: float = 1e-5,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(embed_dims, cost, cell=1, **kwargs)
+        self.adaptive = self.priced = amount == 'price'
+        half, quarter = embed_dims // 2, embed_dims // 4
+        self.in_conv = nn.Sequential(
+            nn.LayerNorm(embed_dims, eps=eps),
+            nn.Linear(embed_dims, embed_dims),
+            nn.GELU(),
+        )
+        self.out_conv = nn.Sequential(
+            nn.Linear(embed_dims, half),
+            nn.GELU(),
+            nn.Linear(half, quarter),
+            nn.GELU(),
+            nn.Linear(quarter, 2),
+            nn.LogSoftmax(dim=-1),
+        )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """See :class:`Router`; keep and drop start about even."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def forward(
+        self, rows: Tensor, lengths: Sequence[int], kept: Tensor
+    ) -> Tensor:
+        """Score rows, each beside the mean of those kept in its image.
+
+        Args:
+            rows (Tensor): Packed, image-major, ``(sum_b L_b, C)``.
+            lengths (Sequence[int]): Rows of each image, ``L_b``.
+            kept (Tensor): 1 where a row was kept so far, else 0, in training
+                with its gradient, ``(sum_b L_b,)``.
+
+        Returns:
+            Tensor: Log-probabilities of keep and drop, ``(sum_b L_b, 2)``.
+        """
+        local, whole = self.in_conv(rows).chunk(2, dim=-1)
+        counts = torch.tensor(lengths).to(rows.device, non_blocking=True)
+        images = torch.arange(len(lengths), device=rows.device)
+        image = images.repeat_interleave(counts, output_size=len(rows))
+        sums = whole.new_zeros(len(lengths), whole.shape[1] + 1).index_add(
+            0, image, torch.cat([whole, torch.ones_like(whole[:, :1])], 1)
+            * kept[:, None]
+        )  # fmt: skip
+        # An image that has lost all its tokens has no mean.
+        mean = sums[:, :-1] / sums[:, -1:].clamp(min=1e-6)
+        return self.out_conv(torch.cat([local, mean[image]], dim=-1))
+
+    def flops(self) -> LinearCost:
+        """See :class:`Router`; a cell is a token."""
+        dims = self.embed_dims
+        half, quarter = dims // 2, dims // 4
+        return LinearCost(
+            0, dims * dims + dims * half + half * quarter + quarter * 2
+        )
+
+
+def top(scores: Tensor, counts: Tensor, allowed: Tensor) -> Tensor:
+    """The best ``counts (B,)`` of each image among ``allowed``, ``(B, N)``."""
+    scores = scores.masked_fill(~allowed, -torch.inf)
+    return places(-scores) < counts[:, None]
+
+
+def predict(
+    router: KeepPredictor, patches: Tensor, before: Tensor, allowed: Tensor
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gates ``(B, N)``, or scores where the amount is fixed."""
+    batch_size, num = before.shape
+    if router.training:
+        rows, lengths = patches.flatten(0, 1), [num] * batch_size
+        kept = before.flatten()
+    else:  # what is out of question is not scored
+        (selected,) = select(allowed > 0)
+        rows, lengths = pack([patches], [selected]), selected.lengths
+        kept = before.flatten().index_select(0, selected.index)
+    logits = router(rows.to(kept.dtype), lengths, kept)
+    if not router.training:
+        lowest = logits.new_full((batch_size, num, 2), -torch.inf)
+        logits = scatter(lowest, selected, logits)
+        if not router.adaptive:
+            return None, logits[..., 0]
+    else:
+        logits = add_gumbel_noise(logits).view(batch_size, num, 2)
+    decision = router.decide(logits)
+    if decision is None:
+        return torch.ones_like(before), None
+    if decision.gate is None:
+        return decision.choice == 0, None
+    return decision.gate[..., 0], None
