@@ -20,7 +20,7 @@ from mmdge.registry import MODELS
 from mmdge.utils import UserError
 from mmdge.utils.checks import type_name, walk
 
-from .architectures import PVT, Backbone, ViT
+from .architectures import PVT, Backbone, ConvNeXt, PVTv2, Swin, ViT
 from .methods import Granularity, Method
 
 Given = dict[str, Any]  # a host's arguments, its defaults included
@@ -216,12 +216,51 @@ def _pair(value: Any) -> tuple[Any, Any]:
     return tuple(value) if isinstance(value, (list, tuple)) else (value, value)
 
 
-def _pvt(given: Given, kind: type) -> dict[str, Any]:
+def _pvt(
+    given: Given, kind: type, architecture: type[Backbone] = PVT
+) -> dict[str, Any]:
     width, heads = given.pop('embed_dims'), given.pop('num_heads')
     sizes = ('num_layers', 'mlp_ratios', 'sr_ratios')
     arch = {key: given.pop(key) for key in sizes}
     arch |= dict(embed_dims=[width * each for each in heads], num_heads=heads)
-    return _named(PVT, arch) | _norm_eps(given)
+    return _named(architecture, arch) | _norm_eps(given)
+
+
+def _pvt_v2(given: Given, kind: type) -> dict[str, Any]:
+    given.pop('pretrain_img_size')  # it has no positions
+    return _pvt(given, kind, PVTv2)
+
+
+def _mit(given: Given, kind: type) -> dict[str, Any]:
+    given['mlp_ratios'] = [given.pop('mlp_ratio')] * len(given['num_heads'])
+    return _pvt(given, kind, PVTv2)
+
+
+def _swin(given: Given, kind: type) -> dict[str, Any]:
+    given.pop('pretrain_img_size')  # of absolute positions alone
+    sizes = ('embed_dims', 'depths', 'num_heads')
+    return _named(Swin, {key: given.pop(key) for key in sizes})
+
+
+def _mmpretrains_swin(given: Given, kind: type) -> dict[str, Any]:
+    for key in ('img_size', 'interpolate_mode'):  # of absolute positions
+        given.pop(key)
+    arch, frozen = given.pop('arch'), given.pop('frozen_stages')
+    arch = kind.arch_zoo[arch.lower()] if isinstance(arch, str) else arch
+    # At 0 the first stage is frozen; here the patch embedding alone.
+    ours = dict(frozen_stages=frozen + 1 if frozen >= 0 else -1)
+    match _plain('', given['stage_cfgs']):
+        case {'block_cfgs': {'window_size': int(side), **more}, **rest} if (
+            not more and not rest
+        ):
+            given['stage_cfgs'], given['window_size'] = {}, side
+    return _named(Swin, arch) | ours
+
+
+def _convnext(given: Given, kind: type) -> dict[str, Any]:
+    arch = given.pop('arch')
+    arch = kind.arch_settings[arch] if isinstance(arch, str) else arch
+    return _named(ConvNeXt, arch)
 
 
 def _vit(given: Given, kind: type, **kwargs: Any) -> dict[str, Any]:
@@ -254,10 +293,16 @@ Translate = Callable[[Given, type], dict[str, Any]]
 # that have another name or form here.
 HOSTS: dict[str, tuple[type[Backbone], Translate]] = {
     'mmdet.PyramidVisionTransformer': (PVT, _pvt),
+    'mmdet.PyramidVisionTransformerV2': (PVTv2, _pvt_v2),
+    'mmdet.SwinTransformer': (Swin, _swin),
     'mmpretrain.VisionTransformer': (ViT, _vit),
     'mmpretrain.DistilledVisionTransformer': (
         ViT,
         partial(_vit, distilled=True),
     ),
+    'mmpretrain.SwinTransformer': (Swin, _mmpretrains_swin),
+    'mmpretrain.ConvNeXt': (ConvNeXt, _convnext),
+    'mmseg.MixVisionTransformer': (PVTv2, _mit),
+    'mmseg.SwinTransformer': (Swin, _swin),
     'mmseg.VisionTransformer': (ViT, _mmsegs_vit),
 }

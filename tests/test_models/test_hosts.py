@@ -30,6 +30,18 @@ MMSEGS_VIT = dict(
     img_size=64,
     patch_size=8,
 )
+V2 = {key: PVT[key] for key in PVT if key != 'pretrain_img_size'}
+V2 |= dict(type='mmdet.PyramidVisionTransformerV2')
+MIT = dict(V2, type='mmseg.MixVisionTransformer')
+SWIN = dict(embed_dims=8, depths=[2, 2, 2, 1], num_heads=[1, 2, 4, 4])
+MMDETS_SWIN = dict(type='mmdet.SwinTransformer', **SWIN)
+MMPRETRAINS_SWIN = dict(
+    type='mmpretrain.SwinTransformer', arch=SWIN, img_size=64
+)
+CONVNEXT = dict(
+    type='mmpretrain.ConvNeXt',
+    arch=dict(depths=[1, 1, 2, 1], channels=[8, 16, 16, 24]),
+)
 CASES = dict(
     pvt=PVT,
     pvt_without_biases=dict(PVT, qkv_bias=False, out_indices=(1, 2)),
@@ -57,6 +69,25 @@ CASES = dict(
         final_norm=True,
         interpolate_mode='bilinear',
         norm_cfg=dict(type='LN', eps=1e-6, requires_grad=True),
+    ),
+    pvt_v2=dict(V2, mlp_ratios=[4, 4, 4, 4], out_indices=(1, 3)),
+    mit=dict(MIT, mlp_ratio=2),
+    swin=dict(MMDETS_SWIN, window_size=4, out_indices=(1, 3)),
+    mmsegs_swin=dict(
+        MMDETS_SWIN, type='mmseg.SwinTransformer', qkv_bias=False
+    ),
+    mmpretrains_swin=dict(
+        MMPRETRAINS_SWIN, stage_cfgs=dict(block_cfgs=dict(window_size=3))
+    ),
+    mmpretrains_swin_padded=dict(
+        MMPRETRAINS_SWIN, pad_small_map=True, out_indices=(0, 3)
+    ),
+    convnext=dict(CONVNEXT, layer_scale_init_value=1.0),
+    convnext_maps=dict(
+        CONVNEXT,
+        gap_before_final_norm=False,
+        layer_scale_init_value=0.0,
+        out_indices=(0, 2, 3),
     ),
 )
 
@@ -108,6 +139,15 @@ class TestMistakes:
                 'with out_origin=True, output_cls_token=True has no dynamic',
             ),
             (dict(MMSEGS_VIT, patch_pad=None), 'with patch_pad=None has no'),
+            (
+                dict(MMDETS_SWIN, use_abs_pos_embed=True, qk_scale=0.1),
+                'with qk_scale=0.1, use_abs_pos_embed=True has no dynamic',
+            ),
+            (
+                dict(MMPRETRAINS_SWIN, out_after_downsample=True),
+                'with out_after_downsample=True has no dynamic form',
+            ),
+            (dict(CONVNEXT, use_grn=True), 'with use_grn=True has no dynamic'),
         ],
     )
     def test_settings_without_a_form_are_named(self, config, message):
