@@ -206,6 +206,14 @@ def test_what_is_carried_over():
     )
 
 
+@pytest.mark.parametrize('given', [-1, 0, 2])
+def test_frozen_stages_are_counted_as_by_the_host(given):
+    """mmpretrain's 0 freezes a stage, mmdet's the patch embedding alone."""
+    for config, step in ((MMDETS_SWIN, 0), (MMPRETRAINS_SWIN, given >= 0)):
+        ours = hosts.to_ours(dict(config, frozen_stages=given), scope(config))
+        assert ours.get('frozen_stages', -1) == given + step
+
+
 def test_other_types_and_none_are_left_alone():
     for kind in ('mmdet.ResNet', 'mmdge.DGEPVT', 'Unheard'):
         assert hosts.to_ours(dict(type=kind), 'mmdet') is None
