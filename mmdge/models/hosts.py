@@ -32,6 +32,11 @@ WITHOUT_EFFECT = {
     *('qkv_bias', 'patch_bias'),
 }
 IN_TRAINING = {'drop_rate', 'attn_drop_rate'}
+# Values that ours know, where a host has more.
+VALUES = dict(
+    out_type=('featmap', 'cls_token'),
+    interpolate_mode=('bicubic', 'bilinear'),
+)
 
 
 def to_ours(
@@ -71,7 +76,7 @@ def to_ours(
     for key, value in given.items():
         if key in WITHOUT_EFFECT:
             continue
-        if key in known:
+        if key in known and value in VALUES.get(key, [value]):
             ours.setdefault(key, value)
         elif key in IN_TRAINING:
             dropped += [f'{key}={value}'] if value else []
@@ -79,9 +84,8 @@ def to_ours(
             unknown[key] = value
     if unknown:
         raise UserError(
-            f'{host} with {_listed(unknown)} has no dynamic form: '
-            f'mmdge.{form} is the same with '
-            f'{_listed({k: defaults[k] for k in unknown})} alone'
+            f'{host} with {_listed(unknown)} has no dynamic form; with '
+            f'{_listed({k: defaults[k] for k in unknown})} it is mmdge.{form}'
         )
     if dropped:
         print_log(
