@@ -5,6 +5,7 @@ import torch
 from mmengine.registry import MODELS
 
 from mmdge.models import hosts
+from mmdge.models.methods import MixedPatches
 from mmdge.utils import UserError
 from tests.small import pictures
 
@@ -202,6 +203,13 @@ def test_frozen_stages_are_counted_as_by_the_host(given):
     for config, step in ((MMDETS_SWIN, 0), (MMPRETRAINS_SWIN, given >= 0)):
         ours = hosts.to_ours(dict(config, frozen_stages=given), scope(config))
         assert ours.get('frozen_stages', -1) == given + step
+
+
+def test_a_vit_has_other_methods():
+    ours = hosts.to_ours(VIT, scope(VIT), MixedPatches)
+    assert ours['type'] == 'mmdge.MixedPatchViT'
+    with pytest.raises(UserError, match='there is no MixedPatches on a PVT'):
+        hosts.to_ours(PVT, scope(PVT), MixedPatches)
 
 
 def test_other_types_and_none_are_left_alone():

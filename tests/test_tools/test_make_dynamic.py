@@ -642,6 +642,10 @@ class TestMistakes:
         assert message in said
         assert not (tmp_path / 'out').exists()
 
+    def test_a_method_for_a_backbone_of_ours(self, fail, tmp_path):
+        message = fail('--method', 'mixed', '--out', tmp_path / 'out')
+        assert "--method mixed is for a host's own backbone" in message
+
     def test_no_data(self, fail, tmp_path):
         root = 'train_dataloader.dataset.data_root'
         message = fail(options=[f'{root}={tmp_path}/none/'])
