@@ -48,10 +48,10 @@ def python(*command, **kwargs):
     return run(sys.executable, *command, **kwargs)
 
 
-def own(host, name):
-    """A script of a host, in the place where its package puts it."""
+def own(host, name, folder='tools'):
+    """A script or config of a host, where its package puts it."""
     package = Path(importlib.util.find_spec(host).origin).parent
-    script = package / '.mim' / 'tools' / name
+    script = package / '.mim' / folder / name
     if not script.is_file():
         pytest.skip(f'{host} brings no {name} along')
     return script

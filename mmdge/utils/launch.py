@@ -23,6 +23,8 @@ from torch import nn
 from mmdge._requirements import HOSTS, missing_message
 from mmdge.errors import UserError
 from mmdge.evaluation import with_metrics
+from mmdge.models import hosts
+from mmdge.models.methods import Granularity, Method
 from mmdge.safe_training import use_safe_loading
 
 from .checks import is_whole_model, type_name, walk
@@ -137,6 +139,40 @@ def host_of(cfg: Config) -> str | None:
     return next((root for root in roots if root in HOSTS), None)
 
 
+def scope_of(cfg: Config) -> str:
+    """The scope of the types in a config that name none."""
+    return cfg.get('default_scope') or host_of(cfg) or 'mmdge'
+
+
+def exchange_backbone(cfg: Config, method: type[Method] = Granularity) -> None:
+    """Put the dynamic form of a host's own backbone in its place.
+
+    It runs as its dense twin. Necks and heads stay as they are, and so does
+    a backbone that is none of those which :mod:`mmdge.models.hosts` knows.
+
+    Args:
+        cfg: The config, which is changed. What its backbone would start
+            from goes, because a checkpoint follows.
+        method: Of the dynamic form. Default: Granularity.
+
+    Raises:
+        UserError: If there is no such form, or the backbone has settings
+            that it lacks.
+    """
+    model = cfg.get('model') or {}
+    backbone = model.get('backbone') or {}
+    try:
+        ours = hosts.to_ours(backbone, scope_of(cfg), method)
+    except UserError as err:
+        raise UserError(f'{cfg.filename}: {err}') from err
+    if ours is None:
+        return
+    print(f'{ours["type"]} stands for the backbone {type_name(backbone)}')
+    model.backbone = ours
+    if 'pretrained' in model:  # mmseg's way to name the backbone's weights
+        model.pretrained = None
+
+
 def hooks_of(cfg: Config) -> list[Mapping[str, Any]]:
     """The hooks that a config has, by default or of its own."""
     default = (cfg.get('default_hooks') or {}).values()
@@ -243,7 +279,7 @@ def build_model(
         UserError: If the file is missing, broken, not safe or no fit.
     """
     # What has no scope is named as in its run.
-    init_default_scope(cfg.get('default_scope') or host_of(cfg) or 'mmdge')
+    init_default_scope(scope_of(cfg))
     config = copy.deepcopy(cfg.model)
     if cfg.get('data_preprocessor'):  # where mmpretrain has it, as the Runner
         config.setdefault('data_preprocessor', cfg.data_preprocessor)

@@ -15,13 +15,16 @@ from mmdge.models.architectures import LAYOUTS
 from mmdge.models.weights import from_ours
 from mmdge.safe_training import read_checkpoint
 from mmdge.utils import launch
+from tests.forked import forked
 from tests.tool_runs import (
     NO_WORKERS,
+    ON_CPU,
     ROOT,
     SHAPES,
     data_options,
     equal,
     metrics,
+    own,
 )
 
 TOOL = 'tools/analysis_tools/make_dynamic.py'
@@ -488,6 +491,83 @@ def test_a_classifiers_backbone(tool, tmp_path, shapes, random_model):
     assert all(made[key].equal(own[key]) for key in shared)
 
 
+# The hosts' own files, made narrow and shallow.
+SHIPPED = dict(
+    mmdet=(
+        'pvt/retinanet_pvt-t_fpn_1x_coco.py',
+        'data/coco_tiny',
+        {
+            'model.backbone.embed_dims': 8,
+            'model.backbone.num_layers': [1, 1, 1, 1],
+            'model.neck.in_channels': [8, 16, 40, 64],
+            'model.neck.out_channels': 8,
+            'model.bbox_head.in_channels': 8,
+            'model.bbox_head.feat_channels': 8,
+            'model.bbox_head.stacked_convs': 1,
+            'test_dataloader.dataset.pipeline.1.scale': (320, 192),
+            'test_dataloader.dataset.indices': 3,
+        },
+    ),
+    mmseg=(
+        'segmenter/segmenter_vit-t_mask_8xb1-160k_ade20k-512x512.py',
+        'data/ade_sample',
+        {
+            'model.backbone.embed_dims': 24,
+            'model.backbone.num_layers': 2,
+            'model.backbone.drop_rate': 0.1,
+            'model.decode_head.in_channels': 24,
+            'model.decode_head.channels': 24,
+            'model.decode_head.embed_dims': 24,
+            'model.test_cfg.crop_size': (256, 256),
+            'model.test_cfg.stride': (240, 240),
+            'test_dataloader.dataset.pipeline.1.scale': (512, 256),
+        },
+    ),
+)
+
+
+@pytest.mark.parametrize('host', SHIPPED)
+def test_a_config_as_its_host_ships_it(
+    tool, tmp_path, test_data, random_model, host
+):
+    """Nothing is said of the backbone; its checkpoint is the host's own."""
+    name, data, small = SHIPPED[host]
+    config = own(host, name, 'configs')
+    root = test_data / data
+    small = {**small, 'test_dataloader.dataset.data_root': f'{root}/'}
+    if host == 'mmdet':
+        annotations = root / 'annotations/instances_val2017.json'
+        small['test_evaluator.ann_file'] = str(annotations)
+    small |= {
+        f'val_{key.removeprefix("test_")}': value
+        for key, value in small.items()
+        if key.startswith('test_')
+    }
+    model, weights = random_model(config, small)
+    out = tmp_path / 'out'
+    options = [f'{k}={v}'.replace(' ', '') for k, v in small.items()]
+    said = tool(TOOL, config, weights, '--ratio', 0.6, *FEW,
+                '--split', 'val', '--out', out,
+                '--cfg-options', *options, *NO_WORKERS)  # fmt: skip
+    assert f'stands for the backbone {type(model.backbone).__name__}' in said
+    if host == 'mmseg':
+        assert 'drop_rate=0.1, which acts in training only' in said
+    spent = re.search(r'Ratio (\S+) on the calibration images', said)
+    assert float(spent[1]) == pytest.approx(0.6, abs=0.02)
+    made = out / f'{Path(name).stem}_dynamic-0.6.py'
+    forked(own(host, 'test.py'), made, made.with_suffix('.pth'),
+           '--work-dir', tmp_path / 'run', **ON_CPU)  # fmt: skip
+    found = metrics(tmp_path / 'run', 'test')['backbone/FLOPs_ratio']
+    assert found == pytest.approx(0.6, abs=0.2)  # other sizes, or crops
+
+    other = {**small, 'model.backbone.num_layers': [1, 2, 1, 1]}
+    if host == 'mmdet':  # whose neck and head fit
+        options = [f'{k}={v}'.replace(' ', '') for k, v in other.items()]
+        said = tool(TOOL, config, weights, '--split', 'val', '--cfg-options',
+                    *options, *NO_WORKERS, expect=2)  # fmt: skip
+        assert 'the checkpoint (mmdet PVT layout) does not fit' in said
+
+
 class TestMistakes:
     @pytest.fixture
     def fail(self, tool, tmp_path, shapes, random_model):
@@ -534,19 +614,37 @@ class TestMistakes:
         with pytest.raises(NotADirectoryError, match='file/folder'):
             fail('--out', tmp_path / 'file' / 'folder')
 
-    def test_a_hosts_own_backbone(self, fail, tmp_path):
-        options = [
-            'model.backbone.type=mmdet.PyramidVisionTransformer',
-        ]
-        message = fail('--out', tmp_path / 'out', options=options)
-        assert 'model.backbone is mmdet.PyramidVisionTr' in message
-        assert "by one that takes its weights, e.g. dict(type='mm" in message
+    @pytest.mark.parametrize(
+        ('model', 'message'),
+        [
+            (
+                'backbone._delete_=True backbone.arch=b '
+                'backbone.type=mmpretrain.VisionTransformer '
+                'backbone.pre_norm=True',
+                'fpn_pvt_shapes.py: mmpretrain.VisionTransformer with '
+                'pre_norm=True has no dynamic form',
+            ),
+            (
+                'backbone._delete_=True backbone.type=mmpretrain.TIMMBackbone',
+                'training: model.backbone is mmpretrain.TIMMBackbone; that',
+            ),
+            (
+                '_delete_=True type=mmdet.SoftTeacher '
+                'detector.backbone.type=mmdet.PyramidVisionTransformer',
+                'model.backbone is None, and wrapped is '
+                'model.detector.backbone, a PyramidVisionTransformer; that',
+            ),
+        ],
+    )
+    def test_no_dynamic_form(self, fail, tmp_path, model, message):
+        options = [f'model.{option}' for option in model.split()]
+        said = fail('--out', tmp_path / 'out', options=options)
+        assert message in said
         assert not (tmp_path / 'out').exists()
 
-    def test_no_backbone_of_its_own(self, fail, tmp_path):
-        options = ['model._delete_=True', 'model.type=mmdet.SoftTeacher']
-        message = fail('--out', tmp_path / 'out', options=options)
-        assert '(model.backbone is None)' in message
+    def test_a_method_for_a_backbone_of_ours(self, fail, tmp_path):
+        message = fail('--method', 'mixed', '--out', tmp_path / 'out')
+        assert "--method mixed is for a host's own backbone" in message
 
     def test_no_data(self, fail, tmp_path):
         root = 'train_dataloader.dataset.data_root'

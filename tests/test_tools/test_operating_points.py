@@ -174,19 +174,40 @@ def test_milliseconds_are_met(measure, monkeypatch):
     assert point['seconds']['median'] == pytest.approx(0.08, rel=0.1)
 
 
+def test_a_hosts_own_backbone(measure):
+    """It is exchanged, and made dynamic unless its config says otherwise."""
+    model = {
+        'model.backbone._delete_': True,
+        'model.backbone.type': 'mmdet.PyramidVisionTransformer',
+        'model.backbone.embed_dims': 32,
+        'model.backbone.num_layers': (1, 1, 1, 1),
+        'model.backbone.num_heads': (1, 2, 4, 8),
+        'model.backbone.pretrain_img_size': 128,
+    }
+    _, found = measure(
+        *('mmseg', '--scale', 1, '--ratio', 0.8),
+        *('--repeats', 0),
+        model=model,
+    )
+    dense, routed = (p['metrics']['backbone/GFLOPs'] for p in found['points'])
+    assert routed == pytest.approx(0.8 * dense, rel=0.25)
+
+
 def test_a_model_without_a_dynamic_form(measure):
     model = {
         'model.backbone._delete_': True,
         'model.backbone.type': 'VisionTransformer',
         'model.backbone.arch': 'deit-tiny',
         'model.backbone.img_size': 96,
+        'model.backbone.pre_norm': True,
         'model.head.in_channels': 192,
     }
     said, found = measure(
         *('mmpretrain', '--scale', 0.5, '--max-drop', 100),
         model=model,
     )
-    assert 'VisionTransformer is none of mmdge' in said
+    assert 'mmpretrain.VisionTransformer with pre_norm=True has no' in said
+    assert 'measured is what the scale of its input alone gives' in said
     full, small = found['points']
     assert (full['scale'], small['scale']) == (1, 0.5)
     flops = [p['metrics']['backbone/GFLOPs'] for p in (full, small)]

@@ -2,9 +2,10 @@
 
 From a few images of the training set it learns, block by block, what coarser
 granularities would get wrong, and finds the one price at which the backbone
-spends a ratio of its FLOPs. With --adapt the dense model then teaches the
-dynamic one for some iterations on these images. It writes a checkpoint and a
-config; test them as they are, or fine-tune.
+spends a ratio of its FLOPs. A host's own backbone is exchanged for its dynamic
+form, which takes the same checkpoint. With --adapt the dense model then
+teaches the dynamic one for some iterations on these images. It writes a
+checkpoint and a config; test them as they are, or fine-tune.
 
 Example::
 
@@ -42,8 +43,14 @@ from mmdge.calibration import (
     warn_if_far,
 )
 from mmdge.engine.hooks import find_dynamic_backbone
+from mmdge.models import hosts
 from mmdge.models.architectures import backbone_class
-from mmdge.models.methods import Granularity, Mixing
+from mmdge.models.methods import (
+    Granularity,
+    Merging,
+    MixedPatches,
+    Mixing,
+)
 from mmdge.utils import UserError, checks, launch
 from mmdge.utils.arguments import (
     add_calibration_options,
@@ -52,6 +59,8 @@ from mmdge.utils.arguments import (
     ratio,
 )
 
+# Of a host's own backbone, by the names of operating_points.py.
+METHODS = dict(error=Granularity, mixed=MixedPatches, merging=Merging)
 JUDGED = 16  # images, by which an adaptation is judged
 # Hooks whose shares, warm-up and prices belong to other routers, or to an
 # earlier calibration; here the budget is met.
@@ -70,6 +79,12 @@ def parse_args() -> argparse.Namespace:
         type=ratio,
         default=0.5,
         help='dynamic over dense FLOPs to spend on average (default: 0.5)',
+    )
+    parser.add_argument(
+        '--method',
+        choices=METHODS,
+        help="that a host's own backbone gets; a ViT can have mixed and "
+        'merging, too, see docs/budgets.md (default: error)',
     )
     parser.add_argument(
         '--also',
@@ -110,23 +125,31 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def route(cfg: Config) -> None:
-    """Give the backbone the routing that is calibrated, without a price."""
+def route(cfg: Config, method: str | None = None) -> None:
+    """Give the backbone the routing that is calibrated, without a price.
+
+    A host's own gets ``method``, see METHODS. Defaults to None: ``'error'``.
+    """
+    launch.exchange_backbone(cfg, METHODS[method or 'error'])
     backbone = cfg.model.get('backbone', {})
     kind = backbone_class(backbone) or object
-    if issubclass(kind, Mixing):
-        set_routing(backbone, 'effect')
-        return
-    if not issubclass(kind, Granularity):
+    if not issubclass(kind, (Granularity, Mixing)):
+        what = f'model.backbone is {backbone.get("type")}'
+        if inside := hosts.wrapped(cfg.model, launch.scope_of(cfg)):
+            what += f', and wrapped is {" and ".join(inside)}'
         raise UserError(
             f'{cfg.filename} has no backbone that is calibrated without '
-            f'training (model.backbone is {backbone.get("type")}); a PVT '
-            '(v1), a DeiT or a ViT can be '
-            'replaced by one that takes its weights, e.g. '
-            "dict(type='mmdge.DGEPVT', arch='small'), see docs/budgets.md; "
-            'others have no dynamic form'
+            f'training: {what}; that can be a DGEPVT, DGEViT, MixedPatchViT '
+            'and others of mmdge, or one of those that they stand for '
+            f'({hosts.known_types()}), see docs/your_own_config.md'
         )
-    set_routing(backbone, 'error')
+    if method and not issubclass(kind, METHODS[method]):
+        raise UserError(
+            f"--method {method} is for a host's own backbone; here set "
+            f'model.backbone.type, which is {backbone.type}'
+        )
+    calibrated = 'effect' if issubclass(kind, Mixing) else 'error'
+    set_routing(backbone, calibrated)
 
 
 def teach(
@@ -206,7 +229,7 @@ def main() -> None:
     args = parse_args()
     cfg = launch.load_config(args.config, args.cfg_options)
     checks.check_datasets(cfg, [args.split])
-    route(cfg)
+    route(cfg, args.method)
     model = launch.build_model(cfg, args.checkpoint)
     whole = checks.is_whole_model(args.checkpoint, model)
     backbone = find_dynamic_backbone(model, 'make_dynamic.py')

@@ -54,6 +54,7 @@ from mmdge.calibration import operating_points as op
 from mmdge.calibration.operating_points import COSTS, SPENT, Key, Point
 from mmdge.datasets import image_loader
 from mmdge.evaluation import with_metrics
+from mmdge.models import hosts
 from mmdge.models.architectures import ViT, backbone_class
 from mmdge.models.methods import Granularity, Method
 from mmdge.utils import UserError, checks, launch, plots, timing
@@ -216,9 +217,9 @@ class Bench:
         self.static = kind is object
         if self.static:
             print(
-                f'{cfg.model.backbone.type} is none of mmdge: measured is '
-                'what the scale of its input alone gives; of a PVT or a ViT '
-                'there is a dynamic form, see docs/budgets.md'
+                f'{cfg.model.backbone.type} has no dynamic form: measured is '
+                'what the scale of its input alone gives; there is one of '
+                f'{hosts.known_types()}, see docs/your_own_config.md'
             )
             patch = cfg.model.backbone.get('patch_size')
             self.stride = patch if isinstance(patch, int) else 32
@@ -683,6 +684,10 @@ def main() -> None:
     needed = dict(test_dataloader=cfg, test_evaluator=cfg, backbone=model)
     if lacking := [key for key, where in needed.items() if not where.get(key)]:
         raise UserError(f'{args.config} has no {", ".join(lacking)}')
+    try:
+        launch.exchange_backbone(cfg)
+    except UserError as error:  # as it is, at other sizes of its input
+        print(error)
     bench, unmet = Bench(cfg, args), []
     bench.folder.mkdir(parents=True, exist_ok=True)
     bench.part_of_backbone()

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mmdge.registry import find_class
-from mmdge.utils import UserError, checks
+from mmdge.utils import UserError, checks, is_number
 
 from ..cost import Cost
 from ..layers import Block
@@ -43,6 +43,7 @@ class Backbone(BaseModule):
     layouts: tuple[Layout, ...] = ()
     unbuilt: tuple[str, ...] = ()
     arch_zoo: dict[str, dict] = {}
+    out_type: str = 'featmap'
     in_channels: int = 3
     with_cp: bool = False
     frozen_stages: int = -1
@@ -245,6 +246,18 @@ class Backbone(BaseModule):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+
+    def _set_norm_eps(self, eps: float | None) -> None:
+        """Give all layer norms one ``eps``, as a host's ``norm_cfg`` does."""
+        if eps is None:
+            return
+        if not is_number(eps) or eps < 0:
+            raise UserError(
+                f'norm_eps must be a number of at least 0, but got {eps!r}.'
+            )
+        for module in self.modules():
+            if isinstance(module, nn.LayerNorm):
+                module.eps = eps
 
     def __getstate__(self) -> dict:
         """Copies and pickles start without a cost, which may hold a graph."""

@@ -59,6 +59,9 @@ class PVT(Backbone):
         in_channels (int): Channels of the image. Defaults to 3.
         init_cfg (dict, optional): E.g. ``dict(type='Pretrained',
             checkpoint=...)``. Defaults to None: truncated normal weights.
+        norm_eps (float, optional): Of all layer norms. mmdet's is 1e-6.
+            Defaults to None, as in the official code: 1e-6 in blocks, and
+            1e-5 of patches and of reduced keys.
     """
 
     arch_zoo = {
@@ -90,6 +93,7 @@ class PVT(Backbone):
         pretrain_img_size: int | tuple[int, int] = 224,
         in_channels: int = 3,
         init_cfg: dict | None = None,
+        norm_eps: float | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
         arch = look_up(arch, self.arch_zoo, self.arch_defaults)
@@ -158,6 +162,7 @@ class PVT(Backbone):
         if out_type == 'cls_token':
             self.norm = nn.LayerNorm(channels, eps=1e-6)
 
+        self._set_norm_eps(norm_eps)
         self._init_parameters()
         for parameter in self._frozen_parameters():
             parameter.requires_grad_(False)

@@ -47,6 +47,8 @@ class PVTv2(PVT):
         with_cp (bool): Defaults to False.
         in_channels (int): Defaults to 3.
         init_cfg (dict, optional): Defaults to None.
+        norm_eps (float, optional): That of the hosts is 1e-6. Defaults to
+            None.
     """
 
     arch_zoo = {
@@ -72,6 +74,7 @@ class PVTv2(PVT):
         with_cp: bool = False,
         in_channels: int = 3,
         init_cfg: dict | None = None,
+        norm_eps: float | None = None,
     ) -> None:
         super().__init__(
             arch,
@@ -81,6 +84,7 @@ class PVTv2(PVT):
             with_cp=with_cp,
             in_channels=in_channels,
             init_cfg=init_cfg,
+            norm_eps=norm_eps,
         )
 
     def _init_parameters(self) -> None:

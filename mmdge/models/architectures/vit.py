@@ -100,6 +100,10 @@ class ViT(Backbone):
             DINOv2, else 224.
         in_channels (int): Defaults to 3.
         init_cfg (dict, optional): Defaults to None.
+        interpolate_mode (str): ``'bicubic'`` or ``'bilinear'``, by which
+            positions are resized. Defaults to ``'bicubic'``.
+        norm_eps (float): Of all layer norms; that of mmseg's, if its
+            ``norm_cfg`` says nothing, is 1e-5. Defaults to 1e-6.
     """
 
     arch_zoo = {
@@ -145,6 +149,8 @@ class ViT(Backbone):
         layer_scale_init_value: float | None = None,
         ffn_type: str | None = None,
         apply_layernorm: bool = False,
+        interpolate_mode: str = 'bicubic',
+        norm_eps: float = 1e-6,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
         arch = look_up(arch, self.arch_zoo, self.arch_defaults)
@@ -184,6 +190,11 @@ class ViT(Backbone):
                 'num_register_tokens must be an integer of at least 0, but '
                 f'got {num_register_tokens!r}.'
             )
+        if interpolate_mode not in ('bicubic', 'bilinear'):
+            raise UserError(
+                "interpolate_mode must be 'bicubic' or 'bilinear', but got "
+                f'{interpolate_mode!r}.'
+            )
         sides = image_size(arch['pretrain_img_size'], patch_size)
         self.arch = arch
         self.patch_size = patch_size
@@ -193,6 +204,7 @@ class ViT(Backbone):
         self.frozen_stages = frozen_stages
         self.with_cp = with_cp
         self.in_channels = in_channels
+        self.interpolate_mode = interpolate_mode
 
         self.patch_embed = self._make_patch_embed(dims)
         self.pos_size = sides[0] // patch_size, sides[1] // patch_size
@@ -229,6 +241,7 @@ class ViT(Backbone):
         if apply_layernorm or (final_norm and num_blocks == depth):
             self.norm = nn.LayerNorm(dims, eps=self.block_settings['eps'])
 
+        self._set_norm_eps(norm_eps)
         self._init_parameters()
         if frozen_stages > 0:
             for parameter in self.parameters(recurse=False):
@@ -286,7 +299,8 @@ class ViT(Backbone):
         extra = torch.cat(extra, 1) + extra_pos
         if self.num_extra_tokens > extra.shape[1]:
             extra = torch.cat([extra, self.register_tokens], 1)  # (1, E, C)
-        pos = resize_pos_embed(pos, self.pos_size, size, mode='bicubic')
+        mode = self.interpolate_mode
+        pos = resize_pos_embed(pos, self.pos_size, size, mode)
         extra = extra.expand(len(tokens), -1, -1)
         return torch.cat([extra, tokens + pos], 1), size
 
@@ -338,7 +352,7 @@ class ViT(Backbone):
 
     def pos_embeds(self) -> dict[str, tuple[tuple[int, int], str]]:
         """See :class:`Backbone`."""
-        return {'pos_embed': (self.pos_size, 'bicubic')}
+        return {'pos_embed': (self.pos_size, self.interpolate_mode)}
 
     @staticmethod
     def arguments_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
