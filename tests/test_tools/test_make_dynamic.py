@@ -398,6 +398,31 @@ model = dict(
 """
 
 
+def test_fast_paths_to_train_from(tool, tmp_path, shapes, random_model):
+    """A static checkpoint in; fast paths like the MLPs, and a teacher, out."""
+    name = 'configs/shapes/retinanet_{}swin_fpn_shapes.py'
+    small = {
+        'model.backbone.arch.depths': (1, 1, 2, 1),
+        'model.backbone.arch.embed_dims': 8,
+        'model.backbone.arch.num_heads': (1, 1, 1, 1),
+        'model.neck.in_channels': [16, 32, 64],
+    }
+    _, weights = random_model(name.format(''), small)
+    small['model.backbone.pruning_loc'] = (0, 1)
+    options = [f'{k}={v}'.replace(' ', '') for k, v in small.items()]
+    said = tool(
+        *(TOOL, name.format('dynamic-'), weights, *FEW, '--out', tmp_path),
+        *('--cfg-options', *data_options('mmdet', shapes), *options),
+    )
+    shares = re.findall(r'layers.2.blocks.\d: (\d+)% of what', said)
+    assert len(shares) == 2 and all(int(share) > 20 for share in shares)
+    (command,) = re.findall(r'python tools/train.py (\S+)', said)
+    cfg = Config.fromfile(command)
+    assert cfg.default_hooks.distill.teacher == str(weights)
+    assert 0.7 < cfg.default_hooks.cost.budget < 1
+    train_once(tool, [command], tmp_path / 'run')
+
+
 def test_a_config_in_pure_python(tool, tmp_path, shapes):
     """Its types are classes, and it has no default scope."""
     config, weights = tmp_path / 'pure.py', tmp_path / 'pure.pth'

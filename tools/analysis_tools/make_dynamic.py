@@ -5,7 +5,8 @@ granularities would get wrong, and finds the one price at which the backbone
 spends a ratio of its FLOPs. A host's own backbone is exchanged for its dynamic
 form, which takes the same checkpoint. With --adapt the dense model then
 teaches the dynamic one for some iterations on these images. It writes a
-checkpoint and a config; test them as they are, or fine-tune.
+checkpoint and a config; test them as they are, or fine-tune. With --method
+fast-path linear layers are fitted to the MLPs, for a training to start from.
 
 Example::
 
@@ -33,6 +34,7 @@ from mmdge.calibration import (
     dense_outputs,
     distance,
     find_price,
+    fit_fast_paths,
     latest_adaptation,
     load_images,
     price_slope,
@@ -46,6 +48,7 @@ from mmdge.engine.hooks import find_dynamic_backbone
 from mmdge.models import hosts
 from mmdge.models.architectures import backbone_class
 from mmdge.models.methods import (
+    FastPath,
     Granularity,
     Merging,
     MixedPatches,
@@ -60,7 +63,15 @@ from mmdge.utils.arguments import (
 )
 
 # Of a host's own backbone, by the names of operating_points.py.
-METHODS = dict(error=Granularity, mixed=MixedPatches, merging=Merging)
+METHODS = {
+    'error': Granularity,
+    'mixed': MixedPatches,
+    'merging': Merging,
+    'fast-path': FastPath,
+}
+# The official weight, 10, is of the part on the slow path; a fast path costs
+# an eighth, so that 7/8 of that are the share of compute.
+FAST_PATH_WEIGHT = 13.0
 JUDGED = 16  # images, by which an adaptation is judged
 # Hooks whose shares, warm-up and prices belong to other routers, or to an
 # earlier calibration; here the budget is met.
@@ -84,7 +95,8 @@ def parse_args() -> argparse.Namespace:
         '--method',
         choices=METHODS,
         help="that a host's own backbone gets; a ViT can have mixed and "
-        'merging, too, see docs/budgets.md (default: error)',
+        'merging, a Swin or a ConvNeXt fast-path, which is to be trained, see '
+        'docs/budgets.md (default: error)',
     )
     parser.add_argument(
         '--also',
@@ -133,7 +145,7 @@ def route(cfg: Config, method: str | None = None) -> None:
     launch.exchange_backbone(cfg, METHODS[method or 'error'])
     backbone = cfg.model.get('backbone', {})
     kind = backbone_class(backbone) or object
-    if not issubclass(kind, (Granularity, Mixing)):
+    if not issubclass(kind, (Granularity, Mixing, FastPath)):
         what = f'model.backbone is {backbone.get("type")}'
         if inside := hosts.wrapped(cfg.model, launch.scope_of(cfg)):
             what += f', and wrapped is {" and ".join(inside)}'
@@ -148,8 +160,11 @@ def route(cfg: Config, method: str | None = None) -> None:
             f"--method {method} is for a host's own backbone; here set "
             f'model.backbone.type, which is {backbone.type}'
         )
-    calibrated = 'effect' if issubclass(kind, Mixing) else 'error'
-    set_routing(backbone, calibrated)
+    routings = {Mixing: 'effect', FastPath: 'learned', Granularity: 'error'}
+    (routing,) = (
+        name for kind_, name in routings.items() if issubclass(kind, kind_)
+    )
+    set_routing(backbone, routing)
 
 
 def teach(
@@ -195,6 +210,16 @@ def teach(
     set_price(backbone, 0.0)
 
 
+def start_fast_paths(backbone: FastPath, images: list[torch.Tensor]) -> float:
+    """Fit the fast paths; return the ratio that the predictors will have."""
+    print(f'fitting fast paths to {len(images)} images')
+    for name, share in fit_fast_paths(backbone, images).items():
+        print(f'{name}: {share:.0%} of what the MLP adds')
+    with torch.no_grad():
+        ratios = [backbone.ratios(image).mean().item() for image in images]
+    return sum(ratios) / len(ratios)
+
+
 def write(
     cfg: Config,
     model: nn.Module,
@@ -203,13 +228,15 @@ def write(
     folder: Path,
     prices: Sequence[float] = (),
     teacher: str | None = None,
+    loss_weight: float = 0.0,
 ) -> Path:
     """Write checkpoint and config; return the config's path.
 
     ``prices`` are those of further budgets to train for; ``teacher`` is the
-    checkpoint that the fine-tuning is to learn from, beside the labels.
+    checkpoint that the fine-tuning is to learn from, beside the labels;
+    ``loss_weight`` is that of the budget.
     """
-    cost = dict(type='mmdge.CostHook', budget=ratio, loss_weight=0.0)
+    cost = dict(type='mmdge.CostHook', budget=ratio, loss_weight=loss_weight)
     launch.replace_hooks(cfg, *REPLACED, cost=cost)
     if teacher:
         distill = dict(
@@ -236,9 +263,23 @@ def main() -> None:
     # Heads without weights would not tell what counts.
     known = model if whole else nn.ModuleDict(dict(backbone=backbone))
     stem = Path(args.config).stem
-    folder = args.out or Path(f'work_dirs/{stem}_dynamic-{args.ratio:g}')
+    made = 'fast-path' if isinstance(backbone, FastPath) else args.ratio
+    folder = args.out or Path(f'work_dirs/{stem}_dynamic-{made}')
     folder.mkdir(parents=True, exist_ok=True)
     images = load_images(cfg, model, args.num_images, args.split)
+    if isinstance(backbone, FastPath):
+        spent = round(start_fast_paths(backbone, images), 3)
+        print(f'Ratio {spent:.3f}, by its keep_ratio')
+        path = write(
+            *(cfg, model, whole, spent, folder),
+            teacher=args.checkpoint,
+            loss_weight=FAST_PATH_WEIGHT,
+        )
+        print(
+            f'wrote {path} and {path.with_suffix(".pth")}\nits predictors '
+            f'know nothing yet; next:\n  python tools/train.py {path}'
+        )
+        return
     if args.adapt:
         teach(args, cfg, model, known, images, folder / 'adapt')
     else:
