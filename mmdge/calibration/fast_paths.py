@@ -35,14 +35,17 @@ class _Sums:
         self.energy += updates.square().sum().item()
 
     def solve(self) -> tuple[Tensor, Tensor, float]:
-        """Weight ``(C, C)``, bias ``(C,)``, share of the energy explained."""
+        """Weight ``(C, C)``, bias ``(C,)``, share of the variance explained."""
         scale = self.inputs.diagonal()[:-1].mean() * RIDGE
         damped = self.inputs + scale * torch.eye(
             len(self.inputs), dtype=torch.float64, device=self.inputs.device
         )
         found = torch.linalg.solve(damped, self.products)  # (C + 1, C)
         explained = 2 * found * self.products - found * (self.inputs @ found)
-        share = explained.sum().item() / max(self.energy, 1e-12)
+        error = self.energy - explained.sum().item()
+        mean = self.products[-1] / self.inputs[-1, -1]
+        varying = self.energy - (mean * self.products[-1]).sum().item()
+        share = 1 - error / max(varying, 1e-12)
         return found[:-1].T, found[-1], share
 
 
@@ -60,7 +63,7 @@ def fit_fast_paths(
 
     Returns:
         dict[str, float]: Of each block, by its name, which share of the
-        energy of its updates the fast path has, 1 being all.
+        variance of its updates the fast path has, 1 being all.
     """
     blocks = [
         block

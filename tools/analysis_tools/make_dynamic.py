@@ -214,7 +214,7 @@ def start_fast_paths(backbone: FastPath, images: list[torch.Tensor]) -> float:
     """Fit the fast paths; return the ratio that the predictors will have."""
     print(f'fitting fast paths to {len(images)} images')
     for name, share in fit_fast_paths(backbone, images).items():
-        print(f'{name}: {share:.0%} of what the MLP adds')
+        print(f'{name}: {share:.0%} of what varies in the MLP')
     with torch.no_grad():
         ratios = [backbone.ratios(image).mean().item() for image in images]
     return sum(ratios) / len(ratios)
