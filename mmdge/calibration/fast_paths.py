@@ -35,7 +35,7 @@ class _Sums:
         self.energy += updates.square().sum().item()
 
     def solve(self) -> tuple[Tensor, Tensor, float]:
-        """Weight ``(C, C)``, bias ``(C,)``, share of the variance explained."""
+        """Weight ``(C, C)``, bias ``(C,)``, share of variance explained."""
         scale = self.inputs.diagonal()[:-1].mean() * RIDGE
         damped = self.inputs + scale * torch.eye(
             len(self.inputs), dtype=torch.float64, device=self.inputs.device

@@ -107,15 +107,17 @@ class DGEPVTv2(Granularity, PVTv2):
 class DGESwin(Granularity, Swin):
     """Swin whose MLPs give each region as many rows as it deserves.
 
-    The window attention is computed for all tokens. ``routing='finest'`` is
-    its dense twin, the plain Swin, equal to the hosts' ``SwinTransformer``
-    with the same weights. Padding is what it is for :class:`DGEPVT`.
+    ``routing='finest'`` is its dense twin, the plain Swin, equal to the
+    hosts' ``SwinTransformer`` with the same weights. Padding is what it is
+    for :class:`DGEPVT`.
 
     Args:
         arch (str | dict): See :class:`Swin`. Defaults to ``'tiny'``.
         granularities (Sequence[int] | Sequence[Sequence[int]]): See
             :class:`DGEPVT`; they need not fit the window. Defaults to
             (1, 2, 4).
+        coarse_queries (bool): Rows are queries of the window attention, too;
+            else that is computed for all tokens. Defaults to False.
         routing (str | dict | Sequence): See :class:`DGEPVT`. Defaults to
             ``'learned'``.
         price (float): See :class:`DGEPVT`. Defaults to 0.
@@ -130,9 +132,13 @@ class DGESwin(Granularity, Swin):
         routing: str | dict | Sequence = 'learned',
         price: float = 0.0,
         sparse_training: bool = False,
+        coarse_queries: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(arch, **kwargs)
+        for stage in self.stages:
+            for block in stage:
+                block.coarse_queries = coarse_queries
         self.add_routers(granularities, routing, price, sparse_training)
 
 

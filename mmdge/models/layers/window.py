@@ -160,13 +160,21 @@ class WindowAttention(nn.Module):
             torch.zeros((2 * window_size - 1) ** 2, num_heads)
         )
 
-    def forward(self, rows: Tensor, windows: Windows, shift: int) -> Tensor:
+    def forward(
+        self,
+        rows: Tensor,
+        windows: Windows,
+        shift: int,
+        queries: Tensor | None = None,
+    ) -> Tensor:
         """Attention of normed rows, in the windows' order.
 
         Args:
             rows (Tensor): ``(R, C)``.
             windows (Windows): Where they are.
             shift (int): Of the windows, in tokens.
+            queries (Tensor, optional): Theirs, projected, ``(R, C)``; then
+                what is attended is not projected. Defaults to None: both are.
 
         Returns:
             Tensor: ``(R, C)``.
@@ -180,7 +188,7 @@ class WindowAttention(nn.Module):
         parts = min(num, num_parts(rows, 5 * self.embed_dims))
         ends = [num * i // parts for i in range(parts + 1)]
         outs = [
-            self._attend(rows, windows, biases, *part)
+            self._attend(rows, windows, biases, queries, *part)
             for part in zip(ends[:-1], ends[1:], strict=True)
         ]
         return torch.cat(outs) if parts > 1 else outs[0]
@@ -190,6 +198,7 @@ class WindowAttention(nn.Module):
         rows: Tensor,
         windows: Windows,
         biases: Tensor,
+        queries: Tensor | None,
         first: int,
         last: int,
     ) -> Tensor:
@@ -197,7 +206,8 @@ class WindowAttention(nn.Module):
         num, length = last - first, self.window_size**2
         here = slice(windows.starts[first], windows.starts[last])
         rows, slots = rows[here], None
-        q, kv = self.q(rows), self.kv(rows)
+        q = self.q(rows) if queries is None else queries[here]
+        kv = self.kv(rows)
         if len(rows) < num * length:  # there is padding
             slots = windows.slots[here] - first * length
             q, kv = (
@@ -223,14 +233,18 @@ class WindowAttention(nn.Module):
         ]
         out = torch.cat(outs) if len(outs) > 1 else outs[0]
         out = out.reshape(num * length, -1)  # (n, L, h, d) -> (n * L, C)
-        return self.proj(out if slots is None else out.index_select(0, slots))
+        out = out if slots is None else out.index_select(0, slots)
+        return self.proj(out) if queries is None else out
 
-    def flops(self, size: Size) -> int:
+    def flops(self, size: Size, coarse_queries: bool) -> LinearCost:
         """Multiply-adds of one image: padding is attended, not projected."""
         rows, columns = window_grid(size, self.window_size)
-        pairs = rows * columns * self.window_size**4
-        projections = 4 * size[0] * size[1] * self.embed_dims
-        return self.embed_dims * (projections + 2 * pairs)
+        pairs = 2 * rows * columns * self.window_size**4 * self.embed_dims
+        projections = 2 * self.embed_dims**2
+        keys = size[0] * size[1] * projections
+        if coarse_queries:
+            return LinearCost(keys + pairs, projections)
+        return LinearCost(2 * keys + pairs, 0)
 
 
 def _of_zero(layer: nn.Module, rows: Tensor) -> Tensor:
@@ -242,9 +256,56 @@ def _of_zero(layer: nn.Module, rows: Tensor) -> Tensor:
 
 
 class Context(NamedTuple):
-    """What :meth:`SwinBlock.prepare` leaves to the MLP, see :class:`Block`."""
+    """What :meth:`SwinBlock.prepare` leaves to rows.
 
-    kept: tuple[Tensor | None]
+    Attributes:
+        kept (tuple): See :class:`Block`; of the MLP, and where queries may be
+            coarse of the attention before it.
+        normed (Tensor | None): All tokens, normed, in the windows' order,
+            ``(R, C)``, where queries may be coarse.
+        windows (Windows | None): Theirs.
+        shift (int): Of the windows.
+    """
+
+    kept: tuple[Tensor | None, ...]
+    normed: Tensor | None = None
+    windows: Windows | None = None
+    shift: int = 0
+
+
+class WindowQueries(NamedTuple):
+    """A :class:`MapLayer`, for one call: rows as queries in their windows.
+
+    A coarse row's query is copied to its tokens, which differ by their
+    position biases alone, and what they attend to is averaged: regions need
+    not tile the windows.
+
+    Attributes:
+        block (SwinBlock): Whose attention.
+        context (Context): Of all tokens.
+    """
+
+    block: SwinBlock
+    context: Context
+
+    def before(self, rows: Tensor) -> Tensor:
+        """Rows ``(L, C)`` to queries."""
+        return self.block.attn.q(self.block.norm1(rows))
+
+    def on_map(self, maps: Tensor) -> Tensor:
+        """Queries ``(B, H, W, C)`` to what they attend to."""
+        _, normed, windows, shift = self.context
+        queries = maps.flatten(0, 2).index_select(0, windows.order)
+        out = self.block.attn(normed, windows, shift, queries)
+        return out.index_select(0, windows.rows).view_as(maps)
+
+    def after(self, hidden: Tensor) -> Tensor:
+        """What rows attended to, projected."""
+        return self.block.attn.proj(hidden)
+
+    def num_parts(self, rows: Tensor) -> int:
+        """One: a window may lie anywhere."""
+        return 1
 
 
 class SwinBlock(Block):
@@ -261,7 +322,13 @@ class SwinBlock(Block):
         drop_path (float): Probability to drop a sample's residual branch.
             Defaults to 0.
         name (str): For reports. Defaults to ``''``.
+
+    Attributes:
+        coarse_queries (bool): Rows are queries of the attention, too.
+            Defaults to False.
     """
+
+    coarse_queries = False
 
     def __init__(
         self,
@@ -290,14 +357,17 @@ class SwinBlock(Block):
         windows = made(cut_windows, len(x), size, side, shift, x.device)
         # (B, N, C) -> (B * N, C)
         rows = x.flatten(0, 1).index_select(0, windows.order)
-        attended = self.attn(self.norm1(rows), windows, shift)
+        normed, draw = self.norm1(rows), self.drop_path.draw
+        kept = draw(len(x), x), draw(len(x), x)
+        if self.coarse_queries:
+            context = Context(kept[::-1], normed, windows, shift)
+            return Prepared(x, x, context)
+        attended = self.attn(normed, windows, shift)
         attended = attended.index_select(0, windows.rows)
-        draw = self.drop_path.draw
-        attended = self.drop_path(
-            attended, draw(len(x), x), [x.shape[1]] * len(x)
-        ).view_as(x)
+        lengths = [x.shape[1]] * len(x)
+        attended = self.drop_path(attended, kept[0], lengths).view_as(x)
         base = add(x, attended, out=attended)
-        return Prepared(base, base, Context((draw(len(x), x),)))
+        return Prepared(base, base, Context(kept[1:]))
 
     def update(
         self,
@@ -306,16 +376,25 @@ class SwinBlock(Block):
         context: Context,
         on_map: OnMap | None = None,
     ) -> Tensor:
-        """See :class:`Block`; the MLP of rows."""
+        """See :class:`Block`; the MLP of rows, maybe attention before."""
+        attended = None
+        if self.coarse_queries:
+            attended = on_map(WindowQueries(self, context), rows)
+            attended = self.drop_path(attended, context.kept[1], lengths)
+            rows = rows + attended
         hidden = self.mlp(self.norm2(rows))
-        return self.drop_path(hidden, context.kept[0], lengths)
+        hidden = self.drop_path(hidden, context.kept[0], lengths)
+        return hidden if attended is None else add(attended, hidden, out=rows)
 
     def update_all(self, x: Tensor, size: Size) -> Tensor:
         """See :class:`Block`; an update is a module's output here."""
         prepared = self.prepare(x, size)
         update = self.update_prepared(prepared, size)
-        return add(prepared.base, update, out=prepared.base)
+        out = update if self.coarse_queries else prepared.base
+        return add(prepared.base, update, out=out)
 
     def flops(self, size: Size, num_extra: int) -> LinearCost:
         """See :class:`Block`."""
-        return LinearCost(self.attn.flops(size), 0) + self.mlp.flops(size)
+        return self.attn.flops(size, self.coarse_queries) + self.mlp.flops(
+            size
+        )
