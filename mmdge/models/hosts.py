@@ -204,16 +204,21 @@ def _norm_eps(given: Given) -> dict[str, float]:
 
 def _named(architecture: type[Backbone], arch: Mapping) -> dict[str, Any]:
     """An architecture by its name, if it has one here."""
-    arch = {key: _listed_as(value) for key, value in arch.items()}
+    arch = _plain('', arch)
     for name, own in architecture.arch_zoo.items():
         own = {**getattr(architecture, 'arch_defaults', {}), **own}
-        if all(_plain('', own[k]) == _plain('', v) for k, v in arch.items()):
+        if all(_plain('', own.get(k)) == v for k, v in arch.items()):
             return dict(arch=name)
     return dict(arch=arch)
 
 
-def _listed_as(value: Any) -> Any:
-    return list(value) if isinstance(value, (list, tuple)) else value
+def _settings(arch: str | Mapping, zoo: Mapping[str, Mapping]) -> Mapping:
+    """What a host's architecture is, by its name or as it is."""
+    if not isinstance(arch, str):
+        return arch
+    if arch.lower() not in zoo:
+        raise UserError(f'arch={arch!r} is none of {", ".join(zoo)}')
+    return zoo[arch.lower()]
 
 
 def _pair(value: Any) -> tuple[Any, Any]:
@@ -249,8 +254,8 @@ def _swin(given: Given, kind: type) -> dict[str, Any]:
 def _mmpretrains_swin(given: Given, kind: type) -> dict[str, Any]:
     for key in ('img_size', 'interpolate_mode'):  # of absolute positions
         given.pop(key)
-    arch, frozen = given.pop('arch'), given.pop('frozen_stages')
-    arch = kind.arch_zoo[arch.lower()] if isinstance(arch, str) else arch
+    arch = _settings(given.pop('arch'), kind.arch_zoo)
+    frozen = given.pop('frozen_stages')
     # At 0 the first stage is frozen; here the patch embedding alone.
     ours = dict(frozen_stages=frozen + 1 if frozen >= 0 else -1)
     match _plain('', given['stage_cfgs']):
@@ -262,14 +267,12 @@ def _mmpretrains_swin(given: Given, kind: type) -> dict[str, Any]:
 
 
 def _convnext(given: Given, kind: type) -> dict[str, Any]:
-    arch = given.pop('arch')
-    arch = kind.arch_settings[arch] if isinstance(arch, str) else arch
+    arch = _settings(given.pop('arch'), kind.arch_settings)
     return _named(ConvNeXt, arch)
 
 
 def _vit(given: Given, kind: type, **kwargs: Any) -> dict[str, Any]:
-    arch = given.pop('arch')
-    arch = kind.arch_zoo[arch.lower()] if isinstance(arch, str) else arch
+    arch = _settings(given.pop('arch'), kind.arch_zoo)
     sides, patches = _pair(given.pop('img_size')), _pair(given['patch_size'])
     if patches[0] == patches[1]:
         given['patch_size'] = patches[0]

@@ -133,6 +133,7 @@ class TestMistakes:
             ),
             (dict(PVT, act_cfg=dict(type='ReLU')), "{'type': 'GELU'} it is"),
             (dict(PVT, arch='small'), 'Transformer has no argument arch'),
+            (dict(VIT, arch='vast'), "arch='vast' is none of s, small, b, "),
             (dict(VIT, pre_norm=True), 'with pre_norm=True has no'),
             (dict(VIT, out_type='raw'), "with out_type='cls_token' it is"),
             (dict(VIT, with_cls_token=False), 'with with_cls_token=False has'),
