@@ -6,7 +6,7 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mmdge.models.architectures import backbone_class
+from mmdge.models.architectures import ViT, backbone_class
 from mmdge.models.methods import FastPath, Pruning
 from mmdge.utils import checks, launch
 
@@ -88,7 +88,7 @@ def make_shallow(backbone):
         family = backbone_class(backbone)
         arch = family.arch_zoo[backbone.arch]
         name = 'depths' if 'depths' in arch else 'num_layers'
-        depth = 1 if isinstance(arch[name], int) else (1, 1, 1, 1)
+        depth = 1 if issubclass(family, ViT) else (1, 1, 1, 1)
         if issubclass(family, Pruning):
             backbone.pruning_loc, depth = (1, 2, 3), 4
         elif issubclass(family, FastPath):
