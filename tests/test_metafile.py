@@ -9,6 +9,7 @@ import yaml
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
+from mmdge.models.methods import Pruning
 from mmdge.utils.counting import flop_counter
 
 ROOT = Path(__file__).parents[1]
@@ -19,12 +20,16 @@ ENTRIES = [
     for entry in yaml.safe_load((ROOT / path).read_text())['Models']
 ]
 BY_NAME = {entry['Name']: entry['Metadata'] for entry in ENTRIES}
-FOLDERS = [ROOT / 'configs/dge', ROOT / 'configs/dynamic_vit']
+FOLDERS = [ROOT / Path(path).parent for path in INDEX['Import']]
 FLOPS, DENSE = 'FLOPs (backbone)', 'FLOPs (dense backbone)'
 
 
 def test_every_config_is_in_the_index():
-    configs = [path for folder in FOLDERS for path in folder.glob('*.py')]
+    configs = [
+        path
+        for path in (ROOT / 'configs').glob('[!_]*/*.py')
+        if path.parent.name != 'shapes'
+    ]
     expected = sorted(str(path.relative_to(ROOT)) for path in configs)
     assert sorted(entry['Config'] for entry in ENTRIES) == expected
     assert len(BY_NAME) == len(ENTRIES)
@@ -53,12 +58,17 @@ def test_figures(entry):
         model = MODELS.build(cfg.model)
     parameters = sum(p.numel() for p in model.parameters())
     assert parameters == meta['Parameters']
-    if 'dynamic-vit' in entry['Name']:  # spends as much on every image
-        flops = flops_of_pruning(model.backbone, height, width)
+    if 'dynamic-' in entry['Name']:  # spends as much on every image
+        if isinstance(model.backbone, Pruning):
+            flops = flops_of_pruning(model.backbone, height, width)
+        else:
+            saved = saved_by_fast_path(model.backbone, height, width)
+            flops = meta[DENSE] - saved
         assert flops == meta[FLOPS]
         budget = cfg.default_hooks.cost.budget
         assert flops / meta[DENSE] == pytest.approx(budget, abs=0.005)
     twin = entry['Name'].replace('dge-', '').replace('dynamic-vit', 'deit')
+    twin = twin.replace('dynamic-', '')
     if twin != entry['Name']:  # has the same, and is counted
         assert meta[DENSE] == BY_NAME[twin][DENSE]
         return
@@ -80,6 +90,20 @@ def flops_of_pruning(backbone, height, width):
         # The cls token is always there.
         total += block.flops((kept, 1), 1).at(count(kept + 1))
     return (total + sum(predictors)).item()
+
+
+def saved_by_fast_path(backbone, height, width):
+    """Of an image without padding, by formula; less what predictors cost."""
+    num = kept = height // 16 * (width // 16)
+    total, predictors = 0, iter(backbone.score_predictor)
+    for number, block in enumerate(backbone.stages[2]):
+        if number in backbone.keep_ratios:
+            total -= next(predictors).flops().at(count(num)).item()
+            kept = int(num * backbone.keep_ratios[number])
+        if kept < num:
+            row = block.flops((1, 1), 0).per_row - block.fast_path.flops()
+            total += (num - kept) * row
+    return total
 
 
 def count(number):

@@ -2,6 +2,6 @@ _base_ = './retinanet_pvtv2_fpn_shapes.py'
 
 model = dict(backbone=dict(routing='variance'))
 default_hooks = dict(
-    cost=dict(budget=0.5, loss_weight=0.0),
+    cost=dict(budget=0.56, loss_weight=0.0),
     warmup=dict(type='mmdge.RoutingWarmupHook', begin=0.3, end=0.6),
 )

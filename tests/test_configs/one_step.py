@@ -6,8 +6,8 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-import mmdge
-from mmdge.models.architectures import backbone_class
+from mmdge.models.architectures import ViT, backbone_class
+from mmdge.models.methods import FastPath, Pruning
 from mmdge.utils import checks, launch
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
@@ -82,15 +82,18 @@ def run(path, data_root, work_dir):
 def make_shallow(backbone):
     """Leave one block of each stage, which saves most of the time.
 
-    Where tokens are dropped, they are before all blocks but the first.
+    Where tokens are decided on, that is before all blocks but the first.
     """
     if isinstance(backbone.arch, str):
         family = backbone_class(backbone)
         arch = family.arch_zoo[backbone.arch]
-        depth = (1, 1, 1, 1) if issubclass(family, mmdge.DGEPVT) else 1
-        if issubclass(family, mmdge.DynamicViT):
+        name = 'depths' if 'depths' in arch else 'num_layers'
+        depth = 1 if issubclass(family, ViT) else (1, 1, 1, 1)
+        if issubclass(family, Pruning):
             backbone.pruning_loc, depth = (1, 2, 3), 4
-        backbone.arch = dict(arch, num_layers=depth)
+        elif issubclass(family, FastPath):
+            backbone.pruning_loc, depth = (1,), (1, 1, 2, 1)
+        backbone.arch = {**arch, name: depth}
         if backbone.get('frozen_stages', 0) > 0:
             backbone.frozen_stages = 1
 
@@ -134,12 +137,12 @@ def check(path: Path, cfg: Config, train: dict, val: dict, metric: str):
     ratio = val['backbone/FLOPs_ratio']
     taught = {key for key in train if key.startswith('loss_distill_')}
     assert len(taught) == len(hooks.get('distill', {}).get('targets', ()))
-    if 'dynamic-vit' in path.stem:
-        assert backbone.type == 'mmdge.DynamicViT'
+    if 'dynamic-' in path.stem:
+        assert backbone.type.startswith('mmdge.Dynamic')
         assert taught and all(train[key] >= 0 for key in taught)
-        assert 0.4 < train['flops_ratio'] < 0.95  # drawn, about even
+        assert 0.4 < train['flops_ratio'] < 1  # drawn, about even
         # As many of each image, though not the same.
-        assert 0.4 < ratio < 0.9 and val['backbone/FLOPs_ratio_std'] < 1e-6
+        assert 0.4 < ratio < 1 and val['backbone/FLOPs_ratio_std'] < 1e-6
         assert 0 < gflops[0] < gflops[1] and val['backbone/region_spread'] > 0
     elif 'dge-' not in path.stem:
         assert hooks.cost.budget == train['flops_ratio'] == ratio == 1
@@ -150,6 +153,6 @@ def check(path: Path, cfg: Config, train: dict, val: dict, metric: str):
         assert 0.85 < train['flops_ratio'] < 1.01
         assert 0.85 < ratio < 1.01
     else:
-        assert hooks.cost.budget == 0.5 and hooks.cost.loss_weight == 0
+        assert 0.4 < hooks.cost.budget < 0.9 and hooks.cost.loss_weight == 0
         assert train['flops_ratio'] < 1.01  # still warming up
         assert 0.2 < ratio < 0.9 and 0 < gflops[0] < gflops[1]

@@ -45,6 +45,7 @@ DYNAMIC = [p for p in shipped() if 'dge-' in p.stem or 'dynamic-' in p.stem]
 @pytest.mark.parametrize('path', DYNAMIC, ids=lambda p: p.stem)
 def test_a_dynamic_config_is_its_dense_twin_and_two_entries(path):
     stem = path.stem.replace('dge-', '').replace('dynamic-vit', 'deit')
+    stem = stem.replace('dynamic-', '')
     for arm in ('-learned', '-random', '-ranked', '_exact-resume'):
         stem = stem.replace(arm, '')
     (twin,) = shipped(stem)
