@@ -307,7 +307,7 @@ def assert_alike(ours, theirs, tolerance=1e-5):
 
 def count(model, x):
     """What PyTorch's counter sees, in multiply-adds."""
-    with flop_counter() as counter:
+    with torch.no_grad(), flop_counter() as counter:
         run(model, x)
     return counter.get_total_flops() / 2
 
@@ -346,8 +346,7 @@ class TestAnyInput:
         assert model.cost.dense.gt(0).all()
         assert model.cost.dynamic.gt(0).all()
         if not training and kind not in family.wasteful:
-            with torch.no_grad():
-                assert count(model, x) == model.cost.dynamic.sum()
+            assert count(model, x) == model.cost.dynamic.sum()
 
     @every('kinds')
     @pytest.mark.parametrize(

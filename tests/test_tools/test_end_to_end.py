@@ -26,6 +26,7 @@ def options(shapes):
     return [
         '--cfg-options',
         *data_options('mmdet', shapes),
+        'default_hooks.granularity.num_images=4',
         'train_dataloader.batch_size=4',
         'train_cfg.max_epochs=2',
         'train_cfg.val_interval=2',
