@@ -13,7 +13,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
-from tests.forked import forked
+from tests.forked import forked, forks
 from tests.tool_runs import ROOT, data_options, figures, metrics, python, run
 
 CONFIG = 'configs/shapes/retinanet_dge-pvt_fpn_shapes.py'
@@ -212,18 +212,19 @@ def test_a_hook_without_a_dynamic_backbone_is_named(options, tmp_path):
 
 
 @pytest.mark.slow
-def test_demo(shapes, tmp_path):
-    out = forked(
-        'tools/demo.py',
-        '--work-dir',
-        tmp_path,
-        '--data-root',
-        shapes,
-        '--cfg-options',
-        'train_cfg.max_epochs=1',
-        'train_cfg.val_interval=1',
-        'model.test_cfg.score_thr=0.001',
-    )
+def test_demo(shapes, tool, tmp_path):
+    with forks():
+        out = tool(
+            'tools/demo.py',
+            '--work-dir',
+            tmp_path,
+            '--data-root',
+            shapes,
+            '--cfg-options',
+            'train_cfg.max_epochs=1',
+            'train_cfg.val_interval=1',
+            'model.test_cfg.score_thr=0.001',
+        )
     assert 'Epoch(train)' in out and 'Done in ' in out
     (picture,) = re.findall(r'as a picture: (\S+\.png)', out)
     assert Path(picture).stat().st_size > 10_000

@@ -17,7 +17,6 @@ from tests.tool_runs import (
     data_options,
     equal,
     error_in,
-    python,
     run,
 )
 
@@ -132,7 +131,7 @@ def test_a_restart_that_would_begin_again_is_refused(
 @pytest.mark.slow
 def test_a_killed_loader_ends_the_run(faulty, options, tmp_path):
     pipeline = 'train_dataloader.dataset.pipeline.1'
-    said = python(
+    said = forked(
         *('tools/train.py', faulty, '--work-dir', tmp_path / 'run', *options),
         f'{pipeline}.type=DieLoading',
         PYTHONPATH=f'{ROOT}:{tmp_path}',
