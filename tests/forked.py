@@ -7,9 +7,11 @@ nothing else.
 import multiprocessing
 import os
 import runpy
+import socket
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest import mock
 
@@ -43,6 +45,20 @@ def forked(script, *arguments, expect=0, timeout=300, **env):
         said = Path(name).read_text()
     assert process.exitcode == expect, said[-3000:]
     return said
+
+
+def two_forked(*command, **env):
+    """Run one of the tools as two processes, as torchrun starts them."""
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        port = str(server.getsockname()[1])
+    env |= dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=port, WORLD_SIZE='2')
+
+    def start(rank):
+        ranks = dict(RANK=rank, LOCAL_RANK=rank)
+        forked(*command, '--launcher', 'pytorch', **ranks, **env)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(start, '01'))
 
 
 class Fork:
