@@ -7,9 +7,13 @@ nothing else.
 import multiprocessing
 import os
 import runpy
+import socket
+import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest import mock
 
 import torch
 
@@ -43,6 +47,58 @@ def forked(script, *arguments, expect=0, timeout=300, **env):
     return said
 
 
+def two_forked(*command, **env):
+    """Run one of the tools as two processes, as torchrun starts them."""
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        port = str(server.getsockname()[1])
+    env |= dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=port, WORLD_SIZE='2')
+
+    def start(rank):
+        ranks = dict(RANK=rank, LOCAL_RANK=rank)
+        forked(*command, '--launcher', 'pytorch', **ranks, **env)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(start, '01'))
+
+
+class Fork:
+    """What ``Popen`` would give, of a script that has ended."""
+
+    returncode = 0
+
+    def __init__(self, command, stdout, env, **_):
+        self.args = command
+        # What stands before the script is for the interpreter.
+        first = command.index('ignore') + 1
+        said = forked(*command[first:], **env)
+        if stdout == subprocess.PIPE:
+            self.stdout = said.splitlines(True)
+        else:
+            stdout.write(said)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def communicate(self, *_, **__):
+        return None, None
+
+    def poll(self):
+        return self.returncode
+
+
+def forks(popen=subprocess.Popen):
+    """A context in which the tools that a tool starts are forked."""
+
+    def start(command, *args, **kwargs):
+        kind = Fork if command[0] == sys.executable else popen
+        return kind(command, *args, **kwargs)
+
+    return mock.patch('subprocess.Popen', start)
+
+
 def _run(argv, env, output):
     """What such a process does."""
     file = os.open(output, os.O_WRONLY | os.O_APPEND)
@@ -50,6 +106,7 @@ def _run(argv, env, output):
         os.dup2(file, stream)
     os.chdir(ROOT)
     os.environ.update(env)
+    sys.path[:0] = env.get('PYTHONPATH', '').split(':')
     if 'OMP_NUM_THREADS' in env:
         torch.set_num_threads(int(env['OMP_NUM_THREADS']))
     script = str(ROOT / argv[0])

@@ -1,5 +1,6 @@
 """What tests/forked.py imports once."""
 
+import gc
 import sys
 
 from mmdge.utils import launch  # noqa: F401  isort: skip  installs ops
@@ -11,4 +12,5 @@ import mmdet.models  # noqa: F401
 from tests.unformatted import leave_unformatted
 
 leave_unformatted()
+gc.freeze()  # MMEngine collects for each data set: not what is shared
 sys.stdout.flush()  # or every fork would say again what imports have said

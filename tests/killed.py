@@ -1,7 +1,7 @@
 """Train, be killed again and again, and go on each time.
 
 A process of its own, which imports everything once and forks each attempt,
-so that being killed twenty times takes a minute::
+so that being killed takes seconds each time::
 
     python tests/killed.py KILLS train.py CONFIG --work-dir ... --resume
 """

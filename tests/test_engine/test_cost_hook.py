@@ -2,11 +2,7 @@
 
 import copy
 import gc
-import os
-import subprocess
-import sys
 import weakref
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -23,6 +19,7 @@ from torch import nn
 import mmdge
 from mmdge.engine.hooks import find_dynamic_backbone
 from mmdge.models import DGEPVT, ComputeMap, Cost, DGEDeiT
+from tests.forked import SERVER
 
 ARCH = dict(
     embed_dims=(8, 16, 16, 32), num_layers=(1, 1, 1, 1), num_heads=(1, 2, 2, 4)
@@ -380,13 +377,15 @@ def test_two_processes_have_the_gradients_of_one(name, tmp_path):
     mmdge.CostHook(budget=0.5).attach(model)
     expected = gradients(model, x)
     torch.save(x, tmp_path / 'x.pth')
-    launcher = '-m torch.distributed.run --standalone --nproc-per-node=2'
-    subprocess.run(
-        [sys.executable, *launcher.split(), __file__, name, tmp_path],
-        check=True,
-        timeout=120,
-        env=dict(os.environ, PYTHONPATH=str(Path(__file__).parents[2])),
-    )
+    processes = [
+        SERVER.Process(target=run_rank, args=(rank, name, tmp_path))
+        for rank in (0, 1)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+        assert process.exitcode == 0
     ranks = [torch.load(tmp_path / f'{rank}.pth') for rank in (0, 1)]
     for key, grad in expected.items():
         for rank in ranks:
@@ -397,10 +396,11 @@ def test_two_processes_have_the_gradients_of_one(name, tmp_path):
         assert buffer.equal(ranks[1]['buffers'][key]), key
 
 
-def run_rank(name, folder):
+def run_rank(rank, name, folder):
     """What each of the two processes does."""
-    torch.distributed.init_process_group('gloo')
-    rank = torch.distributed.get_rank()
+    torch.distributed.init_process_group(
+        'gloo', f'file://{folder}/store', rank=rank, world_size=2
+    )
     model = MMDistributedDataParallel(
         calibrated(ROUTINGS[name]), device_ids=None, broadcast_buffers=False
     )
@@ -413,7 +413,3 @@ def run_rank(name, folder):
     )
     torch.save(state, f'{folder}/{rank}.pth')
     torch.distributed.destroy_process_group()
-
-
-if __name__ == '__main__':
-    run_rank(*sys.argv[1:])

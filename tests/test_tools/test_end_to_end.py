@@ -5,7 +5,6 @@ The first training starts as a user would start it.
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,15 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
-from tests.forked import forked
-from tests.tool_runs import ROOT, data_options, figures, metrics, python, run
+from tests.forked import forked, forks, two_forked
+from tests.tool_runs import (
+    ON_CPU,
+    ROOT,
+    data_options,
+    figures,
+    metrics,
+    python,
+)
 
 CONFIG = 'configs/shapes/retinanet_dge-pvt_fpn_shapes.py'
 METRICS = ('coco/bbox_mAP', 'backbone/GFLOPs', 'backbone/FLOPs_ratio')
@@ -26,6 +32,7 @@ def options(shapes):
     return [
         '--cfg-options',
         *data_options('mmdet', shapes),
+        'default_hooks.granularity.num_images=4',
         'train_dataloader.batch_size=4',
         'train_cfg.max_epochs=2',
         'train_cfg.val_interval=2',
@@ -55,16 +62,8 @@ def test_training_logs_cost_and_metric_in_one_line(trained):
 @pytest.mark.slow
 def test_two_processes_train_and_report_alike(trained, options, tmp_path):
     work_dir, _ = trained
-    run(
-        'bash',
-        'tools/dist_train.sh',
-        CONFIG,
-        2,
-        '--work-dir',
-        tmp_path / 'train',
-        *options,
-        PYTHON=sys.executable,
-    )
+    train = ['tools/train.py', CONFIG, '--work-dir', tmp_path / 'train']
+    two_forked(*train, *options, **ON_CPU)
     expected = metrics(work_dir, 'val')
     entries = metrics(tmp_path / 'train', 'val')
     assert entries.keys() == expected.keys()
@@ -136,7 +135,7 @@ def test_coco_config_trains_on_coco_files(detector, test_data, tmp_path):
         'train_cfg.max_epochs=1',
         'train_dataloader.dataset.pipeline.2.scale=(256,160)',
     ]
-    for split, count in (('train', 6), ('val', 2), ('test', 2)):
+    for split, count in (('train', 2), ('val', 2), ('test', 2)):
         keys += [
             f'{split}_dataloader.dataset.data_root={coco}/',
             f'{split}_dataloader.dataset.indices={count}',
@@ -149,7 +148,7 @@ def test_coco_config_trains_on_coco_files(detector, test_data, tmp_path):
             f'{split}_dataloader.dataset.pipeline.1.scale=(256,160)',
             f'{split}_evaluator.0.ann_file={annotations}',
         ]
-    # An epoch of 3 steps is unsure; without a detection there is no metric.
+    # A step is unsure; without a detection there is no metric.
     part = 'rcnn.' if detector == 'mask-rcnn' else ''
     keys.append(f'model.test_cfg.{part}score_thr=0.001')
     log = forked(
@@ -211,18 +210,19 @@ def test_a_hook_without_a_dynamic_backbone_is_named(options, tmp_path):
 
 
 @pytest.mark.slow
-def test_demo(shapes, tmp_path):
-    out = forked(
-        'tools/demo.py',
-        '--work-dir',
-        tmp_path,
-        '--data-root',
-        shapes,
-        '--cfg-options',
-        'train_cfg.max_epochs=1',
-        'train_cfg.val_interval=1',
-        'model.test_cfg.score_thr=0.001',
-    )
+def test_demo(shapes, tool, tmp_path):
+    with forks():
+        out = tool(
+            'tools/demo.py',
+            '--work-dir',
+            tmp_path,
+            '--data-root',
+            shapes,
+            '--cfg-options',
+            'train_cfg.max_epochs=1',
+            'train_cfg.val_interval=1',
+            'model.test_cfg.score_thr=0.001',
+        )
     assert 'Epoch(train)' in out and 'Done in ' in out
     (picture,) = re.findall(r'as a picture: (\S+\.png)', out)
     assert Path(picture).stat().st_size > 10_000

@@ -10,14 +10,13 @@ import time
 import pytest
 
 from mmdge.safe_training import read_checkpoint
-from tests.forked import forked
+from tests.forked import forked, two_forked
 from tests.tool_runs import (
     ON_CPU,
     ROOT,
     data_options,
     equal,
     error_in,
-    python,
     run,
 )
 
@@ -105,7 +104,11 @@ class TestAProcessOfTwoIsKilled:
         self, faulty, die, options, tmp_path
     ):
         whole, killed = tmp_path / 'whole', tmp_path / 'killed'
-        two(faulty, whole, *options)
+        two_forked(
+            *('tools/train.py', faulty, '--work-dir', whole, *options),
+            PYTHONPATH=str(tmp_path),
+            **ON_CPU,
+        )
         said = two(faulty, killed, '--resume', *die, MAX_RESTARTS='1')
         assert (tmp_path / 'mark').exists()
         assert 'resumed epoch: 2' in said
@@ -132,7 +135,7 @@ def test_a_restart_that_would_begin_again_is_refused(
 @pytest.mark.slow
 def test_a_killed_loader_ends_the_run(faulty, options, tmp_path):
     pipeline = 'train_dataloader.dataset.pipeline.1'
-    said = python(
+    said = forked(
         *('tools/train.py', faulty, '--work-dir', tmp_path / 'run', *options),
         f'{pipeline}.type=DieLoading',
         PYTHONPATH=f'{ROOT}:{tmp_path}',
@@ -176,10 +179,8 @@ def may_mount():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('kind', FULL)
-def test_a_full_disk_ends_the_run(kind, options, tmp_path):
-    if kind == 'disk' and not may_mount():
-        pytest.skip('no disk can be mounted by this user')
+def test_a_full_disk_ends_the_run(options, tmp_path):
+    kind = 'disk' if may_mount() else 'limit'
     work_dir = tmp_path / 'run'
     train = ['tools/train.py', CONFIG, '--work-dir', work_dir, '--resume']
     train += [*options, 'train_cfg.val_interval=9']

@@ -10,6 +10,7 @@ import re
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
+from traceback import clear_frames
 
 import cv2
 import numpy as np
@@ -64,6 +65,8 @@ def train(tmp_path, tool):
                 *options,
                 expect=2 if mine else 0,
             )
+        if host_tells:  # or its loader waits, when collected, for 5 s
+            clear_frames(info.tb)
         if kind:
             told = error_in(said) if mine else str(info.value)
             assert re.search(message, told, re.DOTALL), told
@@ -315,13 +318,13 @@ def test_a_broken_image(case, workers, data, train):
     'write',
     [
         draw(1, 1, 3),
-        draw(1, 5000, 3),
-        draw(5000, 1, 3),
+        draw(1, 1500, 3),
+        draw(1500, 1, 3),
         draw(96, 96),
         draw(96, 96, 4),
         draw(96, 96, 3, dtype=np.uint16),
     ],
-    ids=['1x1', '1x5000', '5000x1', 'grey', 'RGBA', '16 bit'],
+    ids=['1x1', '1x1500', '1500x1', 'grey', 'RGBA', '16 bit'],
 )
 def test_an_unusual_image_trains_and_is_evaluated(write, data, train):
     write(as_png(data))

@@ -224,14 +224,14 @@ def test_padding_takes_no_share(build):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_500_steps_with_the_budget_loss_stay_finite(dtype):
+def test_200_steps_with_the_budget_loss_stay_finite(dtype):
     torch.manual_seed(0)
     model = DGEPVT(PVT, pretrain_img_size=64).train()
     hook = mmdge.CostHook(budget=0.5)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     scaler = torch.amp.GradScaler('cpu', enabled=dtype is torch.float16)
     skipped = 0
-    for _ in range(500):
+    for _ in range(200):
         x = torch.rand(2, 3, 64, 64)
         with autocast(dtype):
             maps = model(x)

@@ -13,7 +13,7 @@ from mmengine.registry import MODELS, init_default_scope
 
 from mmdge.models.methods import Method
 from mmdge.utils import UserError
-from tests.forked import forked
+from tests.forked import forked, forks
 from tests.tool_runs import ROOT, data_options
 
 STUDY = ROOT / 'projects/study'
@@ -343,7 +343,7 @@ def test_a_head_is_trained_on_kept_features(study, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_trial_of_the_study(shapes, tmp_path):
+def test_a_trial_of_the_study(shapes, tool, tmp_path):
     rows, work_dir = tmp_path / 'rows.jsonl', tmp_path / 'work'
     command = [
         *(STUDY / 'run.py', '--settings', 'shapes-box', '--seeds', 1),
@@ -355,7 +355,8 @@ def test_a_trial_of_the_study(shapes, tmp_path):
         'train_dataloader.batch_size=2',
         'model.test_cfg.score_thr=0.0',
     ]
-    said = forked(*command)
+    with forks():
+        said = tool(*command)
     lines = map(json.loads, rows.read_text().splitlines())
     static, *errors, random = lines
     assert (static['phase'], static['asked']) == ('untrained', None)
@@ -376,4 +377,4 @@ def test_a_trial_of_the_study(shapes, tmp_path):
         assert gflops == pytest.approx(float(logged), abs=1e-4)
     assert said.count('noted') == 3
     # Once more, there is nothing left to do.
-    assert 'noted' not in forked(*command)
+    assert 'noted' not in tool(*command)
