@@ -1,5 +1,6 @@
 # The dense twin, and teacher, of dynamic-swin-t_8xb128_in1k.py: Swin-T as
-# mmpretrain has trained it, here for 120 epochs more, so that both had as many.
+# mmpretrain has trained it, here for 120 epochs more, so that both had as
+# many.
 _base_ = [
     '../_base_/models/classifier_pvt.py',
     'mmpretrain::_base_/datasets/imagenet_bs64_swin_224.py',
