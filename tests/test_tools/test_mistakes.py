@@ -155,7 +155,10 @@ CONFIGS = {
     ),
     'metric without the hook': (
         ValueError,
-        ['custom_hooks=[]'],
+        [
+            'custom_hooks=[]',
+            'default_hooks.granularity.type=mmdge.GranularityVisHook',
+        ],
         r"without backbone_cost; add cost=dict\(type='mmdge\.CostHook'",
     ),
     'data set': (
