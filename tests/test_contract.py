@@ -734,6 +734,8 @@ class TestTraining:
                 order.append(rate)
         assert order == sorted(order) and order[0] < order[1]
         assert rate == 1 / 2 and max(rates.values()) == 1  # of the head
+        for name, parameter in model.backbone.named_parameters():
+            assert 'score_predictor' not in name or rates[id(parameter)] == 1
 
 
 class TestMemory:

@@ -7,7 +7,7 @@ model = dict(
     )
 )
 default_hooks = dict(
-    cost=dict(budget=0.86, loss_weight=10.0),
+    cost=dict(budget=0.86, loss_weight=13.0),
     distill=dict(
         type='mmdge.DistillHook',
         targets=[dict(module='backbone', loss_weight=0.5)],

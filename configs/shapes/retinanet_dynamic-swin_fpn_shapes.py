@@ -5,7 +5,7 @@ model = dict(
     backbone=dict(type='mmdge.DynamicSwin', keep_ratio=0.7, routing='learned')
 )
 default_hooks = dict(
-    cost=dict(budget=0.91, loss_weight=10.0),
+    cost=dict(budget=0.91, loss_weight=13.0),
     distill=dict(
         type='mmdge.DistillHook',
         targets=[dict(module='backbone', loss_weight=0.5)],

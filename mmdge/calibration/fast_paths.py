@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mmdge.models.layers import Block
 from mmdge.models.methods import FastPath
 from mmdge.models.methods.fast_path import LinearPath
+from mmdge.utils import UserError
 
 RIDGE = 1e-4  # of the mean square of an input
 
@@ -85,6 +86,8 @@ def fit_fast_paths(
     finally:
         for handle in handles:
             handle.remove()
+    if not sums or not sums[0].inputs[-1, -1]:
+        raise UserError('fast paths are fitted to images, but there are none.')
     shares = {}
     for block, found in zip(blocks, sums, strict=True):
         weight, bias, shares[block.name] = found.solve()

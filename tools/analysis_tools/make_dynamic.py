@@ -54,6 +54,7 @@ from mmdge.models.methods import (
     MixedPatches,
     Mixing,
 )
+from mmdge.models.methods.fast_path import STAGE
 from mmdge.utils import UserError, checks, launch
 from mmdge.utils.arguments import (
     add_calibration_options,
@@ -88,7 +89,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--ratio',
         type=ratio,
-        default=0.5,
         help='dynamic over dense FLOPs to spend on average (default: 0.5)',
     )
     parser.add_argument(
@@ -210,6 +210,22 @@ def teach(
     set_price(backbone, 0.0)
 
 
+def check_fast_path(args: argparse.Namespace, backbone: FastPath) -> None:
+    """Raise a UserError if what was asked for has no effect there."""
+    if args.ratio or args.adapt or args.also:
+        raise UserError(
+            'fast paths have a keep_ratio in place of --ratio and --also, and '
+            'are trained in place of --adapt: --cfg-options '
+            'model.backbone.keep_ratio=0.5'
+        )
+    if backbone.frozen_stages > STAGE:
+        raise UserError(
+            f'frozen_stages={backbone.frozen_stages} would keep predictors '
+            'and fast paths from training: --cfg-options '
+            f'model.backbone.frozen_stages={STAGE}'
+        )
+
+
 def start_fast_paths(backbone: FastPath, images: list[torch.Tensor]) -> float:
     """Fit the fast paths; return the ratio that the predictors will have."""
     print(f'fitting fast paths to {len(images)} images')
@@ -263,7 +279,12 @@ def main() -> None:
     # Heads without weights would not tell what counts.
     known = model if whole else nn.ModuleDict(dict(backbone=backbone))
     stem = Path(args.config).stem
-    made = 'fast-path' if isinstance(backbone, FastPath) else args.ratio
+    made = 'fast-path'
+    if isinstance(backbone, FastPath):
+        check_fast_path(args, backbone)
+    else:
+        args.ratio = args.ratio or 0.5
+        made = f'{args.ratio:g}'
     folder = args.out or Path(f'work_dirs/{stem}_dynamic-{made}')
     folder.mkdir(parents=True, exist_ok=True)
     images = load_images(cfg, model, args.num_images, args.split)

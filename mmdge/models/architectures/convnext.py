@@ -210,6 +210,7 @@ class ConvNeXt(Backbone):
         self.frozen_stages = frozen_stages
         self.with_cp = with_cp
         self.in_channels = in_channels
+        self.layer_scale_init_value = layer_scale_init_value
         self.gap_before_final_norm = gap_before_final_norm
 
         depths, channels = arch['depths'], [in_channels, *arch['channels']]

@@ -257,10 +257,10 @@ class Swin(Backbone):
         depths = [len(blocks) for blocks in self.stages]
         num_layers = sum(depths) + 2
         parts = param_name.removeprefix(prefix).split('.')
-        if not param_name.startswith(prefix) or len(parts) < 3:
-            return num_layers - 1, num_layers
-        if parts[0] == 'patch_embed':
+        if param_name.startswith(prefix) and parts[0] == 'patch_embed':
             return 0, num_layers
+        if not param_name.startswith(prefix) or parts[0] != 'layers':
+            return num_layers - 1, num_layers
         stage = int(parts[1])
         if parts[2] == 'blocks':
             return sum(depths[:stage]) + int(parts[3]) + 1, num_layers

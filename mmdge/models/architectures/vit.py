@@ -102,8 +102,9 @@ class ViT(Backbone):
         init_cfg (dict, optional): Defaults to None.
         interpolate_mode (str): ``'bicubic'`` or ``'bilinear'``, by which
             positions are resized. Defaults to ``'bicubic'``.
-        norm_eps (float): Of all layer norms; that of mmseg's, if its
-            ``norm_cfg`` says nothing, is 1e-5. Defaults to 1e-6.
+        norm_eps (float, optional): Of all layer norms; that of mmseg's, if its
+            ``norm_cfg`` says nothing, is 1e-5. Defaults to
+            None: 1e-6.
     """
 
     arch_zoo = {
@@ -150,7 +151,7 @@ class ViT(Backbone):
         ffn_type: str | None = None,
         apply_layernorm: bool = False,
         interpolate_mode: str = 'bicubic',
-        norm_eps: float = 1e-6,
+        norm_eps: float | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
         arch = look_up(arch, self.arch_zoo, self.arch_defaults)

@@ -87,5 +87,5 @@ class DynamicConvNeXt(FastPath, ConvNeXt):
         self.add_fast_paths(
             *(keep_ratio, pruning_loc, routing, amount, price),
             eps=1e-6,
-            layer_scale_init_value=1e-6,
+            layer_scale_init_value=self.layer_scale_init_value,
         )

@@ -364,8 +364,10 @@ class SwinBlock(Block):
             return Prepared(x, x, context)
         attended = self.attn(normed, windows, shift)
         attended = attended.index_select(0, windows.rows)
-        lengths = [x.shape[1]] * len(x)
-        attended = self.drop_path(attended, kept[0], lengths).view_as(x)
+        if kept[0] is not None:  # else it is no output of a module
+            lengths = [x.shape[1]] * len(x)
+            attended = self.drop_path(attended, kept[0], lengths)
+        attended = attended.view_as(x)
         base = add(x, attended, out=attended)
         return Prepared(base, base, Context(kept[1:]))
 

@@ -84,7 +84,11 @@ class LinearPath(nn.Module):
 
 
 class FastPath(TokenDecisions):
-    """Gives the MLPs of a stage a fast path, on any architecture."""
+    """Gives the MLPs of a stage a fast path, on any architecture.
+
+    Attributes:
+        fast_cost (float): Of a row on the fast path, in units of the MLP's.
+    """
 
     def add_fast_paths(
         self,
@@ -116,16 +120,22 @@ class FastPath(TokenDecisions):
         blocks = self.stages[STAGE]
         if pruning_loc is None:
             step = max(1, len(blocks) // 9)
-            pruning_loc = (step, 2 * step, 3 * step)
+            pruning_loc = range(len(blocks))[step : 4 * step : step]
         ratios = keep_ratio
         if is_number(keep_ratio):
             ratios = [keep_ratio - STEP * s for s in range(len(pruning_loc))]
+            if ratios and ratios[-1] <= 0:
+                raise UserError(
+                    f'keep_ratio={keep_ratio} leaves nothing to the last of '
+                    f'{len(ratios)} predictors, each of which keeps {STEP} '
+                    'less than the one before; give a list of their ratios.'
+                )
         self.cells = [1] * self.max_stages
         fast = LinearPath(blocks[0].embed_dims).flops()
-        cost = 1.0, fast / blocks[0].flops((1, 1), 0).per_row
+        self.fast_cost = fast / blocks[0].flops((1, 1), 0).per_row
         self.place_predictors(
             *(blocks, pruning_loc, ratios, routing, amount, price),
-            cost=cost,
+            cost=(1.0, self.fast_cost),
             eps=eps,
         )
         if not self.score_predictor:
@@ -178,15 +188,15 @@ class FastPath(TokenDecisions):
                     fast = tokens if fast is None else fast
                 else:
                     tokens, fast, paths = merged, None, Paths(kept > 0)
-                cheap = router.cost[1].item()
-                share = kept + (1 - kept) * cheap  # (B, N)
+                share = kept + (1 - kept) * self.fast_cost  # (B, N)
+                target = ratio + (1 - ratio) * self.fast_cost
                 maps.append(
                     ComputeMap(
                         share.unflatten(1, size),
                         self.strides[stage],
                         block.name,
                         valid,
-                        ratio + (1 - ratio) * cheap if self.learns else None,
+                        target if self.learns else None,
                     )
                 )
             if kept is None:

@@ -61,8 +61,9 @@ class TokenDecisions(Method):
             is_number(ratio) and 0 < ratio <= 1 for ratio in keep_ratios
         ):
             raise UserError(
-                f'keep_ratio must be in (0, 1], or one such number for each '
-                f'of pruning_loc={pruning_loc}, but is {list(keep_ratios)}.'
+                'keep_ratio must be one number in (0, 1] for each of '
+                f'pruning_loc={pruning_loc}, or a number that leads to such, '
+                f'but gives {list(keep_ratios)}.'
             )
         if amount not in ('topk', 'price'):
             raise UserError(
@@ -112,7 +113,7 @@ class TokenDecisions(Method):
         Returns:
             tuple[Tensor, Tensor]: 1 for those kept, ``(B, N)``, with its
             gradient where one is wanted; at how many it looked at test,
-            ``(B,)`` (in training it looks at all).
+            ``(B,)`` (in training, and where any may be kept, at all).
         """
         inside = torch.ones_like(before)
         if valid is not None:
@@ -121,7 +122,8 @@ class TokenDecisions(Method):
         allowed = inside if reactivate else before
         with torch.autocast(tokens.device.type, enabled=False):
             if self.learns:
-                gate, scores = predict(router, tokens, before, allowed)
+                looked_at = None if reactivate else allowed
+                gate, scores = predict(router, tokens, before, looked_at)
             else:
                 grid = tokens.unflatten(1, size)  # (B, H, W, C)
                 everywhere = inside.view(grid.shape[:3]) > 0
@@ -130,4 +132,5 @@ class TokenDecisions(Method):
             share = ratio + (1 - router.progress) * (1 - ratio)
             counts = (inside.sum(1).double() * share).long()
             gate = top(scores, counts, allowed > 0)
-        return (gate * allowed).to(before.dtype), allowed.sum(1)
+        num_scored = torch.ones_like(inside) if reactivate else allowed
+        return (gate * allowed).to(before.dtype), num_scored.sum(1)

@@ -104,11 +104,19 @@ def top(scores: Tensor, counts: Tensor, allowed: Tensor) -> Tensor:
 
 
 def predict(
-    router: KeepPredictor, patches: Tensor, before: Tensor, allowed: Tensor
+    router: KeepPredictor,
+    patches: Tensor,
+    before: Tensor,
+    allowed: Tensor | None,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Gates ``(B, N)``, or scores where the amount is fixed."""
+    """Gates ``(B, N)``, or scores where the amount is fixed.
+
+    Of ``patches (B, N, C)``; at test only those ``allowed`` are scored, all
+    if that is None.
+    """
     batch_size, num = before.shape
-    if router.training:
+    selected = None
+    if router.training or allowed is None:
         rows, lengths = patches.flatten(0, 1), [num] * batch_size
         kept = before.flatten()
     else:  # what is out of question is not scored
@@ -116,13 +124,14 @@ def predict(
         rows, lengths = pack([patches], [selected]), selected.lengths
         kept = before.flatten().index_select(0, selected.index)
     logits = router(rows.to(kept.dtype), lengths, kept)
-    if not router.training:
+    if router.training:
+        logits = add_gumbel_noise(logits)
+    if selected is not None:
         lowest = logits.new_full((batch_size, num, 2), -torch.inf)
         logits = scatter(lowest, selected, logits)
-        if not router.adaptive:
-            return None, logits[..., 0]
-    else:
-        logits = add_gumbel_noise(logits).view(batch_size, num, 2)
+    logits = logits.view(batch_size, num, 2)
+    if not router.training and not router.adaptive:
+        return None, logits[..., 0]
     decision = router.decide(logits)
     if decision is None:
         return torch.ones_like(before), None

@@ -18,7 +18,13 @@ from mmdge.models.routing import keep_predictor
 from mmdge.models.weights import from_ours
 from mmdge.utils import UserError
 from mmdge.utils.counting import flop_counter
-from tests.small import dynamic_convnext, dynamic_swin, pictures
+from tests.small import (
+    CONVNEXT,
+    SWIN,
+    dynamic_convnext,
+    dynamic_swin,
+    pictures,
+)
 
 
 class Official(NamedTuple):
@@ -167,7 +173,7 @@ class TestAgainstTheOfficialCode:
 @pytest.mark.parametrize(
     ('family', 'arch', 'head', 'dynamic', 'dense'),
     [
-        # methods.md 4.5: of the official evaluation, head and all
+        # Of the official evaluation, head and all
         (DynamicSwin, 'tiny', 768, 4.041e9, 4.491e9),
         (DynamicConvNeXt, 'tiny', 768, 3.579e9, 4.456e9),
     ],
@@ -186,6 +192,22 @@ def test_full_size_flops_are_the_papers(family, arch, head, dynamic, dense):
     head *= 1000
     assert cost.dynamic.item() + head == pytest.approx(dynamic, abs=1e6)
     assert cost.dense.item() + head == pytest.approx(dense, abs=1e6)
+
+
+@pytest.mark.parametrize(
+    ('family', 'places'),
+    [(DynamicSwin, (2, 4, 6)), (DynamicConvNeXt, (3, 6, 9))],
+)
+def test_deeper_ones_decide_where_the_papers_do(family, places):
+    with torch.device('meta'):
+        model = family('small')
+    assert tuple(model.keep_ratios) == places
+    assert family(arch_of_depth(family, 2)).keep_ratios == {1: 0.7}
+
+
+def arch_of_depth(family, depth):
+    arch = SWIN if family is DynamicSwin else CONVNEXT
+    return {**arch, 'depths': (1, 1, depth, 1)}
 
 
 @pytest.fixture(params=[dynamic_swin, dynamic_convnext])
@@ -225,7 +247,7 @@ class TestDecisions:
 @pytest.mark.parametrize(
     ('kwargs', 'said'),
     [
-        (dict(keep_ratio=0.3), 'keep_ratio must be in'),
+        (dict(keep_ratio=0.3), 'leaves nothing to the last of 3 predictors'),
         (dict(out_indices=(0, 1)), f'leave out the stage {STAGE}'),
         (dict(routing='error'), "must be 'learned', 'random'"),
         (dict(pruning_loc=(3, 99)), 'pruning_loc='),

@@ -398,7 +398,7 @@ def test_a_pyramid_cannot_drop_tokens():
 @pytest.mark.parametrize(
     'kwargs, said',
     [
-        (dict(keep_ratio=0), 'keep_ratio must be in'),
+        (dict(keep_ratio=0), 'keep_ratio must be one number in'),
         (dict(keep_ratio=[0.5]), 'for each of pruning_loc'),
         (dict(pruning_loc=(2, 1)), 'must be ascending'),
         (dict(pruning_loc=(9,)), 'among 0 to 3'),
