@@ -387,6 +387,7 @@ def test_real_runs_are_reported(shapes, tool, tmp_path):
     options = [
         '--cfg-options',
         *data_options('mmdet', shapes),
+        'default_hooks.granularity.num_images=4',
         'model.backbone.arch.num_layers=(1,1,1,1)',
         'model.test_cfg.score_thr=0.001',
         'train_dataloader.batch_size=4',

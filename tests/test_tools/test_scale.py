@@ -12,7 +12,7 @@ import torch
 from mmengine.config import Config
 
 from mmdge.utils import UserError
-from tests.forked import forked
+from tests.forked import forked, two_forked
 from tests.tool_runs import (
     ON_CPU,
     ROOT,
@@ -24,7 +24,6 @@ from tests.tool_runs import (
 
 CONFIG = SHAPES['mmpretrain']  # whose loss is a plain mean over the images
 DOCS = (ROOT / 'docs' / 'training.md').read_text()
-TWO = ('bash', 'tools/dist_train.sh', CONFIG, 2)
 LAUNCH = dict(ON_CPU, PYTHON=sys.executable)
 # Starts the command after its options --ntasks times, as one node would.
 SRUN = """#!/bin/bash
@@ -126,12 +125,13 @@ def assert_same_training(work_dir, expected):
 @pytest.mark.slow
 def test_two_processes_equal_one(alone, batches, tmp_path):
     """At a learning rate that is the same once it is scaled by the batch."""
-    run(
-        *(*TWO, '--auto-scale-lr', '--work-dir', tmp_path, *batches),
+    two_forked(
+        *('tools/train.py', CONFIG, '--auto-scale-lr'),
+        *('--work-dir', tmp_path, *batches),
         'auto_scale_lr.base_batch_size=16',
         'optim_wrapper.optimizer.lr=0.2',
         'train_dataloader.batch_size=4',
-        **LAUNCH,
+        **ON_CPU,
     )
     assert_same_training(tmp_path, alone)
 
@@ -187,9 +187,8 @@ def test_sharded_processes_equal_one(alone, batches, tmp_path):
         ')\n'
     )
     config.write_text(f'_base_ = {str(ROOT / CONFIG)!r}\n{lines}{on_cpu}')
-    command = ('bash', 'tools/dist_train.sh', config, 2)
-    half = 'train_dataloader.batch_size=4'
-    run(*command, '--work-dir', tmp_path, *batches, half, **LAUNCH)
+    command = ['tools/train.py', config, '--work-dir', tmp_path, *batches]
+    two_forked(*command, 'train_dataloader.batch_size=4', **ON_CPU)
     assert_same_training(tmp_path, alone)
 
 
