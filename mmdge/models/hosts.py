@@ -30,6 +30,7 @@ Given = dict[str, Any]  # a host's arguments, its defaults included
 WITHOUT_EFFECT = {
     *('init_cfg', 'pretrained', 'convert_weights', 'norm_eval'),
     *('qkv_bias', 'patch_bias'),
+    'linear_pw_conv',  # either form of a layer loads
 }
 IN_TRAINING = {'drop_rate', 'attn_drop_rate'}
 # Values that ours know, where a host has more.
@@ -49,7 +50,8 @@ def to_ours(
     Args:
         backbone (Mapping): Its config.
         scope (str, optional): The default scope of the config that it is a
-            part of. Defaults to None: that of the process.
+            part of; its own ``_scope_`` goes before. Defaults to None: that
+            of the process.
         method (type): Of the dynamic form. Defaults to Granularity.
 
     Returns:
@@ -58,18 +60,25 @@ def to_ours(
         None if no host's backbone of this type is known.
 
     Raises:
-        UserError: If it has settings that the dynamic form, or its type,
-            lacks.
+        UserError: If it has no form of this method, or has settings that
+            the dynamic form, or its type, lacks.
     """
-    kind = _find(backbone.get('type'), scope)
+    kind = _find(backbone, scope)
     host = _host_name(kind)
     if host not in HOSTS:
         return None
     architecture, translate = HOSTS[host]
     form = dynamic_form(architecture, method)
+    if form is None:
+        others = [k for k, (a, _) in HOSTS.items() if dynamic_form(a, method)]
+        raise UserError(
+            f'{host} has no form for this --method; that have '
+            f'{", ".join(others)}'
+        )
     defaults, known = _defaults(kind), _defaults(architecture)
     given = {**defaults, **backbone}
-    given.pop('type')
+    for key in ('type', '_scope_'):
+        given.pop(key, None)
     if foreign := [key for key in given if key not in defaults]:
         raise UserError(f'{host} has no argument {", ".join(foreign)}')
     ours, unknown, dropped = translate(given, kind), {}, []
@@ -127,30 +136,26 @@ def wrapped(model: Mapping[str, Any], scope: str | None = None) -> list[str]:
         f'{key}, a {type_name(node)}'
         for key, node in walk(model, 'model')
         if key != 'model.backbone' and node.get('type')
-        for kind in [_find(node['type'], scope)]
+        for kind in [_find(node, scope)]
         if _host_name(kind) in HOSTS or issubclass(kind, Backbone)
     ]
 
 
 def dynamic_form(
     architecture: type[Backbone], method: type[Method] = Granularity
-) -> str:
-    """The registered name of a method on an architecture, its first one.
-
-    Raises:
-        UserError: If there is none.
-    """
+) -> str | None:
+    """The registered name of a method on an architecture, its first one."""
     for name, kind in MODELS.module_dict.items():
         if architecture in kind.__bases__ and issubclass(kind, method):
             return name
-    raise UserError(
-        f'there is no {method.__name__} on a {architecture.__name__}'
-    )
+    return None
 
 
-def _find(kind: str | type | None, scope: str | None) -> type:
+def _find(config: Mapping[str, Any], scope: str | None) -> type:
     """The class that a config's type is, or names in a scope."""
+    kind = config.get('type')
     if isinstance(kind, str):
+        scope = config.get('_scope_', scope)
         with MODELS.switch_scope_and_registry(scope) as registry:
             kind = registry.get(kind)
     return kind if isinstance(kind, type) else object
@@ -194,8 +199,11 @@ def _listed(settings: Mapping[str, Any]) -> str:
 def _norm_eps(given: Given) -> dict[str, float]:
     """That of layer norms; another norm is left where it is."""
     plain = _plain('norm_cfg', given['norm_cfg'])
-    if plain.keys() == {'type', 'eps', 'requires_grad'} and (
-        plain['type'] == 'LN' and plain['requires_grad']
+    if (
+        isinstance(plain, Mapping)
+        and plain.keys() == {'type', 'eps', 'requires_grad'}
+        and plain['type'] == 'LN'
+        and plain['requires_grad']
     ):
         del given['norm_cfg']
         return dict(norm_eps=plain['eps'])

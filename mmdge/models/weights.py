@@ -261,8 +261,9 @@ def fit(state_dict: State, backbone: nn.Module) -> tuple[State, str]:
     tokens, remedy = _tokens(ours), _other_arch(ours, own, backbone)
     dropped, unknown, other, stem = _sort(ours, own, backbone)
     loaded = len(ours.keys() & own.keys()) - len(stem)
-    fresh = backbone.routers_by_name() | backbone.new_parts()
-    initial, zeros = _complete(ours, own, fresh)
+    routers = backbone.routers_by_name()
+    initial, zeros = _complete(ours, own, routers | backbone.new_parts())
+    initial.sort(key=lambda key: _owner(key, routers) is None)
     missing = [f'{k} {tuple(own[k].shape)}' for k in own if k not in ours]
     problems = [
         f'{verb} {len(names)} {what} ({_some(names, 20)})'
@@ -432,7 +433,7 @@ def _complete(
     ours: State, own: State, parts: Mapping[str, nn.Module]
 ) -> tuple[list[str], list[str]]:
     """Add parts, e.g. routers, and biases that weights lack; return names."""
-    fresh = {}
+    fresh, begun = {}, set()
     # Alike in all processes, which nothing brings together after loading.
     with torch.random.fork_rng([]):
         # Not torch.manual_seed, which reaches other devices too.
@@ -441,14 +442,19 @@ def _complete(
             part = copy.deepcopy(part).cpu()
             part.reset_parameters()
             fresh |= part.state_dict(prefix=f'{path}.')
+            learned = {f'{path}.{name}' for name, _ in part.named_parameters()}
+            if learned & ours.keys():
+                begun |= learned
     modules = {key.rpartition('.')[0] for key in ours}
     kinds = {re.sub(r'\d+', '*', key) for key in ours}
     initial, zeros = [], []
     for key in [key for key in own if key not in ours]:
         module, _, name = key.rpartition('.')
         if key in fresh:
-            # A module's entries are all there or none, but older ones' sides.
-            if module not in modules or name == 'sides':
+            # What a part learns is all there or none, and so are a module's
+            # entries, but older ones' sides.
+            lacking = module in modules or key in begun
+            if name == 'sides' or not lacking:
                 ours[key] = fresh[key]
                 initial.append(key)
         elif (

@@ -5,7 +5,8 @@ import torch
 from mmengine.registry import MODELS
 
 from mmdge.models import hosts
-from mmdge.models.methods import MixedPatches
+from mmdge.models.methods import FastPath, MixedPatches
+from mmdge.models.weights import from_ours, recognise
 from mmdge.utils import UserError
 from tests.small import pictures
 
@@ -87,6 +88,7 @@ CASES = dict(
     convnext_maps=dict(
         CONVNEXT,
         gap_before_final_norm=False,
+        linear_pw_conv=False,
         layer_scale_init_value=0.0,
         out_indices=(0, 2, 3),
     ),
@@ -132,6 +134,7 @@ class TestMistakes:
                 'is mmdge.DGEPVT',
             ),
             (dict(PVT, act_cfg=dict(type='ReLU')), "{'type': 'GELU'} it is"),
+            (dict(PVT, norm_cfg=None), 'with norm_cfg=None has no dynamic'),
             (dict(PVT, arch='small'), 'Transformer has no argument arch'),
             (dict(VIT, arch='vast'), "arch='vast' is none of s, small, b, "),
             (dict(VIT, pre_norm=True), 'with pre_norm=True has no'),
@@ -201,22 +204,47 @@ def test_what_is_carried_over():
 @pytest.mark.parametrize('given', [-1, 0, 2])
 def test_frozen_stages_are_counted_as_by_the_host(given):
     """mmpretrain's 0 freezes a stage, mmdet's the patch embedding alone."""
-    for config, step in ((MMDETS_SWIN, 0), (MMPRETRAINS_SWIN, given >= 0)):
-        ours = hosts.to_ours(dict(config, frozen_stages=given), scope(config))
-        assert ours.get('frozen_stages', -1) == given + step
+    for config in (MMDETS_SWIN, dict(MMPRETRAINS_SWIN, out_indices=(0, 2, 3))):
+        scope(config)
+        config = dict(config, frozen_stages=given)
+        theirs = MODELS.build(dict(config))
+        theirs.train()  # where mmpretrain freezes
+        ours = MODELS.build(hosts.to_ours(config))
+        layout = recognise(theirs.state_dict(), ours.layouts)
+        renamed, _ = from_ours(dict(ours.named_parameters()), layout)
+        assert trained(renamed.items()) == trained(theirs.named_parameters())
 
 
 def test_a_vit_has_other_methods():
     ours = hosts.to_ours(VIT, scope(VIT), MixedPatches)
     assert ours['type'] == 'mmdge.MixedPatchViT'
-    with pytest.raises(UserError, match='there is no MixedPatches on a PVT'):
-        hosts.to_ours(PVT, scope(PVT), MixedPatches)
+    with pytest.raises(UserError) as info:
+        hosts.to_ours(PVT, scope(PVT), FastPath)
+    assert str(info.value) == (
+        'mmdet.PyramidVisionTransformer has no form for this --method; that '
+        'have mmdet.SwinTransformer, mmpretrain.SwinTransformer, '
+        'mmpretrain.ConvNeXt, mmseg.SwinTransformer'
+    )
+
+
+def test_a_scope_of_its_own_goes_before():
+    name = scope(MMPRETRAINS_SWIN)
+    bare = dict(MMPRETRAINS_SWIN, type='SwinTransformer', _scope_=name)
+    expected = hosts.to_ours(MMPRETRAINS_SWIN)
+    assert hosts.to_ours(bare, 'mmdet') == expected
+    bare = dict(type='ConvNeXt', _scope_=name)
+    inside = dict(type='Wrapper', inner=bare)
+    assert hosts.wrapped(inside, 'mmdet') == ['model.inner, a ConvNeXt']
 
 
 def test_other_types_and_none_are_left_alone():
     for kind in ('mmdet.ResNet', 'mmdge.DGEPVT', 'Unheard'):
         assert hosts.to_ours(dict(type=kind), 'mmdet') is None
     assert hosts.to_ours({}, 'mmdet') is None
+
+
+def trained(parameters):
+    return {name for name, each in parameters if each.requires_grad}
 
 
 def flat(outputs):

@@ -24,7 +24,7 @@ from mmdge.models.architectures import LAYOUTS
 from mmdge.models.weights import from_ours, recognise, to_ours, unwrap
 from mmdge.utils import UserError
 from tests import hostile
-from tests.small import CONVNEXT, DINO, SWIN, DGELVViT
+from tests.small import CONVNEXT, DINO, SWIN, DGELVViT, dynamic_swin
 
 PVT = dict(
     embed_dims=(16, 32, 40, 64),
@@ -498,6 +498,10 @@ class TestReport:
         assert 'unused here: norm.weight, norm.bias' in log.text
         assert 'after the last output: blocks.2.norm1.weight' in log.text
 
+    def test_what_decides_is_named_before_norms(self, log):
+        dynamic_swin().load_state_dict(swin().state_dict())
+        assert 'left at their initial values: score_predictor.0.' in log.text
+
     def test_splits_are_compared(self, log):
         source = shaken(deit('learned'))
         theirs, _ = from_ours(source.state_dict(), layout_of('vtpack', 'ViT'))
@@ -847,6 +851,22 @@ class TestRefusals:
                     'rope_embed.periods': torch.zeros(4),
                 },
                 'lacks 1 of its entries .*another kind of transformer',
+            ),
+            *(
+                (
+                    dynamic_swin,
+                    lambda half=half: {
+                        key: value
+                        for key, value in dynamic_swin().state_dict().items()
+                        if half not in key
+                    },
+                    rf'lacks {num} of its entries \([\w.]*{half}',
+                )
+                for half, num in (
+                    ('score_predictor.1.in_conv', 4),
+                    ('score_predictor.0.out_conv.2', 2),
+                    ('.fast_path.norm', 4),
+                )
             ),
             (
                 pvt,

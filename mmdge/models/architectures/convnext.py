@@ -169,7 +169,8 @@ class ConvNeXt(Backbone):
             (0, 1, 2, 3), of strides 4, 8, 16, 32.
         frozen_stages (int): The first so many stages are not trained, but
             the norms of their outputs are, as in mmpretrain; if no stage is
-            trained, neither are those. Defaults to -1, like 0 none.
+            trained, neither are those, which mmpretrain still trains.
+            Defaults to -1, like 0 none.
         with_cp (bool): Recompute blocks in the backward pass to save memory.
             Defaults to False.
         in_channels (int): Channels of the image. Defaults to 3.
