@@ -11,8 +11,9 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
-from mmdge.models import DGEPVT, DGEDeiT
+from mmdge.models import DGEPVT, DGEDeiT, DGEPVTv2
 from mmdge.utils import timing
+from tests import small
 from tests.tool_runs import ROOT, SHAPES, data_options, functions_of
 
 TOOL = 'tools/analysis_tools/benchmark.py'
@@ -278,6 +279,8 @@ DEIT = dict(
         feedforward_channels=384,
     ),
 )
+SWIN = dict(type='mmdge.DGESwin', arch=small.SWIN, window_size=4)
+CONVNEXT = dict(type='mmdge.DGEConvNeXt', arch=small.CONVNEXT)
 SIZE = (64, 96)
 
 
@@ -295,6 +298,9 @@ SIZE = (64, 96)
         ),
         (DEIT, dict(distilled=True, out_type='cls_token')),
         (DEIT, dict(final_norm=False, pretrain_img_size=100)),
+        (dict(PVT, type='mmdge.DGEPVTv2'), dict(out_indices=(0, 3))),
+        (SWIN, dict(out_indices=(0, 1))),
+        (CONVNEXT, dict(out_indices=(1, 2), layer_scale_init_value=0.5)),
     ],
 )
 def test_the_hosts_own_gives_the_same_and_costs_the_same(config, changes):
@@ -333,6 +339,10 @@ def test_the_hosts_own_gives_the_same_and_costs_the_same(config, changes):
                 routing='finest',
             ),
             'heads of several widths',
+        ),
+        (
+            DGEPVTv2('b0', routing='finest', out_indices=(0, 1)),
+            "mmdet's PVTv2 has all stages",
         ),
         (torch.nn.Linear(1, 1), 'no host has one like Linear'),
     ],

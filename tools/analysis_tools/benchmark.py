@@ -46,9 +46,17 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import mmdge
-from mmdge import DGEPVT, DGEViT, share_for_budget
+from mmdge import share_for_budget
 from mmdge.datasets import image_loader
-from mmdge.models.architectures import Backbone, backbone_class
+from mmdge.models.architectures import (
+    PVT,
+    Backbone,
+    ConvNeXt,
+    PVTv2,
+    Swin,
+    ViT,
+    backbone_class,
+)
 from mmdge.models.weights import from_ours
 from mmdge.utils import UserError, checks, launch, timing
 from mmdge.utils.arguments import positive, ratio
@@ -223,6 +231,8 @@ class Benchmark:
                 yield Arm(f'price {asked:g}', 'dynamic', backbone, asked)
         if 'smaller' in args.arms and self.whole:
             notes.append('left out, smaller: the neck takes other channels')
+        elif 'smaller' in args.arms and not isinstance(twin, (PVT, ViT)):
+            notes.append('left out, smaller: known for PVTs and ViTs alone')
         elif 'smaller' in args.arms:
             for asked in ratios:
                 config = smaller_backbone(self.config, asked, size)
@@ -382,28 +392,65 @@ def host_backbone(twin: Backbone) -> tuple[str, nn.Module]:
         ImportError: If the host is not installed.
         ValueError: If the host has no such backbone.
     """
-    if isinstance(twin, DGEPVT):
-        from mmdet.models.backbones import PyramidVisionTransformer
+    if isinstance(twin, PVT) and not twin.arch.get('linear'):
+        from mmdet.models import backbones
 
         name, num = 'mmdet', twin.num_stages
-        arch = {key: list(values)[:num] for key, values in twin.arch.items()}
+        arch = {
+            key: list(values)[:num]
+            for key, values in twin.arch.items()
+            if key != 'linear'
+        }
         widths = map(floordiv, arch.pop('embed_dims'), arch['num_heads'])
         width, *others = set(widths)
         if others:
             raise ValueError("mmdet's PVT has no heads of several widths")
-        host = PyramidVisionTransformer(
-            pretrain_img_size=[s * twin.strides[0] for s in twin.pos_sizes[0]],
+        strides = twin.patch_sizes[:num]
+        if isinstance(twin, PVTv2):
+            kind = 'PyramidVisionTransformerV2'
+            if num < twin.max_stages:
+                raise ValueError("mmdet's PVTv2 has all stages")
+        else:
+            kind = 'PyramidVisionTransformer'
+            sides = [side * twin.strides[0] for side in twin.pos_sizes[0]]
+            arch |= dict(
+                pretrain_img_size=sides,
+                patch_sizes=strides,
+                paddings=[0] * num,
+            )
+        host = getattr(backbones, kind)(
             in_channels=twin.in_channels,
             embed_dims=width,
             num_stages=num,
-            patch_sizes=twin.patch_sizes[:num],
-            strides=twin.patch_sizes[:num],
-            paddings=[0] * num,
+            strides=strides,
             out_indices=twin.out_indices,
             norm_cfg=dict(type='LN', eps=1e-6),
             **arch,
         )
-    elif isinstance(twin, DGEViT) and not twin.apply_layernorm:
+    elif isinstance(twin, Swin):
+        from mmdet.models.backbones import SwinTransformer
+
+        name, num = 'openmmlab', twin.num_stages
+        host = SwinTransformer(
+            in_channels=twin.in_channels,
+            embed_dims=twin.arch['embed_dims'],
+            depths=twin.arch['depths'][:num],
+            num_heads=twin.arch['num_heads'][:num],
+            window_size=twin.window_size,
+            out_indices=twin.out_indices,
+        )
+    elif isinstance(twin, ConvNeXt):
+        from mmpretrain.models import backbones
+
+        name, num = 'mmpretrain', len(twin.stages)
+        host = backbones.ConvNeXt(
+            {key: values[:num] for key, values in twin.arch.items()},
+            in_channels=twin.in_channels,
+            layer_scale_init_value=twin.layer_scale_init_value,
+            out_indices=list(twin.out_indices),
+            gap_before_final_norm=twin.gap_before_final_norm,
+        )
+    elif isinstance(twin, ViT) and not twin.apply_layernorm:
         from mmpretrain.models import backbones
 
         name = 'mmpretrain'
@@ -426,10 +473,14 @@ def host_backbone(twin: Backbone) -> tuple[str, nn.Module]:
     weights, dropped = from_ours(twin.state_dict(), layout)
     if dropped:
         raise ValueError(f'{name} has no place for {", ".join(dropped)}')
-    host.load_state_dict(weights)
+    # Swin's hosts keep what follows from sizes.
+    found = host.load_state_dict(weights, strict=False)
+    lacking = [k for k in found.missing_keys if not k.endswith('_index')]
+    if lacking or found.unexpected_keys:
+        raise ValueError(f'{name} has other parts: {lacking or found}')
     host.in_channels = twin.in_channels
     host.eval()  # mmpretrain's returns None
-    return name, host
+    return type(host).__module__.partition('.')[0], host
 
 
 def smaller_backbone(config: Mapping, ratio: float, size: Size) -> dict:
