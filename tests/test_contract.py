@@ -240,7 +240,7 @@ FAMILIES = {
         variants={
             'maps': {},
             'one window': dict(window_size=9, out_indices=(0, 2)),
-            'queries': dict(coarse_queries=True),
+            'queries': dict(coarse_queries=True, window_size=7),
         },
         dense=dict(routing='finest'),
         tokens=lambda side, stride: -(-side // stride),

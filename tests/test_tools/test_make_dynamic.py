@@ -410,10 +410,14 @@ def test_fast_paths_to_train_from(tool, tmp_path, shapes, random_model):
     _, weights = random_model(name.format(''), small)
     small['model.backbone.pruning_loc'] = (0, 1)
     options = [f'{k}={v}'.replace(' ', '') for k, v in small.items()]
-    said = tool(
-        *(TOOL, name.format('dynamic-'), weights, *FEW, '--out', tmp_path),
-        *('--cfg-options', *data_options('mmdet', shapes), *options),
-    )
+    command = TOOL, name.format('dynamic-'), weights, *FEW, '--out', tmp_path
+    options = '--cfg-options', *data_options('mmdet', shapes), *options
+    for wrong, message in (
+        (['--ratio', 0.5, *options], 'keep_ratio in place of --ratio'),
+        ([*options, 'model.backbone.frozen_stages=3'], 'keep predictors'),
+    ):
+        assert message in tool(*command, *wrong, expect=2)
+    said = tool(*command, *options)
     shares = re.findall(r'layers.2.blocks.\d: (\d+)% of what varies', said)
     assert len(shares) == 2 and all(int(share) > 20 for share in shares)
     (command,) = re.findall(r'python tools/train.py (\S+)', said)
