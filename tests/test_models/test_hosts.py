@@ -192,6 +192,7 @@ def test_what_is_carried_over():
         type='mmdge.DGEViT',
         arch='small',
         pretrain_img_size=(518, 518),
+        norm_eps=1e-6,
         patch_size=14,
         frozen_stages=2,
         drop_path_rate=0.2,

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from mmdge.models import DGEPVT, DGEConvNeXt, DGEDeiT, DGEPVTv2
+from mmdge.models import DGEPVT, DGEConvNeXt, DGEDeiT, DGEPVTv2, DGESwin
 from mmdge.models.architectures import LAYOUTS
 from tests.forked import forked
-from tests.small import CONVNEXT, DEIT, DGELVViT
+from tests.small import CONVNEXT, DEIT, SWIN, DGELVViT
 
 TOOL = 'tools/model_converters/convert_checkpoint.py'
 PVT = dict(
@@ -18,6 +18,9 @@ MODELS = dict(
     ConvNeXt=lambda **kwargs: DGEConvNeXt(CONVNEXT, out_indices=3, **kwargs),
     PVT=lambda **kwargs: DGEPVT(PVT, pretrain_img_size=64, **kwargs),
     PVTv2=lambda **kwargs: DGEPVTv2(PVT, **kwargs),
+    Swin=lambda **kwargs: DGESwin(
+        SWIN, window_size=4, out_indices=3, **kwargs
+    ),
     ViT=lambda **kwargs: DGEDeiT(
         dict(
             embed_dims=48,

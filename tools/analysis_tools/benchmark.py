@@ -393,7 +393,10 @@ def host_backbone(twin: Backbone) -> tuple[str, nn.Module]:
         ValueError: If the host has no such backbone.
     """
     if isinstance(twin, PVT) and not twin.arch.get('linear'):
-        from mmdet.models import backbones
+        from mmdet.models.backbones import (
+            PyramidVisionTransformer,
+            PyramidVisionTransformerV2,
+        )
 
         name, num = 'mmdet', twin.num_stages
         arch = {
@@ -407,18 +410,18 @@ def host_backbone(twin: Backbone) -> tuple[str, nn.Module]:
             raise ValueError("mmdet's PVT has no heads of several widths")
         strides = twin.patch_sizes[:num]
         if isinstance(twin, PVTv2):
-            kind = 'PyramidVisionTransformerV2'
+            kind = PyramidVisionTransformerV2
             if num < twin.max_stages:
                 raise ValueError("mmdet's PVTv2 has all stages")
         else:
-            kind = 'PyramidVisionTransformer'
+            kind = PyramidVisionTransformer
             sides = [side * twin.strides[0] for side in twin.pos_sizes[0]]
             arch |= dict(
                 pretrain_img_size=sides,
                 patch_sizes=strides,
                 paddings=[0] * num,
             )
-        host = getattr(backbones, kind)(
+        host = kind(
             in_channels=twin.in_channels,
             embed_dims=width,
             num_stages=num,
