@@ -31,7 +31,7 @@ OPTIONS = [
 LOOPS = {
     'epochs': (
         'epoch_9.pth',
-        12,
+        20,
         [
             'train_cfg.max_epochs=9',
             'train_cfg.val_interval=3',
