@@ -9,7 +9,7 @@ import pickle
 import re
 import warnings
 from collections.abc import Callable, Mapping
-from itertools import cycle, product
+from itertools import product
 from typing import NamedTuple
 
 import pytest
@@ -400,26 +400,14 @@ FAMILIES = {
 }
 
 
-def pairs(kinds, variants):
-    """The first kind with each variant; the others with one, in turn."""
-    others = zip(kinds[1:], cycle(variants[::-1]), strict=False)
-    return [*product(kinds[:1], variants), *others]
-
-
 def every(*groups, but=(), only=None):
-    """Parametrise over families, and maybe kinds and variants of each.
-
-    Of two groups not all pairs are tried: that is for
-    :meth:`TestAnyInput.test_any_size`.
-    """
+    """Parametrise over families, and maybe kinds and variants of each."""
     params = []
     for name, family in FAMILIES.items():
         left_out = [key for group in but for key in getattr(family, group)]
-        lists = [
-            [key for key in getattr(family, only or g) if key not in left_out]
-            for g in groups
-        ]
-        for keys in pairs(*lists) if len(lists) == 2 else product(*lists):
+        for keys in product(*(getattr(family, only or g) for g in groups)):
+            if set(keys) & set(left_out):
+                continue
             choices = zip(groups, keys, strict=True)
             args = [getattr(family, group)[key] for group, key in choices]
             label = ' '.join([name, *keys])

@@ -521,8 +521,9 @@ def test_a_classifiers_backbone(tool, tmp_path, shapes, random_model):
 
 
 # The hosts' own files, made narrow and shallow.
-SHIPPED = dict(
-    mmdet=(
+# A host's own config by its family, the data, and what makes it small.
+SHIPPED = {
+    'mmdet PVT': (
         'pvt/retinanet_pvt-t_fpn_1x_coco.py',
         'data/coco_tiny',
         {
@@ -537,7 +538,35 @@ SHIPPED = dict(
             'test_dataloader.dataset.indices': 3,
         },
     ),
-    mmseg=(
+    'mmdet PVTv2': (
+        'pvt/retinanet_pvtv2-b0_fpn_1x_coco.py',
+        'data/coco_tiny',
+        {
+            'model.backbone.embed_dims': 8,
+            'model.backbone.num_layers': [1, 1, 1, 1],
+            'model.neck.in_channels': [8, 16, 40, 64],
+            'model.neck.out_channels': 8,
+            'model.bbox_head.in_channels': 8,
+            'model.bbox_head.feat_channels': 8,
+            'model.bbox_head.stacked_convs': 1,
+            'test_dataloader.dataset.pipeline.1.scale': (320, 192),
+            'test_dataloader.dataset.indices': 3,
+        },
+    ),
+    'mmdet Swin': (
+        'swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py',
+        'data/coco_tiny',
+        {
+            'model.backbone.embed_dims': 32,
+            'model.backbone.depths': [1, 1, 2, 1],
+            'model.backbone.num_heads': [1, 2, 4, 8],
+            'model.neck.in_channels': [32, 64, 128, 256],
+            'model.test_cfg.rpn.max_per_img': 20,
+            'test_dataloader.dataset.pipeline.1.scale': (320, 192),
+            'test_dataloader.dataset.indices': 3,
+        },
+    ),
+    'mmseg ViT': (
         'segmenter/segmenter_vit-t_mask_8xb1-160k_ade20k-512x512.py',
         'data/ade_sample',
         {
@@ -552,15 +581,27 @@ SHIPPED = dict(
             'test_dataloader.dataset.pipeline.1.scale': (512, 256),
         },
     ),
-)
+    'mmseg MiT': (
+        'segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py',
+        'data/ade_sample',
+        {
+            'model.backbone.embed_dims': 8,
+            'model.backbone.num_layers': [1, 1, 1, 1],
+            'model.decode_head.in_channels': [8, 16, 40, 64],
+            'model.decode_head.channels': 16,
+            'test_dataloader.dataset.pipeline.1.scale': (512, 256),
+        },
+    ),
+}
 
 
-@pytest.mark.parametrize('host', SHIPPED)
+@pytest.mark.parametrize('family', SHIPPED)
 def test_a_config_as_its_host_ships_it(
-    tool, tmp_path, test_data, random_model, host
+    tool, tmp_path, test_data, random_model, family
 ):
     """Nothing is said of the backbone; its checkpoint is the host's own."""
-    name, data, small = SHIPPED[host]
+    name, data, small = SHIPPED[family]
+    host = family.split()[0]
     config = own(host, name, 'configs')
     root = test_data / data
     small = {**small, 'test_dataloader.dataset.data_root': f'{root}/'}
@@ -579,7 +620,7 @@ def test_a_config_as_its_host_ships_it(
                 '--split', 'val', '--out', out,
                 '--cfg-options', *options, *NO_WORKERS)  # fmt: skip
     assert f'stands for the backbone {type(model.backbone).__name__}' in said
-    if host == 'mmseg':
+    if family == 'mmseg ViT':
         assert 'drop_rate=0.1, which acts in training only' in said
     spent = re.search(r'Ratio (\S+) on the calibration images', said)
     assert float(spent[1]) == pytest.approx(0.6, abs=0.02)
@@ -590,7 +631,7 @@ def test_a_config_as_its_host_ships_it(
     assert found == pytest.approx(0.6, abs=0.2)  # other sizes, or crops
 
     other = {**small, 'model.backbone.num_layers': [1, 2, 1, 1]}
-    if host == 'mmdet':  # whose neck and head fit
+    if family == 'mmdet PVT':  # whose neck and head fit
         options = [f'{k}={v}'.replace(' ', '') for k, v in other.items()]
         said = tool(TOOL, config, weights, '--split', 'val', '--cfg-options',
                     *options, *NO_WORKERS, expect=2)  # fmt: skip
