@@ -68,7 +68,7 @@ def once(work_dir):
         'train_cfg.val_interval=9', 'train_dataloader.batch_size=4',
         'train_dataloader.dataset.indices=4',
         *NO_WORKERS,
-        f'experiment_name={work_dir.name}-{work_dir.parent.name}',
+        f'experiment_name={"-".join(work_dir.parts[-3:])}',
     ]  # fmt: skip
 
 
