@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..cost import Cost, LinearCost
 from ..layers import Block, Prepared, in_parts, pad_to_patch
 from ..layers.block import OnMap, Size
-from ..weights import HEAD, ROUTER, Layout
+from ..weights import FAST_PATH, HEAD, PREDICTOR, ROUTER, Layout
 from .base import (
     Backbone,
     check_arguments,
@@ -74,9 +74,8 @@ class ConvNeXtBlock(Block):
 
     def prepare(self, x: Tensor, size: Size) -> Prepared:
         """Convolve the map of tokens ``(B, H * W, C)``, channels last."""
-        # (B, H * W, C) -> (B, C, H, W) -> (B, H * W, C)
-        image = x.unflatten(1, size).permute(0, 3, 1, 2)
-        source = self.dwconv(image).flatten(2).transpose(1, 2)
+        # (B, C, H, W) -> (B, H * W, C)
+        source = self.dwconv(_to_map(x, size)).flatten(2).transpose(1, 2)
         return Prepared(x, source, Context((self.drop_path.draw(len(x), x),)))
 
     def update(
@@ -381,7 +380,7 @@ ConvNeXt.layouts = (
             ('.pointwise_conv1.', '.pwconv1.', 'maybe conv'),
             ('.pointwise_conv2.', '.pwconv2.', 'maybe conv'),
         ),
-        no_place=rf'{HEAD}|{ROUTER}',
+        no_place=rf'{HEAD}|{ROUTER}|{PREDICTOR}|{FAST_PATH}',
         container='state_dict',
     ),
     # A static ConvNeXt of ours has the same names, but for the last norm.

@@ -14,7 +14,7 @@ from mmdge.utils import UserError
 
 from ..cost import Cost
 from ..layers import PatchEmbed, SwinBlock
-from ..weights import HEAD, ROUTER, Layout
+from ..weights import FAST_PATH, HEAD, PREDICTOR, ROUTER, Layout
 from .base import (
     Backbone,
     check_arguments,
@@ -317,7 +317,7 @@ Swin.layouts = (
             ('.downsample.reduction.', '.downsample.reduction.', 'unfold'),
             ('stages.', 'layers.'),
         ),
-        no_place=rf'{HEAD}|{ROUTER}',
+        no_place=rf'{HEAD}|{ROUTER}|{PREDICTOR}|{FAST_PATH}',
         container='state_dict',
     ),
     Layout(

@@ -244,6 +244,19 @@ class TestDecisions:
         assert (after > before).any()
 
 
+def test_hosts_have_no_place_for_what_decides(build):
+    model = build()
+    (layout,) = (
+        found
+        for found in model.layouts
+        if found.name in ('openmmlab', 'mmpretrain')
+    )
+    _, dropped = from_ours(model.state_dict(), layout)
+    parts = 'score_predictor.', '.fast_path.'
+    expected = {k for k in model.state_dict() if any(p in k for p in parts)}
+    assert set(dropped) == expected and len(expected) > 20
+
+
 @pytest.mark.parametrize(
     ('kwargs', 'said'),
     [
