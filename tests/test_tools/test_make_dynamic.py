@@ -521,37 +521,28 @@ def test_a_classifiers_backbone(tool, tmp_path, shapes, random_model):
 
 
 # The hosts' own files, made narrow and shallow.
+NARROW_PYRAMID = {
+    'model.backbone.embed_dims': 8,
+    'model.backbone.num_layers': [1, 1, 1, 1],
+    'model.neck.in_channels': [8, 16, 40, 64],
+    'model.neck.out_channels': 8,
+    'model.bbox_head.in_channels': 8,
+    'model.bbox_head.feat_channels': 8,
+    'model.bbox_head.stacked_convs': 1,
+    'test_dataloader.dataset.pipeline.1.scale': (320, 192),
+    'test_dataloader.dataset.indices': 3,
+}
 # A host's own config by its family, the data, and what makes it small.
 SHIPPED = {
     'mmdet PVT': (
         'pvt/retinanet_pvt-t_fpn_1x_coco.py',
         'data/coco_tiny',
-        {
-            'model.backbone.embed_dims': 8,
-            'model.backbone.num_layers': [1, 1, 1, 1],
-            'model.neck.in_channels': [8, 16, 40, 64],
-            'model.neck.out_channels': 8,
-            'model.bbox_head.in_channels': 8,
-            'model.bbox_head.feat_channels': 8,
-            'model.bbox_head.stacked_convs': 1,
-            'test_dataloader.dataset.pipeline.1.scale': (320, 192),
-            'test_dataloader.dataset.indices': 3,
-        },
+        NARROW_PYRAMID,
     ),
     'mmdet PVTv2': (
         'pvt/retinanet_pvtv2-b0_fpn_1x_coco.py',
         'data/coco_tiny',
-        {
-            'model.backbone.embed_dims': 8,
-            'model.backbone.num_layers': [1, 1, 1, 1],
-            'model.neck.in_channels': [8, 16, 40, 64],
-            'model.neck.out_channels': 8,
-            'model.bbox_head.in_channels': 8,
-            'model.bbox_head.feat_channels': 8,
-            'model.bbox_head.stacked_convs': 1,
-            'test_dataloader.dataset.pipeline.1.scale': (320, 192),
-            'test_dataloader.dataset.indices': 3,
-        },
+        NARROW_PYRAMID,
     ),
     'mmdet Swin': (
         'swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py',
