@@ -16,9 +16,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mmengine.registry import init_default_scope
+from mmengine.config import ConfigDict
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.structures import InstanceData, PixelData
 from torch import nn
 
+from mmdge.engine.hooks import CostHook
 from mmdge.models.layers import transformer
 from mmdge.models.weights import from_ours
 from mmdge.utils import UserError
@@ -872,3 +875,116 @@ class TestCompilers:
                     torch.export.export(model, (x,)).module(),
                 ):
                     assert_alike(run(made, other), expected)
+
+
+class TestHosts:
+    """Every family in detection and segmentation, with the hosts' own."""
+
+    def build(self, family, scope, **config):
+        init_default_scope(scope)
+        backbone, images = family.build(), pictures(2, 64, 96)
+        channels = [out.shape[1] for out in run(backbone, images)]
+        strides = (backbone.strides * len(channels))[: len(channels)]
+        neck = dict(
+            type='FPN',
+            in_channels=channels,
+            out_channels=8,
+            num_outs=len(channels),
+        )
+        config |= dict(neck=neck, **HEADS[scope](channels, strides))
+        config['backbone'] = dict(type=lambda: backbone)
+        model = MODELS.build(ConfigDict(config))
+        hook = CostHook(budget=0.5)
+        hook.attach(model)
+        return model, images
+
+    @every()
+    def test_detects(self, family):
+        structures = pytest.importorskip('mmdet.structures')
+        model, images = self.build(family, 'mmdet', type='RetinaNet')
+        boxes = torch.tensor([[8.0, 8.0, 40.0, 40.0]])
+        samples = [structures.DetDataSample() for _ in images]
+        for sample in samples:
+            sizes = dict.fromkeys(SIZES, (64, 96))
+            sample.set_metainfo(dict(sizes, scale_factor=(1.0, 1.0)))
+            sample.gt_instances = InstanceData(
+                bboxes=boxes, labels=torch.tensor([0])
+            )
+        self.check(model, images, samples)
+
+    @every()
+    def test_segments(self, family):
+        structures = pytest.importorskip('mmseg.structures')
+        model, images = self.build(
+            family, 'mmseg', type='EncoderDecoder', test_cfg=dict(mode='whole')
+        )
+        samples = [structures.SegDataSample() for _ in images]
+        for sample in samples:
+            sample.set_metainfo(dict.fromkeys(SIZES, (64, 96)))
+            sample.gt_sem_seg = PixelData(data=torch.ones(1, 64, 96).long())
+        self.check(model, images, samples)
+
+    def check(self, model, images, samples):
+        losses = model.train()(images, samples, mode='loss')
+        assert {'loss_budget', 'flops_ratio'} < losses.keys()
+        loss, _ = model.parse_losses(losses)
+        loss.backward()
+        backbone = model.backbone
+        assert all(p.grad is not None for p in backbone.parameters())
+        with torch.no_grad():
+            found = model.eval()(images, samples, mode='predict')
+        spent = [sample.backbone_cost['dynamic'] for sample in found]
+        assert spent == backbone.cost.dynamic.tolist()
+
+
+def _retina_head(channels, strides):
+    return dict(
+        bbox_head=dict(
+            type='RetinaHead',
+            num_classes=2,
+            in_channels=8,
+            feat_channels=8,
+            stacked_convs=1,
+            anchor_generator=dict(
+                type='AnchorGenerator',
+                ratios=[1.0],
+                scales=[4],
+                strides=strides,
+            ),
+        ),
+        train_cfg=dict(
+            assigner=dict(
+                type='MaxIoUAssigner',
+                pos_iou_thr=0.5,
+                neg_iou_thr=0.4,
+                min_pos_iou=0,
+            ),
+            sampler=dict(type='PseudoSampler'),
+            allowed_border=-1,
+            pos_weight=-1,
+        ),
+        test_cfg=dict(
+            nms_pre=10,
+            score_thr=0.0,
+            max_per_img=5,
+            nms=dict(type='nms', iou_threshold=0.5),
+        ),
+    )
+
+
+def _fpn_head(channels, strides):
+    return dict(
+        decode_head=dict(
+            type='FPNHead',
+            in_channels=[8] * len(channels),
+            in_index=[*range(len(channels))],
+            feature_strides=strides,
+            channels=8,
+            num_classes=2,
+            norm_cfg=dict(type='BN'),
+        )
+    )
+
+
+HEADS = dict(mmdet=_retina_head, mmseg=_fpn_head)
+SIZES = 'img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'
