@@ -88,6 +88,4 @@ class DPVT(PVT):
 
 
 _OFFSETS = r'block\d\.\d+\.attn\.offsets\..*'
-DPVT.layouts = (
-    Layout('DPVT', 'mmdge', _OFFSETS, (), HEAD, 'state_dict'),
-)
+DPVT.layouts = (Layout('DPVT', 'mmdge', _OFFSETS, (), HEAD, 'state_dict'),)

@@ -105,9 +105,7 @@ class PVT(Backbone):
             raise UserError(
                 f'linear must be a bool, but got {arch["linear"]!r}.'
             )
-        check_arguments(
-            out_type, frozen_stages, num_stages, self.out_types
-        )
+        check_arguments(out_type, frozen_stages, num_stages, self.out_types)
         if out_type == 'cls_token' and not with_cls_token:
             raise UserError("out_type='cls_token' needs with_cls_token=True.")
         height, width = image_size(
