@@ -392,7 +392,7 @@ def host_backbone(twin: Backbone) -> tuple[str, nn.Module]:
         ImportError: If the host is not installed.
         ValueError: If the host has no such backbone.
     """
-    if isinstance(twin, PVT) and not twin.arch.get('linear'):
+    if 'sr_ratios' in twin.arch and not twin.arch.get('linear'):
         from mmdet.models.backbones import (
             PyramidVisionTransformer,
             PyramidVisionTransformerV2,

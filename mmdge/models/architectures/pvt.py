@@ -301,6 +301,7 @@ class PVT(Backbone):
 
 
 ROUTED = r'block\d\.\d+\.router\..*'
+_PVT = (r'pos_embed\d', r'block\d\.\d+\.attn\.q\..*')
 
 # The names that PVT's weights have in other code bases.
 # The first whose mark is found counts.
@@ -314,9 +315,7 @@ PVT.layouts = (
         no_place=r'.*\.router\.(?!gate\.|sides$).*',
         container='model',
     ),
-    Layout(
-        *('PVT', 'mmdge', (r'pos_embed\d', ROUTED), (), HEAD, 'state_dict')
-    ),
+    Layout('PVT', 'mmdge', (*_PVT, ROUTED), (), HEAD, 'state_dict'),
     Layout(
         *('PVT', 'mmdet', r'layers\.\d\.1\.0\.pos_embed'),
         rows=(
@@ -342,5 +341,5 @@ PVT.layouts = (
         container='state_dict',
     ),
     # A static PVT of ours has the same names.
-    Layout('PVT', 'official', r'pos_embed\d', (), ROUTER),
+    Layout('PVT', 'official', _PVT, (), ROUTER),
 )
