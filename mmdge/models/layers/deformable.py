@@ -94,9 +94,7 @@ class DeformableAttention(nn.Module):
     """
 
     num_points = 4  # of each head
-    # Of the points: else they would move faster than what they attend to
-    # could follow.
-    gradient_scale = 0.1
+    gradient_scale = 0.1  # of what moves the points
 
     def __init__(self, embed_dims: int, num_heads: int) -> None:
         super().__init__()
