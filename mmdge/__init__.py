@@ -15,6 +15,7 @@ from .engine import (
 )
 from .evaluation import BackboneFLOPs, EdgeIoU, RatioByContent
 from .models import (
+    DGEDPVT,
     DGEPVT,
     Cost,
     DGEConvNeXt,
@@ -37,6 +38,7 @@ from .version import __version__
 ops_fallback.install()
 
 __all__ = [
+    'DGEDPVT',
     'DGEPVT',
     'BackboneFLOPs',
     'Cost',

@@ -5,6 +5,7 @@ from torch import nn
 
 from mmdge.calibration import collect_errors
 from mmdge.models import (
+    DGEDPVT,
     DGEPVT,
     DGEConvNeXt,
     DGEDeiT,
@@ -42,6 +43,14 @@ class DGELVViT(DGEViT, LVViT):
 
 def pvt(routing='learned', **kwargs):
     return _build(DGEPVT, dict(arch=PVT, routing=routing, **kwargs))
+
+
+def dpvt(routing='learned', **kwargs):
+    model = _build(DGEDPVT, dict(arch=PVT, routing=routing, **kwargs))
+    for name, parameter in model.named_parameters():
+        if '.offsets.' in name:
+            nn.init.normal_(parameter, std=0.5)  # tokens look elsewhere
+    return model
 
 
 def swin(routing=QUIET, **kwargs):

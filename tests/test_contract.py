@@ -31,6 +31,7 @@ from tests.small import (
     convnext,
     deit,
     dinov2,
+    dpvt,
     dynamic_convnext,
     dynamic_lvvit,
     dynamic_swin,
@@ -269,6 +270,24 @@ FAMILIES = {
             wasteful=(),
             compiled=(),
         ),
+    ),
+    'DGEDPVT': Family(
+        build=dpvt,
+        host=lambda model: None,  # no host has it
+        # The method's other kinds are those of DGEPVT.
+        kinds={
+            kind: GRANULARITY['kinds'][kind]
+            for kind in ('learned', 'quiet', 'error')
+        },
+        variants={
+            'maps': {},
+            'mean': dict(out_type='avg_featmap', out_indices=3),
+        },
+        dense=dict(routing='finest'),
+        tokens=lambda side, stride: max(1, side // stride),
+        stages=4,
+        noisy=('learned',),
+        adapters=('attn.v', 'attn.proj', 'mlp.fc1', 'mlp.fc2'),
     ),
     'DGEDeiT': Family(
         build=deit,

@@ -1,6 +1,7 @@
 """Dynamic backbones and what they are built from."""
 
 from .backbones import (
+    DGEDPVT,
     DGEPVT,
     DGEConvNeXt,
     DGEDeiT,
@@ -19,6 +20,7 @@ from .cost import ComputeMap, Cost
 from .necks import SimpleFPN
 
 __all__ = [
+    'DGEDPVT',
     'DGEPVT',
     'ComputeMap',
     'Cost',

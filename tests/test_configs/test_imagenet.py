@@ -16,7 +16,8 @@ def test_config(path, imagenet, tmp_path):
     cfg, train, val = run(path, imagenet, tmp_path)
     check(path, cfg, train, val, 'accuracy/top1')
     warmup = cfg.param_scheduler[0].end
-    long = any(name in path.stem for name in ('dge-', 'swin', 'convnext'))
+    names = ('dge-', 'dpvt', 'swin', 'convnext')
+    long = any(name in path.stem for name in names)
     assert warmup == (20 if long else 5)
 
 

@@ -13,6 +13,7 @@ from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 
 from mmdge.models import (
+    DGEDPVT,
     DGEPVT,
     DGEConvNeXt,
     DGEDeiT,
@@ -39,6 +40,12 @@ IDS = [f'{layout.name}-{layout.family}' for layout in LAYOUTS]
 
 def pvt(routing='finest', **kwargs):
     return DGEPVT(
+        **dict(dict(arch=PVT, routing=routing, pretrain_img_size=64), **kwargs)
+    )
+
+
+def dpvt(routing='finest', **kwargs):
+    return DGEDPVT(
         **dict(dict(arch=PVT, routing=routing, pretrain_img_size=64), **kwargs)
     )
 
@@ -75,7 +82,14 @@ def lvvit(routing='finest', **kwargs):
 
 
 POSED = dict(PVT=pvt, ViT=deit)  # with position embeddings
-BUILD = dict(PVTv2=pvt_v2, **POSED, ConvNeXt=convnext, Swin=swin, LVViT=lvvit)
+BUILD = dict(
+    PVTv2=pvt_v2,
+    **POSED,
+    DPVT=dpvt,
+    ConvNeXt=convnext,
+    Swin=swin,
+    LVViT=lvvit,
+)
 
 
 def shaken(model):

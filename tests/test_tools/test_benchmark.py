@@ -345,6 +345,7 @@ def test_the_hosts_own_gives_the_same_and_costs_the_same(config, changes):
             DGEPVTv2('b0', routing='finest', out_indices=(0, 1)),
             "mmdet's PVTv2 has all stages",
         ),
+        (small.dpvt('finest'), 'no host has one like DGEDPVT'),
         (torch.nn.Linear(1, 1), 'no host has one like Linear'),
     ],
 )

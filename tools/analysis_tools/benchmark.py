@@ -49,6 +49,7 @@ import mmdge
 from mmdge import share_for_budget
 from mmdge.datasets import image_loader
 from mmdge.models.architectures import (
+    DPVT,
     PVT,
     Backbone,
     ConvNeXt,
@@ -392,7 +393,8 @@ def host_backbone(twin: Backbone) -> tuple[str, nn.Module]:
         ImportError: If the host is not installed.
         ValueError: If the host has no such backbone.
     """
-    if isinstance(twin, PVT) and not twin.arch.get('linear'):
+    is_pvt = isinstance(twin, PVT) and not isinstance(twin, DPVT)
+    if is_pvt and not twin.arch.get('linear'):
         from mmdet.models.backbones import (
             PyramidVisionTransformer,
             PyramidVisionTransformerV2,

@@ -2,14 +2,16 @@
 
 from .base import Backbone, backbone_class
 from .convnext import ConvNeXt
+from .dpvt import DPVT
 from .lvvit import LVViT
 from .pvt import PVT
 from .pvt_v2 import PVTv2
 from .swin import Swin
 from .vit import ViT
 
-# An LV-ViT's entries are those of a ViT, and more.
+# The entries of a DPVT are those of a PVT, and more, and so with LV-ViT.
 LAYOUTS = (
+    *DPVT.layouts,
     *PVT.layouts,
     *PVTv2.layouts,
     *Swin.layouts,
@@ -19,6 +21,7 @@ LAYOUTS = (
 )
 
 __all__ = [
+    'DPVT',
     'LAYOUTS',
     'PVT',
     'Backbone',

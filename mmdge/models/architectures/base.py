@@ -192,7 +192,7 @@ class Backbone(BaseModule):
             router.train_progress = progress
 
     def reset_routers(self) -> None:
-        """Initialise the routers in their own way."""
+        """Initialise routers, and what else has its own way, in that way."""
 
     def init_weights(self) -> None:
         """Initialise as ``init_cfg`` says; the routers in their own way.
@@ -329,12 +329,16 @@ def image_size(
     return tuple(size)
 
 
-def check_arguments(out_type: str, frozen_stages: int, most: int) -> None:
+def check_arguments(
+    out_type: str,
+    frozen_stages: int,
+    most: int,
+    out_types: Sequence[str] = ('featmap', 'cls_token'),
+) -> None:
     """Raise a UserError unless there are such an output and such stages."""
-    if out_type not in ('featmap', 'cls_token'):
-        raise UserError(
-            f"out_type must be 'featmap' or 'cls_token', but got {out_type!r}."
-        )
+    if out_type not in out_types:
+        allowed = ' or '.join(map(repr, out_types))
+        raise UserError(f'out_type must be {allowed}, but got {out_type!r}.')
     if not isinstance(frozen_stages, int) or frozen_stages > most:
         raise UserError(
             f'frozen_stages={frozen_stages!r} must be an integer of at most '

@@ -80,6 +80,7 @@ class PVT(Backbone):
     # What PVTv2 does otherwise.
     overlap, norm_after_stage, has_positions = False, False, True
     ffn_type = 'origin'
+    out_types = ('featmap', 'cls_token')
 
     def __init__(
         self,
@@ -104,7 +105,7 @@ class PVT(Backbone):
             raise UserError(
                 f'linear must be a bool, but got {arch["linear"]!r}.'
             )
-        check_arguments(out_type, frozen_stages, num_stages)
+        check_arguments(out_type, frozen_stages, num_stages, self.out_types)
         if out_type == 'cls_token' and not with_cls_token:
             raise UserError("out_type='cls_token' needs with_cls_token=True.")
         height, width = image_size(
@@ -132,16 +133,7 @@ class PVT(Backbone):
                 channels, dims, self.patch_sizes[i], overlap=self.overlap
             )
             blocks = nn.ModuleList(
-                TransformerBlock(
-                    dims,
-                    arch['num_heads'][i],
-                    int(dims * arch['mlp_ratios'][i]),
-                    arch['sr_ratios'][i],
-                    drop_path=drop_path.pop(0),
-                    name=f'block{i + 1}.{j}',
-                    ffn_type=self.ffn_type,
-                    linear=arch.get('linear', False),
-                )
+                self._block(i, drop_path.pop(0), f'block{i + 1}.{j}')
                 for j in range(depths[i])
             )
             setattr(self, f'patch_embed{i + 1}', embed)
@@ -159,7 +151,7 @@ class PVT(Backbone):
             channels = dims
         if with_cls_token and self.num_stages == num_stages:
             self.cls_token = nn.Parameter(torch.zeros(1, 1, channels))
-        if out_type == 'cls_token':
+        if out_type != 'featmap':
             self.norm = nn.LayerNorm(channels, eps=1e-6)
 
         self._set_norm_eps(norm_eps)
@@ -185,7 +177,8 @@ class PVT(Backbone):
 
         Returns:
             tuple[Tensor]: ``(B, C_i, H_i, W_i)`` of each stage in
-            ``out_indices``, or one ``(B, C)`` if ``out_type='cls_token'``.
+            ``out_indices``, or one ``(B, C)`` if ``out_type`` is another than
+            ``'featmap'``.
         """
         self.check_images(x)
         mask = self.valid_mask(x)
@@ -210,7 +203,23 @@ class PVT(Backbone):
         self.cost = Cost.of_stages(costs)
         if self.out_type == 'cls_token':
             return (self.norm(tokens[:, 0]),)
+        if self.out_type == 'avg_featmap':
+            return (self.norm(tokens).mean(1),)
         return tuple(outs)
+
+    def _block(self, i: int, drop_path: float, name: str) -> TransformerBlock:
+        """A block of a stage."""
+        arch, dims = self.arch, self.arch['embed_dims'][i]
+        return TransformerBlock(
+            dims,
+            arch['num_heads'][i],
+            int(dims * arch['mlp_ratios'][i]),
+            arch['sr_ratios'][i],
+            drop_path=drop_path,
+            name=name,
+            ffn_type=self.ffn_type,
+            linear=arch.get('linear', False),
+        )
 
     def _embed(self, i: int, x: Tensor) -> tuple[Tensor, tuple[int, int], int]:
         """Tokens of a stage with their positions, their size, the FLOPs."""
@@ -292,6 +301,7 @@ class PVT(Backbone):
 
 
 ROUTED = r'block\d\.\d+\.router\..*'
+_PVT = (r'pos_embed\d', r'block\d\.\d+\.attn\.q\..*')
 
 # The names that PVT's weights have in other code bases.
 # The first whose mark is found counts.
@@ -305,9 +315,7 @@ PVT.layouts = (
         no_place=r'.*\.router\.(?!gate\.|sides$).*',
         container='model',
     ),
-    Layout(
-        *('PVT', 'mmdge', (r'pos_embed\d', ROUTED), (), HEAD, 'state_dict')
-    ),
+    Layout('PVT', 'mmdge', (*_PVT, ROUTED), (), HEAD, 'state_dict'),
     Layout(
         *('PVT', 'mmdet', r'layers\.\d\.1\.0\.pos_embed'),
         rows=(
@@ -333,5 +341,5 @@ PVT.layouts = (
         container='state_dict',
     ),
     # A static PVT of ours has the same names.
-    Layout('PVT', 'official', r'pos_embed\d', (), ROUTER),
+    Layout('PVT', 'official', _PVT, (), ROUTER),
 )

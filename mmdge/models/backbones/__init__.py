@@ -1,6 +1,7 @@
 """The registered backbones, each an architecture, a method and defaults."""
 
 from .dge import (
+    DGEDPVT,
     DGEPVT,
     DGEConvNeXt,
     DGEDeiT,
@@ -13,6 +14,7 @@ from .fast_path import DynamicConvNeXt, DynamicSwin
 from .mixing import MergingViT, MixedPatchViT
 
 __all__ = [
+    'DGEDPVT',
     'DGEPVT',
     'DGEConvNeXt',
     'DGEDeiT',

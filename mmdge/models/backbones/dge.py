@@ -10,7 +10,7 @@ from typing import Any
 
 from mmdge.registry import MODELS
 
-from ..architectures import PVT, ConvNeXt, PVTv2, Swin, ViT
+from ..architectures import DPVT, PVT, ConvNeXt, PVTv2, Swin, ViT
 from ..methods import Granularity
 
 
@@ -47,6 +47,43 @@ class DGEPVT(Granularity, PVT):
 
     Example:
         >>> model = DGEPVT(arch='tiny', routing='variance').eval()
+        >>> maps = model(torch.rand(1, 3, 224, 224))
+        >>> [tuple(m.shape) for m in maps][0], model.cost.ratio.shape
+        ((1, 64, 56, 56), torch.Size([1]))
+    """
+
+    def __init__(
+        self,
+        arch: str | dict = 'small',
+        granularities: Sequence = (1, 2, 4),
+        routing: str | dict | Sequence = 'learned',
+        price: float = 0.0,
+        sparse_training: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(arch, **kwargs)
+        self.add_routers(granularities, routing, price, sparse_training)
+
+
+@MODELS.register_module()
+class DGEDPVT(Granularity, DPVT):
+    """DPVT whose blocks give each region as many queries as it deserves.
+
+    A patch looks from its centre. ``routing='finest'`` is its dense twin, the
+    plain DPVT. Padding is what it is for :class:`DGEPVT`.
+
+    Args:
+        arch (str | dict): See :class:`DPVT`. Defaults to ``'small'``.
+        granularities (Sequence[int] | Sequence[Sequence[int]]): See
+            :class:`DGEPVT`. Defaults to (1, 2, 4).
+        routing (str | dict | Sequence): See :class:`DGEPVT`. Defaults to
+            ``'learned'``.
+        price (float): See :class:`DGEPVT`. Defaults to 0.
+        sparse_training (bool): See :class:`DGEPVT`. Defaults to False.
+        **kwargs: See :class:`DPVT`.
+
+    Example:
+        >>> model = DGEDPVT(arch='tiny', routing='variance').eval()
         >>> maps = model(torch.rand(1, 3, 224, 224))
         >>> [tuple(m.shape) for m in maps][0], model.cost.ratio.shape
         ((1, 64, 56, 56), torch.Size([1]))

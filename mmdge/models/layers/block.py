@@ -65,7 +65,8 @@ class Prepared(NamedTuple):
 
     Attributes:
         base (Tensor): What updates are added to, ``(B, E + N, C)``.
-        source (Tensor): What rows are made of, likewise.
+        source (Tensor): What rows are made of, likewise; it may have more
+            channels, which updates don't have.
         context (Any): What :meth:`Block.update` needs besides rows; a tuple
             with a field ``kept``, see :class:`Block`.
     """
@@ -160,14 +161,14 @@ class Block(nn.Module):
 
         Args:
             rows (Tensor): Of the source, packed over the batch, image-major,
-                ``(sum_b L_b, C)``.
+                ``(sum_b L_b, C)``, or of more channels as the source.
             lengths (list[int]): Rows of each image, ``L_b``.
             context (Any): Of their images, see :class:`Prepared`.
             on_map (OnMap, optional): How to see rows in their map; only
                 blocks that need it look at it.
 
         Returns:
-            Tensor: Of the rows' shape.
+            Tensor: ``(sum_b L_b, C)``, ``C`` being that of the base.
         """
         raise NotImplementedError
 
@@ -183,13 +184,13 @@ class Block(nn.Module):
 
     def update_prepared(self, prepared: Prepared, size: Size) -> Tensor:
         """The updates of all tokens, ``(B, E + H * W, C)``."""
-        _, source, context = prepared
+        base, source, context = prepared
         return self.update(
             source.flatten(0, 1),  # (B, E + N, C) -> (B * (E + N), C)
             [source.shape[1]] * len(source),
             context,
             partial(on_full_map, size=size),
-        ).view_as(source)
+        ).view_as(base)
 
     def update_all(self, x: Tensor, size: Size) -> Tensor:
         """Update all tokens ``(B, E + H * W, C)``, as a static backbone."""

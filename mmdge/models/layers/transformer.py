@@ -584,14 +584,14 @@ class TransformerBlock(Block):
 
     def update_prepared(self, prepared: Prepared, size: Size) -> Tensor:
         """See :class:`Block`; nothing is normed twice."""
-        x, _, context = prepared
+        base, source, context = prepared
         return self.update(
-            x.flatten(0, 1),  # (B, E + N, C) -> (B * (E + N), C)
-            [x.shape[1]] * len(x),
+            source.flatten(0, 1),  # (B, E + N, C) -> (B * (E + N), C)
+            [source.shape[1]] * len(source),
             context,
             partial(on_full_map, size=size),
             normed=context.normed.flatten(0, 1),
-        ).view_as(x)
+        ).view_as(base)
 
     def flops(self, size: Size, num_extra: int) -> LinearCost:
         """See :class:`Block`."""

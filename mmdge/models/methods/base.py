@@ -44,7 +44,8 @@ class Method:
         }
 
     def reset_routers(self) -> None:
-        """Initialise the routers in their own way."""
+        """See :class:`Backbone`."""
+        super().reset_routers()
         for router in self.routers:
             router.reset_parameters()
 

@@ -230,7 +230,7 @@ def updates_of_all(
     lengths = [rows.shape[1]] * len(rows)
     return block.update(
         rows.flatten(0, 1), lengths, context, grains.on_maps_of_all
-    ).view_as(rows)
+    ).unflatten(0, rows.shape[:2])
 
 
 @dataclass(frozen=True)
