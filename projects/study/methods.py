@@ -43,7 +43,7 @@ from mmdge.calibration import (
     ratio_at_price,
     set_price,
 )
-from mmdge.calibration.operating_points import points_of_100, scale_config
+from mmdge.calibration.operating_points import scale_config
 from mmdge.datasets import image_loader
 from mmdge.evaluation.ratio_by_content import correlation
 from mmdge.models import share_for_budget
@@ -469,21 +469,23 @@ class Bench:
         cfg, weights = self.prepare(arm)
         model = launch.build_model(cfg, weights)
         metrics = self.test(arm, cfg, weights)
-        host, counted = launch.host_of(cfg), metrics['backbone/GFLOPs']
         name = f'{type(model).__name__}.backbone'
         whole, part = multiply_adds(
             partial(predict, model, tested(cfg, model, COUNTED)), [name]
         )
-        metrics['GFLOPs'] = counted + (whole - part) / COUNTED / 1e9
+        rest = (whole - part) / COUNTED / 1e9  # neck and head
+        metrics['GFLOPs'] = metrics['backbone/GFLOPs'] + rest
         if not arm.static:
             seen = look(cfg, model, self.num_images)
             metrics |= self.compare(arm, seen, metrics['backbone/FLOPs_ratio'])
-        key = 'coco/bbox_mAP' if host == 'mmdet' else 'accuracy/top1'
+        detects = launch.host_of(cfg) == 'mmdet'
+        key = 'coco/bbox_mAP' if detects else 'accuracy/top1'
         row = self.row(arm.family, 'methods', arm.name) | dict(
             metric=key,
             # A detector that finds nothing has no AP.
-            value=round(points_of_100(key, host) * metrics.get(key, 0.0), 3),
+            value=round(metrics.get(key, 0.0), DIGITS),
             metrics={k: round(v, DIGITS) for k, v in metrics.items()},
+            images=self.num_images,
             training=arm.trained.name,
             price=float(cfg.model.backbone.get('price', 0.0)),
         )
@@ -493,6 +495,7 @@ class Bench:
         """Evaluate on the whole validation set."""
         cfg = copy.deepcopy(cfg)
         launch.replace_hooks(cfg, *HOOKS)
+        cfg.log_level = 'WARNING'
         cfg.load_from, cfg.resume = str(weights), False
         cfg.work_dir = str(self.place(arm) / 'test')
         kept = *KEPT, 'accuracy/top1', 'backbone/GFLOPs_std'
@@ -512,6 +515,8 @@ class Bench:
         except UserError as error:
             print(f'{arm.family}, no oracle at {ratio:.2f}: {error}')
             return found
+        if arm.name == ERROR:
+            np.save(folder / 'oracle.npy', theirs.maps)
         values = agreement(seen.maps, theirs.maps)
         return found | dict(
             agreement=values.mean(), agreement_std=values.std()
@@ -531,29 +536,29 @@ class Bench:
 
     def time(self, family: str, num_timed: int, repeats: int) -> None:
         """Time a family's arms in turns, whole models, image by image."""
-        runs, models = {}, {}
+        runs = {}
         for arm in arms_of(family):
             if self.noted(arm, 'methods'):
                 cfg, weights = self.prepare(arm)
-                model = models[arm] = launch.build_model(cfg, weights)
+                model = launch.build_model(cfg, weights)
                 images = tested(cfg, model, num_timed)
-                runs[arm] = partial(predict, model, images)
-        if all(self.noted(arm, 'time') for arm in runs):
+                runs[arm.name] = partial(predict, model, images)
+        timed = (self.rows.of(family, 'time', n, None, None) for n in runs)
+        if all(timed):
             return
-        device = next(models[next(iter(runs))].parameters()).device
+        device = next(model.parameters()).device
         timing.interleave(runs, range(1), device)  # warms up
         times = timing.interleave(runs, range(repeats), device)
-        dense = np.median([times[a] for a in runs if a.name == STATIC])
-        for arm, took in times.items():
-            low, middle, high = 1e3 * np.array(timing.Quartiles.of(took))
-            parts = dict(lower=low / num_timed, upper=high / num_timed)
-            parts['of_static'] = middle / 1e3 / dense
+        for name, took in times.items():
+            ms = 1e3 * np.array(timing.Quartiles.of(took)) / num_timed
+            parts = dict(lower=ms[0], upper=ms[2])
+            parts['of_static'] = np.median(took) / np.median(times[STATIC])
             self.rows.add(
                 [
-                    self.row(family, 'time', arm.name)
+                    self.row(family, 'time', name)
                     | dict(
                         metric='ms',
-                        value=round(middle / num_timed, 3),
+                        value=round(ms[1], 3),
                         metrics={k: round(v, 4) for k, v in parts.items()},
                         timed=[repeats, num_timed, torch.get_num_threads()],
                         device=timing.device_name(device),
