@@ -93,24 +93,20 @@ class Methods:
 
     def where(self) -> str:
         """Agreement with the oracle, and with the objects."""
-        body = []
-        for family in self.families():
-            for arm, row in self._of(family):
-                spent = row['metrics']
-                entry = {
-                    'setting': family,
-                    'method': arm.name,
-                    'ratio': figure(spent['backbone/FLOPs_ratio']),
-                    'correlation with the oracle': figure(
-                        spent.get('agreement')
-                    ),
-                    'its std': figure(spent.get('agreement_std')),
-                    'inside boxes, of outside': figure(
-                        spent.get('on_objects')
-                    ),
-                }
-                body += [entry] * (not arm.static)
-        return markdown(body)
+        return markdown(
+            {
+                'setting': family,
+                'method': arm.name,
+                'ratio': figure(spent['backbone/FLOPs_ratio']),
+                'correlation with the oracle': figure(spent.get('agreement')),
+                'its std': figure(spent.get('agreement_std')),
+                'inside boxes, of outside': figure(spent.get('on_objects')),
+            }
+            for family in self.families()
+            for arm, row in self._of(family)
+            for spent in [row['metrics']]
+            if not arm.static
+        )
 
     def training(self) -> str:
         """What the trainings took."""
