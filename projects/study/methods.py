@@ -124,7 +124,7 @@ FAMILIES = {
     'PVTv2': Family('retinanet_pvtv2_fpn_shapes'),
     'DPVT': Family('retinanet_dpvt_fpn_shapes'),
 }
-STATIC, ERROR = 'static', 'DGE, by error'
+STATIC, ERROR, RANDOM = 'static', 'DGE, by error', 'DGE, random'
 
 
 @dataclass(frozen=True)
@@ -176,9 +176,7 @@ def arms_of(name: str) -> Iterator[Arm]:
     for scale in family.scales:
         yield Arm(name, f'{STATIC}, input x {scale:.3g}', scale=scale)
     yield Arm(name, f'{STATIC}, trained longer', weights='longer')
-    # The deformable one has its dynamic form in a config of its own.
-    config = 'retinanet_dge-dpvt_fpn_shapes' if name == 'DPVT' else ''
-    yield Arm(name, ERROR, config, ratio=RATIO, made=True)
+    yield Arm(name, ERROR, ratio=RATIO, made=True)
     if name == 'PVT':
         yield Arm(
             *(name, 'DGE, learned', 'retinanet_dge-pvt-learned_fpn_shapes'),
@@ -187,8 +185,7 @@ def arms_of(name: str) -> Iterator[Arm]:
             training=further(2, **{'router.gate': 30.0})
             | {'default_hooks.cost.budget': RATIO},
         )
-        random = {'model.backbone.routing': 'random'}
-        yield Arm(name, 'DGE, random', ratio=RATIO, options=random)
+        yield Arm(name, RANDOM, ratio=RATIO)
     if name == 'DeiT':
         config = 'retinanet_dynamic-vit_simplefpn_shapes'
         yield Arm(name, 'DynamicViT', config, 'own')
@@ -202,11 +199,17 @@ def arms_of(name: str) -> Iterator[Arm]:
             yield Arm(name, title, ratio=RATIO, made=True, options=options)
     if name == 'DeiT crops':
         yield Arm(name, 'DynamicViT', 'dynamic-vit_shapes-crops', 'own')
-        for ratio in (0.35, 0.5, 0.7):
-            yield Arm(
-                *(name, f'CF-ViT at {ratio:g}', 'cf-vit_shapes-crops', 'own'),
-                ratio=ratio,
-            )
+        cf_vit = partial(
+            Arm, name, config='cf-vit_shapes-crops', weights='own'
+        )
+        yield cf_vit('CF-ViT')  # all images go on
+        for ratio in (0.35, 0.5, RATIO, 0.7):
+            yield cf_vit(f'CF-ViT at {ratio:g}', ratio=ratio)
+        random = {'model.backbone.routing': 'random'}
+        title = 'CF-ViT, random'
+        yield cf_vit(f'{title} at {RATIO:g}', ratio=RATIO, options=random)
+        coarse = {'model.backbone.price': 1.0}
+        yield cf_vit('CF-ViT, coarse pass alone', options=coarse)
     if name == 'Swin':
         config = 'retinanet_dynamic-swin_fpn_shapes'
         yield Arm(name, 'DynamicSwin', config, 'own')
@@ -224,6 +227,8 @@ ARMS = tuple(chain.from_iterable(map(arms_of, FAMILIES)))
 def compute_map(maps: Sequence[ComputeMap], size: tuple[int, int]) -> Tensor:
     """What each place of an image got, the mean over the decisions.
 
+    Those on a whole image are left out, unless there are no others.
+
     Args:
         maps (Sequence[ComputeMap]): At least one.
         size (tuple[int, int]): Height and width of the input in pixels.
@@ -233,8 +238,9 @@ def compute_map(maps: Sequence[ComputeMap], size: tuple[int, int]) -> Tensor:
         ``(B, H / 8, W / 8)``.
     """
     grid = [side // CELL for side in size]
+    local = [decided for decided in maps if decided.share[0].numel() > 1]
     found = []
-    for decided in maps:
+    for decided in local or maps:
         share = decided.share.double()
         pixels = share.repeat_interleave(decided.cell, 1)
         pixels = pixels.repeat_interleave(decided.cell, 2)
@@ -450,11 +456,13 @@ class Bench:
                     *(weights, '--ratio', arm.ratio, '--out', place),
                 )
             return launch.load_config(path), made
-        if cfg.model.backbone.get('routing') == 'random':
+        if arm.name == RANDOM:
             # None at the coarsest, which an untrained model bears least.
             side = cfg.model.backbone.pretrain_img_size
             share = share_for_budget(
-                cfg.model.backbone, arm.ratio, (side, side), start=(0, 1, 0)
+                dict(cfg.model.backbone, routing='random'),
+                *(arm.ratio, (side, side)),
+                start=(0, 1, 0),
             )
             cfg.model.backbone.routing = dict(type='RandomRouter', share=share)
         elif arm.ratio is not None:
@@ -535,30 +543,45 @@ class Bench:
         return look(cfg, model, self.num_images)
 
     def time(self, family: str, num_timed: int, repeats: int) -> None:
-        """Time a family's arms in turns, whole models, image by image."""
+        """Time a family's arms in turns, image by image.
+
+        Whole models, and their backbones alone.
+        """
         runs = {}
         for arm in arms_of(family):
             if self.noted(arm, 'methods'):
                 cfg, weights = self.prepare(arm)
                 model = launch.build_model(cfg, weights)
                 images = tested(cfg, model, num_timed)
-                runs[arm.name] = partial(predict, model, images)
-        timed = (self.rows.of(family, 'time', n, None, None) for n in runs)
+                runs[arm.name, 'whole'] = partial(predict, model, images)
+                part = partial(compute, model.backbone, images)
+                runs[arm.name, 'backbone'] = part
+        names = [name for name, part in runs if part == 'whole']
+        timed = (self.rows.of(family, 'time', n, None, None) for n in names)
         if all(timed):
             return
         device = next(model.parameters()).device
         timing.interleave(runs, range(1), device)  # warms up
         times = timing.interleave(runs, range(repeats), device)
-        for name, took in times.items():
-            ms = 1e3 * np.array(timing.Quartiles.of(took)) / num_timed
-            parts = dict(lower=ms[0], upper=ms[2])
-            parts['of_static'] = np.median(took) / np.median(times[STATIC])
+        ms = {
+            key: 1e3 * np.array(timing.Quartiles.of(took)) / num_timed
+            for key, took in times.items()
+        }
+        for name in names:
+            lower, middle, upper = ms[name, 'whole']
+            parts = dict(lower=lower, upper=upper)
+            parts['backbone'] = ms[name, 'backbone'][1]
+            for part, own in (
+                ('whole', middle),
+                ('backbone', parts['backbone']),
+            ):
+                parts[f'{part}_of_static'] = own / ms[STATIC, part][1]
             self.rows.add(
                 [
                     self.row(family, 'time', name)
                     | dict(
                         metric='ms',
-                        value=round(ms[1], 3),
+                        value=round(middle, 3),
                         metrics={k: round(v, 4) for k, v in parts.items()},
                         timed=[repeats, num_timed, torch.get_num_threads()],
                         device=timing.device_name(device),
@@ -578,6 +601,13 @@ def predict(model: nn.Module, batches: list[dict]) -> None:
     """Run the whole model."""
     for batch in batches:
         model(**batch, mode='predict')
+
+
+@torch.no_grad()
+def compute(backbone: nn.Module, batches: list[dict]) -> None:
+    """Run the backbone alone."""
+    for batch in batches:
+        backbone(batch['inputs'])
 
 
 def main() -> None:

@@ -84,7 +84,9 @@ class Methods:
                     first and spent['GFLOPs'] / first
                 ),
                 'ms (quartiles)': f'{figure(ms.get("median"))} {quartiles}',
-                "of static's ms": figure(ms.get('of_static')),
+                "of static's ms": figure(ms.get('whole_of_static')),
+                'ms of the backbone': figure(ms.get('backbone')),
+                "of its static's": figure(ms.get('backbone_of_static')),
             }
             if 'mAP' not in row['metric']:
                 del entry['AP_S']

@@ -28,7 +28,8 @@ def test_decisions_of_any_cell_are_brought_to_one_grid(methods):
     fine = torch.zeros(1, 6, 4)  # cells of 4 pixels
     fine[0, :2, :2] = 1
     coarse = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
-    maps = ComputeMap(fine, 4), ComputeMap(coarse, 16)
+    whole = ComputeMap(torch.ones(1, 1, 1), 24)  # says nothing of where
+    maps = ComputeMap(fine, 4), ComputeMap(coarse, 16), whole
     (found,) = methods.compute_map(maps, (24, 16))
     # 3 x 2 cells of 8 pixels; the coarse map's right half is cut off.
     assert found.tolist() == [[1, 0.5], [0.5, 0.5], [0, 0]]
@@ -71,7 +72,23 @@ def test_the_plan(methods, tmp_path):
     assert bench.weights(learned.trained.start).parent == folder
 
 
-def test_the_page(methods):
+@pytest.mark.skipif(
+    not (STUDY / 'methods.jsonl').exists(), reason='no rows were measured yet'
+)
+def test_the_page_is_that_of_the_rows(methods):
+    from methods_page import Methods
+    from render import fill
+
+    page = (STUDY / 'methods.md').read_text()
+    template = (STUDY / 'methods.md.j2').read_text()
+    assert fill(template, Methods(methods.Rows(methods.ROWS))) == page
+    for line in page.split('\n'):
+        assert len(line) <= 250 or line.startswith('|')
+    for link in re.findall(r'\]\((?!https?:)([^)#]+)', page):
+        assert (STUDY / link).exists(), link
+
+
+def test_a_table_for_each_family_and_a_line_for_each_arm(methods):
     from methods_page import Methods, draw_maps
     from render import fill
 
@@ -91,7 +108,7 @@ def test_the_page(methods):
             *(
                 row(
                     *('time', 'static', 3.0, 'ms'),
-                    metrics=dict(lower=2.5, upper=3.5, of_static=1.0),
+                    metrics=dict(lower=2.5, upper=3.5, whole_of_static=1.0),
                     **dict(device='a CPU', timed=[3, 2, 1]),
                 ),
                 row('training', 'retinanet_pvt_fpn_shapes', 0.5, minutes=9),
@@ -101,7 +118,7 @@ def test_the_page(methods):
     template = (STUDY / 'methods.md.j2').read_text()
     text = fill(template, page)
     assert '| static | no | 90.0 |' in text and '## DeiT' not in text
-    assert '| 3.00 (2.50-3.50) | 1.00 |' in text and 'a CPU' in text
+    assert '| 3.00 (2.50-3.50) | 1.00 | - |' in text and 'a CPU' in text
     assert f'| PVT | {methods.ERROR} | 0.60 | 0.90 | - | - |' in text
     assert '| PVT | static | 0.500 | 1.00 | 9.0 |' in text
     (panel,) = page.plots('ms')
