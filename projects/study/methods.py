@@ -558,7 +558,7 @@ class Bench:
                 runs[arm.name, 'backbone'] = part
         names = [name for name, part in runs if part == 'whole']
         timed = (self.rows.of(family, 'time', n, None, None) for n in names)
-        if all(timed):
+        if STATIC not in names or all(timed):
             return
         device = next(model.parameters()).device
         timing.interleave(runs, range(1), device)  # warms up

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -69,12 +70,12 @@ class Methods:
             if arm.name == STATIC:
                 first = spent['GFLOPs']
             deviation = figure(spent['backbone/GFLOPs_std'], 4)
-            quartiles = '({lower:.2f}-{upper:.2f})'.format(**ms) if ms else ''
+            quartiles = ' ({lower:.2f}-{upper:.2f})'.format(**ms) if ms else ''
             entry = {
                 'method': arm.name,
                 'trained further': 'no' if arm.weights == 'static' else 'yes',
                 row['metric']: figure(points(row), 1),
-                'AP_S': figure(spent.get('coco/bbox_mAP_s'), 3),
+                'AP_S': figure(100 * spent.get('coco/bbox_mAP_s', 0.0), 1),
                 'GFLOPs of the backbone (std)': figure(
                     spent['backbone/GFLOPs'], 4
                 )
@@ -83,7 +84,7 @@ class Methods:
                 "of static's GFLOPs": figure(
                     first and spent['GFLOPs'] / first
                 ),
-                'ms (quartiles)': f'{figure(ms.get("median"))} {quartiles}',
+                'ms (quartiles)': figure(ms.get('median')) + quartiles,
                 "of static's ms": figure(ms.get('whole_of_static')),
                 'ms of the backbone': figure(ms.get('backbone')),
                 "of its static's": figure(ms.get('backbone_of_static')),
@@ -190,12 +191,17 @@ def draw_maps(
 
     Args:
         images (list[np.ndarray]): RGB, ``(H, W, 3)``, uint8.
-        columns (Mapping[str, np.ndarray]): Maps ``(N, h, w)`` by title, of at
-            least as many images; so many to a block of rows.
+        columns (Mapping[str, np.ndarray]): Maps ``(N, h, w)`` of at least as
+            many images, by a title of two lines. What shares the first of
+            these stays together; blocks of rows are at most so wide.
     """
-    titles = list(columns)
-    blocks = [titles[i : i + COLUMNS] for i in range(0, len(titles), COLUMNS)]
-    wide, norm = max(map(len, blocks), default=0) + 1, Normalize(0, 1)
+    blocks = [[]]
+    for _, alike in groupby(columns, lambda title: title.split('\n')[0]):
+        alike = list(alike)
+        if len(blocks[-1]) + len(alike) > COLUMNS:
+            blocks.append([])
+        blocks[-1] += alike
+    wide, norm = max(map(len, blocks)) + 1, Normalize(0, 1)
     figure = Figure(
         (1.3 * wide, len(blocks) * (1.3 * len(images) + 0.4) + 0.6),
         layout='constrained',
@@ -242,7 +248,6 @@ def maps_in(bench: Bench) -> dict[str, np.ndarray]:
             for name, title in (('maps', arm.name), ('oracle', 'oracle')):
                 path = bench.place(arm) / f'{name}.npy'
                 if path.exists() and (name == 'maps' or arm.name == ERROR):
-                    title = title.replace(' patches', '\npatches')
                     found[f'{family}\n{title}'] = np.load(path)
     return found
 

@@ -128,7 +128,10 @@ def test_a_table_for_each_family_and_a_line_for_each_arm(methods):
     prose = re.sub(r'{{.*?}}|```.*?```', '', template, flags=re.DOTALL)
     assert not re.search(r'\d\.\d', prose), 'figures come from the rows'
     image = np.zeros((16, 16, 3), np.uint8)
-    columns = {f'PVT\n{n}': np.ones((1, 2, 2)) for n in range(12)}
+    columns = {
+        f'{name}\n{n}': np.ones((1, 2, 2)) for name in 'ab' for n in range(6)
+    }
     figure = draw_maps([image], columns)
+    # Two blocks, each with the image before its maps.
     drawn = [len(axis.images) for axis in figure.axes]
     assert drawn.count(2) == 12 and drawn.count(1) == 2
