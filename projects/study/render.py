@@ -386,22 +386,27 @@ class Study:
         )
 
     def fill(self, template: str) -> str:
-        """The page, or a part of it.
+        """The page, or a part of it; see :func:`fill`."""
+        return fill(template, self)
 
-        Raises:
-            UserError: If there is no row for one of its figures.
-        """
-        env = Environment(
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            keep_trailing_newline=True,
-            finalize=lambda v: v if isinstance(v, str) else shown(v),
-        )
-        env.filters['shown'] = shown
-        names = [n for n in dir(self) if not n.startswith('_')]
-        return env.from_string(template).render(
-            {name: getattr(self, name) for name in names}
-        )
+
+def fill(template: str, source: object) -> str:
+    """A page, or a part of it, with the figures and tables of its source.
+
+    Raises:
+        UserError: If there is no row for one of its figures.
+    """
+    env = Environment(
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+        finalize=lambda v: v if isinstance(v, str) else shown(v),
+    )
+    env.filters['shown'] = shown
+    names = [n for n in dir(source) if not n.startswith('_')]
+    return env.from_string(template).render(
+        {name: getattr(source, name) for name in names}
+    )
 
 
 def shown(value: float | pd.Series, digits: int = 1, sign: str = '') -> str:
