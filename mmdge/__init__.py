@@ -16,6 +16,8 @@ from .engine import (
 from .evaluation import BackboneFLOPs, EdgeIoU, RatioByContent
 from .models import (
     DGEPVT,
+    CFLVViT,
+    CFViT,
     Cost,
     DGEConvNeXt,
     DGEDeiT,
@@ -37,6 +39,8 @@ from .version import __version__
 ops_fallback.install()
 
 __all__ = [
+    'CFLVViT',
+    'CFViT',
     'DGEPVT',
     'BackboneFLOPs',
     'Cost',

@@ -2,6 +2,8 @@
 
 from .backbones import (
     DGEPVT,
+    CFLVViT,
+    CFViT,
     DGEConvNeXt,
     DGEDeiT,
     DGEPVTv2,
@@ -19,6 +21,8 @@ from .cost import ComputeMap, Cost
 from .necks import SimpleFPN
 
 __all__ = [
+    'CFLVViT',
+    'CFViT',
     'DGEPVT',
     'ComputeMap',
     'Cost',

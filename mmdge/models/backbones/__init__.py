@@ -1,5 +1,6 @@
 """The registered backbones, each an architecture, a method and defaults."""
 
+from .coarse_to_fine import CFLVViT, CFViT
 from .dge import (
     DGEPVT,
     DGEConvNeXt,
@@ -13,6 +14,8 @@ from .fast_path import DynamicConvNeXt, DynamicSwin
 from .mixing import MergingViT, MixedPatchViT
 
 __all__ = [
+    'CFLVViT',
+    'CFViT',
     'DGEPVT',
     'DGEConvNeXt',
     'DGEDeiT',

@@ -1,0 +1,223 @@
+"""CF-ViT: against the official code, and what exits and maps promise.
+
+What every backbone promises is in ``test_contract.py``.
+"""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mmdge.models import CFLVViT, CFViT
+from mmdge.models.routing import Grains
+
+
+def soft_cross_entropy(logits, target):
+    return -(target * logits.log_softmax(-1)).sum(-1).mean()
+
+
+def taught(coarse, fine):
+    """The coarse pass's loss."""
+    return F.kl_div(
+        coarse.log_softmax(-1),
+        fine.detach().softmax(-1),
+        reduction='batchmean',
+    )
+
+
+class TestAgainstTheOfficialCode:
+    """The figures of the official code."""
+
+    @pytest.fixture(params=['deit', 'lvvit'])
+    def golden(self, test_data, request):
+        return np.load(test_data / 'golden' / f'cfvit_{request.param}.npz')
+
+    @pytest.fixture
+    def official(self, golden):
+        state = {
+            key.removeprefix('w/'): torch.tensor(golden[key])
+            for key in golden.files
+            if key.startswith('w/')
+        }
+        family, dims, depth, heads, ratio = CFViT, 32, 12, 4, 4
+        if 'aux_head.weight' in state:
+            family, dims, depth, heads, ratio = CFLVViT, 24, 16, 3, 3
+        arch = dict(
+            embed_dims=dims,
+            num_layers=depth,
+            num_heads=heads,
+            feedforward_channels=ratio * dims,
+        )
+        model = family(arch, num_classes=10, drop_path_rate=0.0)
+        model.load_state_dict(state)
+        return model.eval()
+
+    def assert_close(self, ours, golden, key, tolerance=1e-5):
+        expected = torch.tensor(golden[key]).to(ours)
+        torch.testing.assert_close(ours, expected, atol=tolerance, rtol=0)
+
+    def test_the_coarse_pass_and_its_choice(self, official, golden):
+        x = torch.tensor(golden['x'])
+        with torch.no_grad():
+            look = official.look(x)
+            fine = official.fine_tokens(x, look)[:, 1:]
+            reuse = official.reuse_block(look.normed[:, 1:])
+        for ours, key in (
+            (look.tokens, 'coarse_input_tokens'),
+            (look.normed, 'coarse_norm'),
+            (look.score.flatten(1), 'attn_score'),
+            (reuse, 'reuse'),
+            (look.logits, 'coarse_logits'),
+        ):
+            self.assert_close(ours, golden, f'eval/{key}', 5e-5)
+        places = torch.tensor(golden['eval/important']).long()
+        expected = torch.ones(len(x), 49).scatter(1, places, 0.0)
+        assert look.chosen.flatten(1).equal(expected.long())
+        # In the official order, behind the cls token.
+        theirs = torch.tensor(golden['eval/fine_input_tokens'])[:, 1:101]
+        places = torch.tensor(golden['eval/fine_index']).long()
+        ours = fine.gather(1, places[..., None].expand_as(theirs))
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
+
+    @torch.no_grad()
+    def test_logits(self, official, golden):
+        x = torch.tensor(golden['x'])
+        for alpha, key in (
+            (0.5, 'fine_logits'),
+            (0.25, 'alpha0.25/fine_logits'),
+            (1.0, 'alpha1.0/fine_logits'),
+        ):
+            official.alpha = alpha
+            coarse, fine = official(x)
+            self.assert_close(coarse, golden, 'eval/coarse_logits')
+            self.assert_close(fine, golden, f'eval/{key}')
+        if isinstance(official, CFLVViT):  # DeiT gets no positions there
+            self.assert_close(fine, golden, 'eval/selection_off/fine_logits')
+
+    @pytest.mark.parametrize('case', ['none_exit', 'some_exit'])
+    def test_exits(self, official, golden, case):
+        eta = golden[f'eval/early_exit/{case}/threshold'].item()
+        official.exit_router.price = 1 - eta
+        with torch.no_grad():
+            _, logits = official(torch.tensor(golden['x']))
+        self.assert_close(logits, golden, f'eval/early_exit/{case}/logits')
+        left = official.cost.maps[1].share.flatten() < 1
+        expected = golden[f'eval/early_exit/{case}/exited_coarse']
+        assert left.tolist() == expected.tolist()
+
+    def test_flops(self, official, golden):
+        """Beside theirs, a product of the cls query with all coarse keys."""
+        x = torch.tensor(golden['x'])
+        dims, depth = (official.arch[k] for k in ('embed_dims', 'num_layers'))
+        watched = (depth - 3) * (1 + 49) * dims
+        for price, alpha, key in (
+            (1.0, 0.5, 'macs_coarse'),
+            (0.0, 0.5, 'macs_both'),
+            (0.0, 1.0, 'macs_both_selection_off'),
+        ):
+            official.exit_router.price, official.alpha = price, alpha
+            with torch.no_grad():
+                official(x)
+            expected = golden[f'eval/{key}'] + watched
+            assert official.cost.dynamic.tolist() == [expected] * len(x)
+
+    def test_training(self, official, golden):
+        """Losses, and the gradients of all parameters that are stored.
+
+        In double precision: some ReLUs of LV-ViT's stem see almost 0.
+        """
+        model, x = official.double().train(), torch.tensor(golden['x'])
+        x, target = x.double(), torch.tensor(golden['y']).double()
+        if isinstance(model, CFLVViT):
+            coarse, fine, loss = self.with_mixed_tokens(model, x, golden)
+        else:
+            coarse, fine = model(x)
+            loss = soft_cross_entropy(fine, target)
+        split = model.cost.maps[0].share.flatten(1) == 1
+        places = torch.tensor(golden['train/important']).long()
+        expected = torch.zeros(len(x), 49).scatter(1, places, 1.0)
+        assert split.equal(expected > 0)
+        for ours, key in (
+            (coarse, 'coarse_logits'),
+            (fine, 'fine_logits'),
+            (loss, 'loss_ce'),
+            (taught(coarse, fine), 'loss_kl'),
+        ):
+            self.assert_close(ours, golden, f'train/{key}', 4e-5)
+        (loss + taught(coarse, fine)).backward()
+        grads = {
+            name.replace('.attn.q.', '.attn.qkv.'): p.grad
+            for name, p in model.named_parameters()
+        }
+        grads['pos_embed_list.0'] = grads.pop('coarse_pos_embed')
+        grads['pos_embed_list.1'] = grads.pop('pos_embed')
+        for key in golden.files:  # what BatchNorm remembers
+            if key.startswith('train/after/'):
+                ours = model.get_buffer(key.removeprefix('train/after/'))
+                self.assert_close(ours, golden, key)
+        stored = [k for k in golden.files if k.startswith('train/grad/')]
+        assert len(stored) > 100
+        for key in stored:
+            name = key.removeprefix('train/grad/')
+            grad = grads[name]
+            if '.attn.qkv.' in name:
+                grad = torch.cat([grad, grads[name.replace('qkv', 'kv')]])
+            expected = torch.tensor(golden[key]).double()
+            # Some of what they stored is itself no better.
+            tolerance = 5e-3 if name.startswith('patch_embed') else 1e-4
+            torch.testing.assert_close(
+                grad,
+                expected,
+                rtol=0,
+                atol=tolerance * expected.abs().max().item(),
+                msg=lambda text, name=name: f'{name}: {text}',
+            )
+
+    def with_mixed_tokens(self, model, x, golden):
+        """Logits of both cls tokens; the loss with dense labels.
+
+        The tokens inside of a box are those of another image.
+        """
+        boxes = [golden[f'train/box_{part}'] for part in ('coarse', 'fine')]
+        passes, normed = iter(boxes), []
+
+        def mix(module, args, output):
+            tokens, size = output
+            return swap(tokens, size, next(passes)), size
+
+        def swap(tokens, size, box):
+            top, left, bottom, right = (int(side) for side in box)
+            grid = tokens.unflatten(1, size).clone()
+            own = grid.clone()
+            grid[:, top:bottom, left:right] = own.flip(0)[
+                :, top:bottom, left:right
+            ]
+            return grid.flatten(1, 2)
+
+        handles = [
+            model.patch_embed.register_forward_hook(mix),
+            model.norm.register_forward_hook(
+                lambda module, args, output: normed.append(output)
+            ),
+        ]
+        model(x)
+        for handle in handles:
+            handle.remove()
+        chosen = (model.cost.maps[0].share < 1).long()
+        rows = Grains((14, 14), (1, 2), 1).choose(chosen).unpool(normed[1])
+        cls, dense = [], []
+        for tokens, size, box in zip(
+            (normed[0], rows), ((7, 7), (14, 14)), boxes, strict=True
+        ):
+            cls.append(model.head(tokens[:, 0]))
+            dense.append(swap(model.aux_head(tokens[:, 1:]), size, box))
+        for ours, part in zip(dense, ('coarse', 'fine'), strict=True):
+            self.assert_close(ours, golden, f'train/{part}_aux', 5e-5)
+        target = torch.tensor(golden['train/target']).double()
+        box = boxes[1]
+        inside = int((box[2] - box[0]) * (box[3] - box[1])) / 14**2
+        own = target[..., 1] * (1 - inside) + target[..., 1].flip(0) * inside
+        loss = soft_cross_entropy(cls[1], own)
+        labels = target[..., 2:].mT.flatten(0, 1)
+        loss = loss + soft_cross_entropy(dense[1].flatten(0, 1), labels)
+        return *cls, loss
