@@ -3,6 +3,8 @@
 What every backbone promises is in ``test_contract.py``.
 """
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -122,10 +124,7 @@ class TestAgainstTheOfficialCode:
             assert official.cost.dynamic.tolist() == [expected] * len(x)
 
     def test_training(self, official, golden):
-        """Losses, and the gradients of all parameters that are stored.
-
-        In double precision: some ReLUs of LV-ViT's stem see almost 0.
-        """
+        """Losses, and the gradients of all parameters that are stored."""
         model, x = official.double().train(), torch.tensor(golden['x'])
         x, target = x.double(), torch.tensor(golden['y']).double()
         if isinstance(model, CFLVViT):
@@ -163,13 +162,15 @@ class TestAgainstTheOfficialCode:
             if '.attn.qkv.' in name:
                 grad = torch.cat([grad, grads[name.replace('qkv', 'kv')]])
             expected = torch.tensor(golden[key]).double()
-            # Some of what they stored is itself no better.
-            tolerance = 5e-3 if name.startswith('patch_embed') else 1e-4
+            if re.match(r'patch_embed\.(conv|bn)', name):
+                # Below a ReLU that sees 0 but for rounding.
+                assert (grad - expected).norm() < 0.02 * expected.norm()
+                continue
             torch.testing.assert_close(
                 grad,
                 expected,
                 rtol=0,
-                atol=tolerance * expected.abs().max().item(),
+                atol=1e-4 * expected.abs().max().item(),
                 msg=lambda text, name=name: f'{name}: {text}',
             )
 
