@@ -18,12 +18,14 @@ from .backbones import (
 )
 from .budget import share_for_budget
 from .cost import ComputeMap, Cost
+from .heads import CoarseToFineHead
 from .necks import SimpleFPN
 
 __all__ = [
     'CFLVViT',
     'CFViT',
     'DGEPVT',
+    'CoarseToFineHead',
     'ComputeMap',
     'Cost',
     'DGEConvNeXt',

@@ -21,7 +21,6 @@ are chosen.
 from __future__ import annotations
 
 import math
-from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -214,9 +213,9 @@ class CoarseToFine(MixedSequence):
     def _add_heads(self, dims: int, num_classes: int) -> None:
         self.head = _linear(dims, num_classes)
 
-    def classify(self, rows: Tensor, lengths: list[int]) -> Tensor:
-        """Logits ``(B, K)`` of normed packed rows ``(sum_b L_b, C)``."""
-        return self.head(rows.index_select(0, firsts(lengths, rows.device)))
+    def classify(self, tokens: Tensor) -> Tensor:
+        """Logits ``(B, K)`` of normed tokens ``(B, T, C)``."""
+        return self.head(tokens[:, 0])
 
     def head_flops(self, num_rows: Tensor | int) -> Tensor | int:
         """Multiply-adds of the classifiers, of an image of so many rows."""
@@ -316,9 +315,7 @@ class CoarseToFine(MixedSequence):
         chosen = self._choose(patches.unflatten(1, grid), score, valid)
         logits = going = goes = None
         if self.num_classes is not None:
-            lengths = [normed.shape[1]] * len(normed)
-            logits = self.classify(normed.flatten(0, 1), lengths)
-            logits = logits * self.coarse_scale
+            logits = self.classify(normed) * self.coarse_scale
             goes = torch.ones_like(logits[:, 0], dtype=torch.bool)
             if not self.training:
                 goes = self.exit_router.goes(logits)
@@ -481,15 +478,18 @@ class CoarseToFine(MixedSequence):
 
     def _fine_logits(self, x: Tensor, look: Look) -> Tensor:
         (rows,), choice = self._mixed(x, look)
-        return self.classify(self.norm(rows), choice.lengths)
+        rows, lengths = self.norm(rows), choice.lengths
+        if len(set(lengths)) == 1:  # (B * L, C) -> (B, L, C)
+            return self.classify(rows.unflatten(0, (len(x), -1)))
+        images = [rows[None] for rows in rows.split(lengths)]
+        return torch.cat([self.classify(tokens) for tokens in images])
 
     def _format(
         self, tokens: Tensor, size: Size
     ) -> Tensor | tuple[Tensor, Tensor]:
         if self.num_classes is None:
             return super()._format(tokens, size)
-        lengths = [tokens.shape[1]] * len(tokens)
-        return self.classify(tokens.flatten(0, 1), lengths)
+        return self.classify(tokens)
 
 
 class DenseLabels(CoarseToFine):
@@ -506,26 +506,14 @@ class DenseLabels(CoarseToFine):
         super()._add_heads(dims, num_classes)
         self.aux_head = _linear(dims, num_classes)
 
-    def classify(self, rows: Tensor, lengths: list[int]) -> Tensor:
+    def classify(self, tokens: Tensor) -> Tensor:
         """See :class:`CoarseToFine`."""
-        first = torch.zeros(len(rows), dtype=torch.bool)
-        first[firsts(lengths, first.device)] = True
-        others = (~first).nonzero().squeeze(1)
-        others = others.to(rows.device, non_blocking=True)
-        scores = self.aux_head(rows.index_select(0, others))
-        parts = scores.split([length - 1 for length in lengths])
-        best = torch.stack([part.amax(0) for part in parts])
-        return super().classify(rows, lengths) + self.aux_weight * best
+        best = self.aux_head(tokens[:, 1:]).amax(1)
+        return super().classify(tokens) + self.aux_weight * best
 
     def head_flops(self, num_rows: Tensor | int) -> Tensor | int:
         """See :class:`CoarseToFine`."""
         return super().head_flops(num_rows) * num_rows
-
-
-def firsts(lengths: list[int], device: torch.device) -> Tensor:
-    """The first row of each image, ``(B,)``, of packed ones."""
-    starts = [0, *accumulate(lengths[:-1])]
-    return torch.tensor(starts).to(device, non_blocking=True)
 
 
 def _linear(embed_dims: int, num_classes: int) -> nn.Linear:
