@@ -1,6 +1,5 @@
 """The registered backbones, each an architecture, a method and defaults."""
 
-from .coarse_to_fine import CFLVViT, CFViT
 from .dge import (
     DGEPVT,
     DGEConvNeXt,
@@ -11,7 +10,7 @@ from .dge import (
 )
 from .dynamic_vit import DynamicLVViT, DynamicViT
 from .fast_path import DynamicConvNeXt, DynamicSwin
-from .mixing import MergingViT, MixedPatchViT
+from .mixing import CFLVViT, CFViT, MergingViT, MixedPatchViT
 
 __all__ = [
     'CFLVViT',

@@ -1,7 +1,7 @@
 """Methods: candidates, score, amount, and what happens to the rows."""
 
 from .base import Method
-from .coarse_to_fine import CoarseToFine
+from .coarse_to_fine import CoarseToFine, DenseLabels
 from .fast_path import FastPath
 from .granularity import Granularity
 from .mixing import Merging, MixedPatches, Mixing
@@ -9,6 +9,7 @@ from .pruning import Pruning
 
 __all__ = [
     'CoarseToFine',
+    'DenseLabels',
     'FastPath',
     'Granularity',
     'Merging',

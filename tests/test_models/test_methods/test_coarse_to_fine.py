@@ -12,6 +12,9 @@ import torch.nn.functional as F
 
 from mmdge.models import CFLVViT, CFViT
 from mmdge.models.routing import Grains
+from mmdge.models.weights import from_ours
+from mmdge.utils import UserError
+from tests.small import cf_vit, deit, pictures
 
 
 def soft_cross_entropy(logits, target):
@@ -53,6 +56,14 @@ class TestAgainstTheOfficialCode:
         model = family(arch, num_classes=10, drop_path_rate=0.0)
         model.load_state_dict(state)
         return model.eval()
+
+    def test_weights_go_back_to_the_official_names(self, official, golden):
+        (layout,) = [la for la in official.layouts if la.name == 'cf-vit']
+        theirs, dropped = from_ours(official.state_dict(), layout)
+        expected = {k[2:] for k in golden.files if k.startswith('w/')}
+        assert not dropped and theirs.keys() == expected
+        for name in expected:
+            assert theirs[name].equal(torch.tensor(golden[f'w/{name}']))
 
     def assert_close(self, ours, golden, key, tolerance=1e-5):
         expected = torch.tensor(golden[key]).to(ours)
@@ -222,3 +233,92 @@ class TestAgainstTheOfficialCode:
         labels = target[..., 2:].mT.flatten(0, 1)
         loss = loss + soft_cross_entropy(dense[1].flatten(0, 1), labels)
         return *cls, loss
+
+
+class TestDecisions:
+    @pytest.mark.parametrize('routing', ['attention', 'random', 'uniform'])
+    def test_as_many_are_split_as_asked_and_no_padding(self, routing):
+        """Of 5 x 7 regions; of the second image 5 x 3 hold something."""
+        x = torch.rand(2, 3, 77, 100) + 0.1
+        x[1, :, :, 40:] = 0
+        model = cf_vit(routing=routing, alpha=0.3)
+        for progress, counts in ((0.0, [35, 15]), (0.5, [23, 10])):
+            model.anneal(progress)
+            model(x)
+            split = model.cost.maps[0].share == 1
+            assert split.sum((1, 2)).tolist() == counts
+        model.eval()(x)
+        split = model.cost.maps[0].share == 1
+        assert split.sum((1, 2)).tolist() == [11, 5]
+        assert not split[1, :, 3:].any()
+        assert not model.router.adaptive and not model.router.priced
+
+    def test_sure_images_leave_and_others_run_alone(self):
+        model, x = cf_vit(num_classes=5, price=0.5).eval(), pictures(6, 64, 48)
+        ran = []
+        model.reuse_block.register_forward_hook(
+            lambda module, args, output: ran.append(len(output) // 12)
+        )
+        coarse, _ = model(x)
+        sure = coarse.softmax(-1).amax(-1)
+        assert (1 - sure < 0.5).any() and (1 - sure >= 0.5).any()
+        (some,), ran[:] = ran, []
+        assert some == (1 - sure >= 0.5).sum()
+        for price, expected in ((1.0, []), (0.0, [6])):
+            model.exit_router.price = price
+            outs = model(x)
+            assert ran == expected
+            assert outs[0].equal(outs[1]) == (price == 1)
+            ratios = model.cost.maps[1].share.flatten()
+            assert ratios.eq(1).all() == (price == 0)
+
+    @pytest.mark.parametrize('kwargs', [{}, dict(num_classes=5, price=0.5)])
+    def test_ratios_need_no_second_pass(self, kwargs):
+        model, x = cf_vit(**kwargs).eval(), pictures(4, 72, 88)
+        model(x)
+        expected = model.cost.ratio
+        model.run_mixed = None
+        assert model.ratios(x).equal(expected)
+
+    @pytest.mark.parametrize(
+        'kwargs, said',
+        [
+            (dict(alpha=0), r'must be in \(0, 1\], but got 0'),
+            (dict(routing='effect'), "'finest', but got 'effect'"),
+            (dict(num_classes=5, price=1.5), r'price = 1 - eta must be in'),
+            (dict(price=0.2), 'set num_classes, or leave the price at 0'),
+            (dict(num_classes=0), 'num_classes must be an integer of at'),
+            (dict(num_classes=5, out_indices=0), 'not for out_indices'),
+            (dict(num_classes=5, distilled=True), 'distilled=True'),
+            (dict(attention_from=-1), 'attention_from=-1 must be a block'),
+        ],
+    )
+    def test_what_is_refused(self, kwargs, said):
+        with pytest.raises(UserError, match=said):
+            cf_vit(**kwargs)
+
+
+class TestPlainWeights:
+    @pytest.mark.parametrize('size', [64, (64, 96)])
+    def test_with_all_split_it_begins_as_the_plain_vit(self, size):
+        plain = deit(routing='finest', pretrain_img_size=size).eval()
+        model = CFViT(
+            plain.arch, alpha=1.0, patch_size=8, pretrain_img_size=size
+        ).eval()
+        model.load_state_dict(plain.state_dict())
+        x = pictures(2, 64, 88) + 9  # no padding, which is not split
+        for ours, theirs in zip(model(x), plain(x), strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+    def test_a_classifier_of_other_classes_starts_anew(self):
+        plain = deit(routing='finest')
+        head = {
+            'head.weight': torch.rand(9, 24),
+            'head.bias': torch.rand(9),
+        }
+        for num, kept in ((9, True), (5, False)):
+            model = cf_vit(num_classes=num)
+            model.load_state_dict(plain.state_dict() | head)
+            assert model.head.weight.shape == (num, 24)
+            assert kept == model.head.weight.equal(head['head.weight'])
+        plain.load_state_dict(model.state_dict())  # whose rest it drops
