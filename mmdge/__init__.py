@@ -17,6 +17,9 @@ from .evaluation import BackboneFLOPs, EdgeIoU, RatioByContent
 from .models import (
     DGEDPVT,
     DGEPVT,
+    CFLVViT,
+    CFViT,
+    CoarseToFineHead,
     Cost,
     DGEConvNeXt,
     DGEDeiT,
@@ -39,8 +42,11 @@ ops_fallback.install()
 
 __all__ = [
     'DGEDPVT',
+    'CFLVViT',
+    'CFViT',
     'DGEPVT',
     'BackboneFLOPs',
+    'CoarseToFineHead',
     'Cost',
     'CostHook',
     'DistillHook',

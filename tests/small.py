@@ -7,6 +7,8 @@ from mmdge.calibration import collect_errors
 from mmdge.models import (
     DGEDPVT,
     DGEPVT,
+    CFLVViT,
+    CFViT,
     DGEConvNeXt,
     DGEDeiT,
     DGEPVTv2,
@@ -92,6 +94,28 @@ def dynamic_lvvit(patch_size=8, pruning_loc=(0, 1), **kwargs):
     # Batches of BatchNorm's own would not equal their images.
     kwargs = dict(arch=DEIT, patch_size=patch_size, norm_eval=True, **kwargs)
     return _build(DynamicLVViT, dict(pruning_loc=pruning_loc, **kwargs))
+
+
+def cf_vit(patch_size=8, **kwargs):
+    return _two_passes(CFViT, dict(patch_size=patch_size, **kwargs))
+
+
+def cf_lvvit(patch_size=8, **kwargs):
+    kwargs = dict(patch_size=patch_size, norm_eval=True, **kwargs)
+    return _two_passes(CFLVViT, kwargs)
+
+
+def _two_passes(family, kwargs):
+    model = _build(family, dict(arch=DEIT, **kwargs))
+    if model.router is not None:  # it starts at 0
+        nn.init.normal_(model.reuse_block[1].fc2.weight, std=0.2)
+    if kwargs.get('price'):
+        logits, scale = model(pictures(9, 96, 96))[0].detach(), 1.0
+        for step in range(1, 30):  # half of the images are sure
+            sure = (scale * logits).softmax(-1).amax(-1).median()
+            scale *= 1.5 ** ((1 if sure < 1 - kwargs['price'] else -1) / step)
+        model.head.weight.data.mul_(scale)
+    return model
 
 
 def mixed_patch_vit(patch_size=8, **kwargs):

@@ -9,6 +9,7 @@ import pickle
 import re
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import product
 from typing import NamedTuple
 
@@ -28,6 +29,8 @@ from mmdge.utils import UserError
 from mmdge.utils.counting import flop_counter
 from tests.small import (
     DINO,
+    cf_lvvit,
+    cf_vit,
     convnext,
     deit,
     dinov2,
@@ -129,7 +132,7 @@ def mmdets_swin(model):
 
 def mmpretrains(model):
     backbones = pytest.importorskip('mmpretrain.models.backbones')
-    if model.apply_layernorm:
+    if model.apply_layernorm or getattr(model, 'num_classes', None):
         return None
     kind = f'{"Distilled" * model.distilled}VisionTransformer'
     host = getattr(backbones, kind)(
@@ -393,6 +396,32 @@ FAMILIES = {
         variants={'map': {}, 'cls': dict(out_type='cls_token')},
         noisy=('learned',),
         **PLAIN | dict(host=lambda model: None),  # the golden files are one
+    ),
+    'CFViT': Family(
+        build=cf_vit,
+        kinds={
+            'attention': {},
+            'uniform': dict(routing='uniform', alpha=0.3),
+        },
+        variants={
+            'map': {},
+            'some': dict(out_indices=(0, 1), **DINO),
+            'logits': dict(num_classes=5),
+        },
+        **PLAIN,
+    ),
+    'CFViT with exits': Family(
+        build=partial(cf_vit, num_classes=5),
+        kinds={'exits': dict(price=0.5)},
+        variants={'logits': {}},
+        noisy=('exits',),  # in training all go on
+        **PLAIN | dict(host=lambda model: None),
+    ),
+    'CFLVViT': Family(
+        build=cf_lvvit,
+        kinds={'attention': {}},
+        variants={'map': {}, 'logits': dict(num_classes=5)},
+        **PLAIN | dict(host=lambda model: None),
     ),
     'MixedPatchViT': Family(
         build=mixed_patch_vit,

@@ -3,6 +3,8 @@
 from .backbones import (
     DGEDPVT,
     DGEPVT,
+    CFLVViT,
+    CFViT,
     DGEConvNeXt,
     DGEDeiT,
     DGEPVTv2,
@@ -17,11 +19,15 @@ from .backbones import (
 )
 from .budget import share_for_budget
 from .cost import ComputeMap, Cost
+from .heads import CoarseToFineHead
 from .necks import SimpleFPN
 
 __all__ = [
     'DGEDPVT',
+    'CFLVViT',
+    'CFViT',
     'DGEPVT',
+    'CoarseToFineHead',
     'ComputeMap',
     'Cost',
     'DGEConvNeXt',

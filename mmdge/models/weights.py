@@ -29,6 +29,7 @@ HEAD = r'((aux_)?head\w*|pre_logits|fc_norm|attn_pool|pooler|classifier)\..*'
 ROUTER = r'(?:(.*)\.)?router\..*'
 PREDICTOR = r'score_predictor\..*'  # DynamicViT's official name
 FAST_PATH = r'.*\.fast_path\..*'
+COARSE_PASS = r'coarse_pos_embed|reuse_block\..*'  # CF-ViT's
 # What few layouts have a place for, and no model that has it can do without.
 EXTRA_PARTS = r'register_tokens|.*\.ls\d\.gamma|.*\.mlp\.w\d+\..*'
 # Names under which models hold a backbone: the hosts', Hugging Face's.
@@ -44,6 +45,7 @@ UNUSED = {
     '|'.join(TOKENS): 'an extra token, unused here',
     r'decoder.*|mask_token': "its pretraining's decoder and mask",
     rf'{PREDICTOR}|{FAST_PATH}': "another method's decisions",
+    COARSE_PASS: "another method's coarse pass",
     r'.*\.(relative_position_index|attn_mask)': 'a table that follows from '
     'sizes',
 }
@@ -175,8 +177,12 @@ def from_ours(state: State, layout: Layout) -> tuple[State, list[str]]:
     tokens, last = _tokens(state)
     kept = [i for i, token in enumerate(tokens) if token not in dropped]
     if last and len(kept) < len(tokens):  # their positions go with them
-        kept += range(len(tokens), state[last].shape[1])
-        state = {**state, last: state[last][:, kept]}
+        state = {
+            key: value[:, [*kept, *range(len(tokens), value.shape[1])]]
+            if key.endswith(last)
+            else value
+            for key, value in state.items()
+        }
     rows = [(ours, theirs, *how) for theirs, ours, *how in layout.rows[::-1]]
     fused = any('qkv' in row for row in rows)
     if any('.attn.k.' in row for row in rows):
@@ -243,7 +249,7 @@ def fit(state_dict: State, backbone: nn.Module) -> tuple[State, str]:
         backbone (nn.Module): See :class:`Backbone` for what it tells:
             ``layouts``, ``arch``, ``arch_zoo``, ``in_channels``, ``unbuilt``,
             ``arguments_of()``, ``sizes_of()``, ``pos_embeds()``,
-            ``routers_by_name()``, ``new_parts()``.
+            ``routers_by_name()``, ``new_parts()``, ``derive()``.
 
     Returns:
         tuple[dict, str]: The backbone's entries, and what became of the
@@ -261,6 +267,7 @@ def fit(state_dict: State, backbone: nn.Module) -> tuple[State, str]:
     tokens, remedy = _tokens(ours), _other_arch(ours, own, backbone)
     dropped, unknown, other, stem = _sort(ours, own, backbone)
     loaded = len(ours.keys() & own.keys()) - len(stem)
+    backbone.derive(ours)
     routers = backbone.routers_by_name()
     initial, zeros = _complete(ours, own, routers | backbone.new_parts())
     initial.sort(key=lambda key: _owner(key, routers) is None)
@@ -381,6 +388,7 @@ def _sort(
         what has another shape; and of what is for other input channels.
     """
     routers, grids = backbone.routers_by_name(), backbone.pos_embeds()
+    new = backbone.new_parts()
     learned = {name for name, _ in backbone.named_parameters()}
     parts = {key.partition('.')[0] for key in own}
     # A router of which one entry is another's is another's as a whole.
@@ -399,6 +407,9 @@ def _sort(
                 continue  # positions are resized later
             if alike and len(here) == 4 and here[1] == backbone.in_channels:
                 stem.append(key)
+            elif part in new and re.fullmatch(HEAD, key):
+                dropped.setdefault('of other classes', []).append(key)
+                del ours[key]
             else:
                 other.append(f'{key} {theirs} in place of {here}')
             continue
@@ -508,17 +519,20 @@ def _resize(
     """Bring position embeddings to the backbone's extra tokens and grid.
 
     No file tells its grid. As many positions as ``pretrain_img_size`` gives
-    are taken to have its grid; others must be a square. Returns what was
+    are taken to have its grid, be it that of another embedding, from which
+    this one was derived; others must be a square. Returns what was
     resized, and the grids that were read.
     """
     resized, grids = [], []
+    known = [tuple(size) for size, _ in pos_embeds.values()]
     for key, (size, mode) in pos_embeds.items():
         pos, size = ours[key], tuple(size)
-        extra = len(tokens) if key == last else 0
+        extra = len(tokens) if key.endswith(last) else 0
         kept = own[key].shape[1] - math.prod(size)
         num = pos.shape[1] - extra
         square = (math.isqrt(max(num, 0)),) * 2
-        source = size if num == math.prod(size) else square
+        of_all = (grid for grid in [size, *known] if math.prod(grid) == num)
+        source = next(of_all, square)
         if num < 1 or math.prod(source) != num:
             raise UserError(
                 f'the checkpoint has {key} {tuple(pos.shape)} in place of '

@@ -156,6 +156,9 @@ class Backbone(BaseModule):
         """
         return {}
 
+    def derive(self, state: dict[str, Tensor]) -> None:
+        """Add to weights, in our names, what others give and they lack."""
+
     @staticmethod
     def sizes_of(state: Mapping[str, Tensor]) -> dict[str, list[int]]:
         """Depths and widths of weights in our names, in terms of ``arch``."""

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from mmdge.utils import UserError
 
 from ..layers.embeddings import complete_patches
-from ..weights import HEAD, ROUTER, Layout
-from .vit import ViT
+from ..weights import COARSE_PASS, HEAD, PREDICTOR, ROUTER, Layout
+from .vit import CF_VIT, ViT
 
 STEM_DIMS = 64
 
@@ -139,10 +139,16 @@ _STEM = r'patch_embed\.bn1\..*'
 # The names that LV-ViT's weights have, also below DynamicViT's predictors.
 # The first whose mark is found counts.
 LVViT.layouts = (
+    Layout(  # the official CF-ViT
+        *('LVViT', 'cf-vit', (_STEM, r'pos_embed_list\.1')),
+        rows=CF_VIT,
+        no_place=rf'dist_token|{ROUTER}|{PREDICTOR}',
+        container='model',
+    ),
     Layout(
         *('LVViT', 'official', (_STEM, r'blocks\.\d+\.attn\.qkv\..*')),
         rows=(('.attn.qkv.', '.attn.q.', 'qkv'),),
-        no_place=ROUTER,
+        no_place=rf'{ROUTER}|{COARSE_PASS}',
     ),
     Layout('LVViT', 'mmdge', _STEM, (), HEAD, 'state_dict'),
 )

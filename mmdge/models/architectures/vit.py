@@ -17,7 +17,14 @@ from mmdge.utils import UserError, is_number
 
 from ..cost import Cost
 from ..layers import PatchEmbed, TransformerBlock, resize_pos_embed
-from ..weights import EXTRA_PARTS, HEAD, PREDICTOR, ROUTER, Layout
+from ..weights import (
+    COARSE_PASS,
+    EXTRA_PARTS,
+    HEAD,
+    PREDICTOR,
+    ROUTER,
+    Layout,
+)
 from .base import (
     Backbone,
     check_arguments,
@@ -293,17 +300,38 @@ class ViT(Backbone):
             ``(B, E + h * w, C)``; ``(h, w)``.
         """
         tokens, size = self.patch_embed(x)
+        return self.with_positions(
+            tokens, size, self.pos_embed, self.pos_size
+        ), size
+
+    def with_positions(
+        self,
+        tokens: Tensor,
+        size: tuple[int, int],
+        pos_embed: Tensor,
+        pos_size: tuple[int, int],
+    ) -> Tensor:
+        """Add positions to patches, and the extra tokens before them.
+
+        Args:
+            tokens (Tensor): ``(B, h * w, C)``.
+            size (tuple[int, int]): ``(h, w)``.
+            pos_embed (Tensor): Of extra tokens but registers, and a grid.
+            pos_size (tuple[int, int]): That grid's rows and columns.
+
+        Returns:
+            Tensor: ``(B, E + h * w, C)``.
+        """
         extra = [self.cls_token]
         if self.distilled:
             extra.append(self.dist_token)
-        extra_pos, pos = self.pos_embed.tensor_split([len(extra)], 1)
+        extra_pos, pos = pos_embed.tensor_split([len(extra)], 1)
         extra = torch.cat(extra, 1) + extra_pos
         if self.num_extra_tokens > extra.shape[1]:
             extra = torch.cat([extra, self.register_tokens], 1)  # (1, E, C)
-        mode = self.interpolate_mode
-        pos = resize_pos_embed(pos, self.pos_size, size, mode)
+        pos = resize_pos_embed(pos, pos_size, size, self.interpolate_mode)
         extra = extra.expand(len(tokens), -1, -1)
-        return torch.cat([extra, tokens + pos], 1), size
+        return torch.cat([extra, tokens + pos], 1)
 
     def _format(
         self, tokens: Tensor, size: tuple[int, int]
@@ -401,7 +429,13 @@ _HUGGING_FACE = (
     ('.attention.output.dense.', '.attn.proj.'),
     ('layernorm.', 'norm.'),
 )
-_OURS_ALONE = rf'{HEAD}|{ROUTER}|{PREDICTOR}'
+_OURS_ALONE = rf'{HEAD}|{ROUTER}|{PREDICTOR}|{COARSE_PASS}'
+# Two sets of positions, coarse ones first; forwards and backwards.
+CF_VIT = (
+    ('^pos_embed_list.0', '^coarse_pos_embed'),
+    ('^pos_embed_list.1', '^pos_embed'),
+    ('.attn.qkv.', '.attn.q.', 'qkv'),
+)
 
 # The first whose mark is found counts.
 ViT.layouts = (
@@ -411,7 +445,8 @@ ViT.layouts = (
             ('.dge.router.', '.router.'),
             ('.dge.splits', '.router.sides', 'splits'),
         ),
-        no_place=rf'(.*\.)?router\.(?!gate\.|sides$).*|{PREDICTOR}|{EXTRA_PARTS}',
+        no_place=rf'(.*\.)?router\.(?!gate\.|sides$).*|{PREDICTOR}|{EXTRA_PARTS}'
+        rf'|{COARSE_PASS}',
         container='model',
     ),
     Layout(
@@ -459,10 +494,16 @@ ViT.layouts = (
         ),
         no_place=rf'{EXTRA_PARTS}|{_OURS_ALONE}',
     ),
+    Layout(  # the official CF-ViT
+        *('ViT', 'cf-vit', r'pos_embed_list\.1'),
+        rows=CF_VIT,
+        no_place=rf'dist_token|{ROUTER}|{PREDICTOR}|{EXTRA_PARTS}',
+        container='model',
+    ),
     Layout(  # DINOv2's, timm's and MAE's, too
         *('ViT', 'official', r'blocks\.\d+\.attn\.qkv\..*'),
         rows=(('.attn.qkv.', '.attn.q.', 'qkv'),),
-        no_place=ROUTER,
+        no_place=rf'{ROUTER}|{COARSE_PASS}',
         container='model',
     ),
     Layout(

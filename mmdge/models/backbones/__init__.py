@@ -11,10 +11,12 @@ from .dge import (
 )
 from .dynamic_vit import DynamicLVViT, DynamicViT
 from .fast_path import DynamicConvNeXt, DynamicSwin
-from .mixing import MergingViT, MixedPatchViT
+from .mixing import CFLVViT, CFViT, MergingViT, MixedPatchViT
 
 __all__ = [
     'DGEDPVT',
+    'CFLVViT',
+    'CFViT',
     'DGEPVT',
     'DGEConvNeXt',
     'DGEDeiT',

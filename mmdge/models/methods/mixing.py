@@ -37,7 +37,7 @@ from mmdge.utils import UserError
 from ..cost import ComputeMap, Cost
 from ..layers.transformer import packed_attention
 from ..routing import ErrorRouter, Grains, build_router
-from ..routing.granularity import patch_grid, pool, unpool
+from ..routing.granularity import Choice, Size, patch_grid, pool, unpool
 from .base import Method
 
 SIDES = (1, 2)  # of a patch in tokens
@@ -59,20 +59,114 @@ class Candidates(NamedTuple):
     flops: int
 
 
-class Mixing(Method):
-    """Base of the methods that decide once; for architectures of one stage.
-
-    The architecture has ``embed`` and ``patch_embed``.
+class Mixed(NamedTuple):
+    """What blocks made of a mixed sequence.
 
     Attributes:
-        router (Router | None): Of all regions.
-        location (int): The block before which it decides.
+        outs (list[Tensor]): Of the blocks whose output is wanted, packed
+            rows ``(sum_b L_b, C)``.
+        choice (Choice): The way back to tokens, ``(B, E + N, C)``.
+    """
+
+    outs: list[Tensor]
+    choice: Choice
+
+
+class MixedSequence(Method):
+    """Base of the methods whose blocks run on fine and coarse tokens.
+
+    For architectures of one stage, which have ``embed`` and ``patch_embed``.
+
+    Attributes:
         proportional (bool): Whether a coarse token weighs in attention as
             much as the tokens that it stands for.
     """
 
     cells = [SIDES[-1]]
     proportional = False
+
+    def check_one_set(self) -> None:
+        """Raise a UserError unless one stage keeps all tokens."""
+        if len(self.stages) > 1 or self.stages[0][0].attn.sr_ratio > 1:
+            raise UserError(
+                'regions can be decided on once only where one stage keeps '
+                f'all tokens, but {type(self).__name__} reduces their map.'
+            )
+
+    def whole_regions(self, x: Tensor) -> tuple[Tensor, Size]:
+        """Complete images ``(B, C_in, H, W)`` to whole regions, by zeros.
+
+        Returns:
+            tuple[Tensor, tuple[int, int]]: Those; rows and columns of regions.
+        """
+        side = SIDES[-1] * self.patch_size
+        grid = patch_grid(x.shape[2:], side)
+        bottom, right = (
+            side * num - own
+            for num, own in zip(grid, x.shape[2:], strict=True)
+        )
+        return F.pad(x, (0, right, 0, bottom)), grid
+
+    def run_mixed(
+        self,
+        fine: Tensor,
+        coarse: Tensor,
+        chosen: Tensor,
+        grains: Grains,
+        keep: Collection[int],
+        first: int = 0,
+    ) -> Mixed:
+        """Run blocks on the mixed sequence.
+
+        Args:
+            fine (Tensor): All tokens, ``(B, E + N, C)``.
+            coarse (Tensor): One for each region, ``(B, R, C)``.
+            chosen (Tensor): 0 for the tokens of a region, 1 for its one,
+                ``(B, Rh, Rw)``.
+            grains (Grains): Of their map.
+            keep (Collection[int]): Blocks whose output is wanted; those
+                after the last don't run.
+            first (int): The block to begin with. Defaults to 0.
+        """
+        choice = grains.choose(chosen)
+        rows, attend = choice.pool((fine, coarse)), packed_attention
+        if self.proportional:
+            weights = choice.pool(grains.log_sizes(fine))[:, 0]
+            attend = partial(packed_attention, key_bias=weights)
+        body = partial(
+            self.update_packed, lengths=choice.lengths, attend=attend
+        )
+        outs = []
+        last = max(keep, default=-1)
+        for number, block in enumerate(
+            self.stages[0][first : last + 1], first
+        ):
+            rows = block(rows, grains.size, body)
+            if number in keep:
+                outs.append(rows)
+        return Mixed(outs, choice)
+
+    def mixed_flops(
+        self, num_rows: Tensor, num_extra: int, first: int = 0
+    ) -> Tensor:
+        """Multiply-adds of the blocks from ``first`` on.
+
+        Of each image, ``(B,)`` float64, by its rows ``num_rows (B,)``.
+        """
+        num_rows, flops = num_rows.double(), 0
+        for block in self.stages[0][first:]:
+            cost = block.flops((num_rows - num_extra, 1), num_extra)
+            flops = flops + cost.at(num_rows)
+        return flops
+
+
+class Mixing(MixedSequence):
+    """Base of the methods that decide once.
+
+    Attributes:
+        router (Router | None): Of all regions.
+        location (int): The block before which it decides.
+    """
 
     def add_router(
         self, routing: str | dict, price: float, location: int, channels: int
@@ -85,11 +179,7 @@ class Mixing(Method):
             location (int): The block before which it decides.
             channels (int): Of the map that it looks at.
         """
-        if len(self.stages) > 1 or self.stages[0][0].attn.sr_ratio > 1:
-            raise UserError(
-                'regions can be decided on once only where one stage keeps '
-                f'all tokens, but {type(self).__name__} reduces their map.'
-            )
+        self.check_one_set()
         depth = len(self.stages[0])
         if not isinstance(location, Integral) or not 0 <= location < depth:
             raise UserError(
@@ -153,24 +243,15 @@ class Mixing(Method):
             chosen = seen.new_zeros(len(fine), *grains.grids[-1]).long()
         else:
             chosen = decision.choice
-        choice = grains.choose(chosen)
-        rows, attend = choice.pool((fine, coarse)), packed_attention
-        if self.proportional:
-            weights = choice.pool(grains.log_sizes(fine))[:, 0]
-            attend = partial(packed_attention, key_bias=weights)
-        body = partial(
-            self.update_packed, lengths=choice.lengths, attend=attend
+        mixed = self.run_mixed(
+            fine, coarse, chosen, grains, keep, self.location
         )
+        outs += map(mixed.choice.unpool, mixed.outs)
         num_cells = chosen[0].numel()
         dynamic = dynamic + flops + self.router.flops().at(num_cells)
-        num_rows = choice.counts.double()
-        for number, block in enumerate(blocks[self.location :], self.location):
-            cost = block.flops((num_rows - num_extra, 1), num_extra)
-            dynamic = dynamic + cost.at(num_rows)
-            if number <= max(keep, default=-1):
-                rows = block(rows, size, body)
-            if number in keep:
-                outs.append(choice.unpool(rows))
+        dynamic = dynamic + self.mixed_flops(
+            mixed.choice.counts, num_extra, self.location
+        )
         dense = sum(
             block.flops(size, num_extra).at(fine.shape[1]) for block in blocks
         )
@@ -197,13 +278,8 @@ class MixedPatches(Mixing):
         tokens, size = super().embed(x)
         if self.dense or self.router is None:
             return tokens, size
-        grid = patch_grid(size, SIDES[-1])
-        whole = [SIDES[-1] * self.patch_size * side for side in grid]
-        bottom, right = (
-            side - own for side, own in zip(whole, x.shape[2:], strict=True)
-        )
-        half = F.avg_pool2d(F.pad(x, (0, right, 0, bottom)), SIDES[-1])
-        coarse, _ = super().embed(half)
+        whole, grid = self.whole_regions(x)
+        coarse, _ = super().embed(F.avg_pool2d(whole, SIDES[-1]))
         num_extra = coarse.shape[1] - math.prod(grid)
         return torch.cat([tokens, coarse[:, num_extra:]], 1), size
 

@@ -11,8 +11,11 @@ from .share_routers import (
     UniformRouter,
     default_share,
 )
+from .two_pass_routers import AttentionRouter, ConfidenceRouter
 
 __all__ = [
+    'AttentionRouter',
+    'ConfidenceRouter',
     'Decision',
     'EffectRouter',
     'ErrorRouter',

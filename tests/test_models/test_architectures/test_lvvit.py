@@ -77,7 +77,7 @@ class TestWeights:
             f'{n}.weight': torch.rand(2, 24) for n in ('head', 'aux_head')
         }
         model = build()
-        (official, _) = model.layouts
+        (official,) = [la for la in model.layouts if la.name == 'official']
         state, dropped = from_ours(model.state_dict(), official)
         assert not dropped and 'blocks.0.attn.qkv.bias' not in state
         assert state['blocks.0.attn.qkv.weight'].shape == (72, 24)

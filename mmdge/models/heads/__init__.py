@@ -1,0 +1,5 @@
+"""Heads."""
+
+from .coarse_to_fine import CoarseToFineHead
+
+__all__ = ['CoarseToFineHead']
