@@ -38,6 +38,7 @@ from tests.small import (
     pvt,
     pvt_v2,
     swin,
+    token_routing,
 )
 
 
@@ -371,6 +372,20 @@ FAMILIES = {
         variants={'map': {}, 'cls': dict(out_type='cls_token')},
         noisy=('learned',),
         **PLAIN | dict(host=lambda model: None),  # the golden files are one
+    ),
+    'TokenRoutingPVT': Family(
+        build=token_routing,
+        host=mmdets_v2,
+        kinds={
+            'learned': {},
+            'quiet': dict(routing=dict(type='AveragedGate', noise=False)),
+            'uniform': dict(routing='uniform'),
+        },
+        variants={'maps': {}, 'some': dict(out_indices=(0, 2))},
+        dense=dict(routing='finest'),
+        tokens=lambda side, stride: -(-side // stride),
+        stages=4,
+        noisy=('learned',),
     ),
     'MixedPatchViT': Family(
         build=mixed_patch_vit,

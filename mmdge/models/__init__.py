@@ -13,6 +13,7 @@ from .backbones import (
     DynamicViT,
     MergingViT,
     MixedPatchViT,
+    TokenRoutingPVT,
 )
 from .budget import share_for_budget
 from .cost import ComputeMap, Cost
@@ -34,5 +35,6 @@ __all__ = [
     'MergingViT',
     'MixedPatchViT',
     'SimpleFPN',
+    'TokenRoutingPVT',
     'share_for_budget',
 ]

@@ -149,6 +149,17 @@ class Backbone(BaseModule):
         """The routers and their names in the state dict."""
         return {}
 
+    def adopt(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Entries of this backbone out of those of its architecture."""
+        return state
+
+    def least_ratio(self, size: Sequence[int]) -> float:
+        """Dynamic over dense FLOPs that no decision gets below.
+
+        Of an image of ``size (H, W)``; 0 where there is no such bound.
+        """
+        return 0.0
+
     def new_parts(self) -> dict[str, nn.Module]:
         """Parts that weights may lack, beside routers, and their names.
 

@@ -11,6 +11,7 @@ from .dge import (
 from .dynamic_vit import DynamicLVViT, DynamicViT
 from .fast_path import DynamicConvNeXt, DynamicSwin
 from .mixing import MergingViT, MixedPatchViT
+from .token_routing import TokenRoutingPVT
 
 __all__ = [
     'DGEPVT',
@@ -25,4 +26,5 @@ __all__ = [
     'DynamicViT',
     'MergingViT',
     'MixedPatchViT',
+    'TokenRoutingPVT',
 ]

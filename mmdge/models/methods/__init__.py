@@ -5,6 +5,7 @@ from .fast_path import FastPath
 from .granularity import Granularity
 from .mixing import Merging, MixedPatches, Mixing
 from .pruning import Pruning
+from .token_routing import TokenRouting
 
 __all__ = [
     'FastPath',
@@ -14,4 +15,5 @@ __all__ = [
     'MixedPatches',
     'Mixing',
     'Pruning',
+    'TokenRouting',
 ]

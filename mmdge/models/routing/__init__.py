@@ -1,5 +1,6 @@
 """Decisions: routers, the rows that they choose, granularity."""
 
+from .averaged_gate import AveragedGate
 from .effect_router import EffectRouter
 from .error_routers import ErrorRouter, OracleRouter, ShuffledRouter
 from .granularity import Grains, WithGate, region_variance
@@ -13,6 +14,7 @@ from .share_routers import (
 )
 
 __all__ = [
+    'AveragedGate',
     'Decision',
     'EffectRouter',
     'ErrorRouter',
