@@ -225,10 +225,17 @@ class TokenRouting(Method):
             out = getattr(self, f'norm{i + 1}')(rows[i].tokens)
             # (B, H * W, C) -> (B, C, H, W)
             outs.append(out.unflatten(1, rows[i].size).permute(0, 3, 1, 2))
-        if torch.is_grad_enabled() and unused:
-            # What no image took gets a gradient of 0, as DDP wants it.
+        if torch.is_grad_enabled():
+            # What no image took, or what led to no output, gets a gradient
+            # of 0, as DDP wants it.
             left = [p.flatten()[0] for m in unused for p in m.parameters()]
-            outs[0] = outs[0] + 0 * sum(left)
+            ends = [
+                row.tokens[:, 0, 0]
+                for i, row in enumerate(rows)
+                if i not in self.out_indices
+            ]
+            tie = torch.zeros_like(outs[0][:, 0, 0, 0]) + sum(left) + sum(ends)
+            outs[0] = outs[0] + 0 * tie[:, None, None, None].to(outs[0].dtype)
         self.cost = Cost.of_stages(
             [self._cost(i, row) for i, row in enumerate(rows)]
         )
@@ -264,7 +271,7 @@ class TokenRouting(Method):
     def least_ratio(self, size: Sequence[int]) -> float:
         """See :class:`Backbone`."""
         if not self.columns:
-            return 1.0
+            return super().least_ratio(size)
         least = dense = 0
         for i, grid in enumerate(self._sizes(size)):
             dense += self._dense_flops(i, grid)
