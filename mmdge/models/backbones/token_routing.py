@@ -31,7 +31,7 @@ class TokenRoutingPVT(TokenRouting, PVTv2):
     ``routing='finest'`` is its dense twin, the plain PVTv2, of its size and
     names. As a grid has them, it is the diagonal: the stack of column ``i``
     in row ``i``. FLOPs are relative to it, as in the paper: a grid of which
-    all is open has a ratio of almost 4. The path to a row's node on the
+    all is open has a ratio of about 4. The path to a row's node on the
     diagonal is always open, so that each output has one; it has no gate.
 
     Checkpoints of PVTv2 and MiT, of any layout, go to all columns. The dense
@@ -50,7 +50,7 @@ class TokenRoutingPVT(TokenRouting, PVTv2):
         gate_init (str): Where learned gates start. ``'diagonal'``: with a
             probability of 95 % as the dense twin, so that the weights of a
             PVTv2 start as what they are, at its FLOPs; ``'open'``: with 95 %
-            all open, the paper's, which costs almost 4 times as much.
+            all open, the paper's, which costs about 4 times as much.
             Defaults to ``'diagonal'``.
         **kwargs: See :class:`PVTv2`; ``frozen_stages`` freezes rows.
 
