@@ -33,6 +33,7 @@ from .models import (
     MergingViT,
     MixedPatchViT,
     SimpleFPN,
+    TokenRoutingPVT,
     share_for_budget,
 )
 from .safe_training import SafeCheckpointHook, seed_worker
@@ -68,6 +69,7 @@ __all__ = [
     'RoutingWarmupHook',
     'SafeCheckpointHook',
     'SimpleFPN',
+    'TokenRoutingPVT',
     '__version__',
     'seed_worker',
     'share_for_budget',

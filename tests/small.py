@@ -20,6 +20,7 @@ from mmdge.models import (
     DynamicViT,
     MergingViT,
     MixedPatchViT,
+    TokenRoutingPVT,
 )
 from mmdge.models.architectures import LVViT
 from mmdge.models.routing import EffectRouter, ErrorRouter, OracleRouter
@@ -68,6 +69,11 @@ def pvt_v2(routing='learned', linear=False, **kwargs):
     arch = dict(PVT_V2, linear=linear)
     kwargs = dict(arch=arch, routing=routing, drop_path_rate=0.0) | kwargs
     return shaken(DGEPVTv2(**kwargs))
+
+
+def token_routing(linear=False, **kwargs):
+    arch = dict(PVT_V2, linear=linear)
+    return shaken(TokenRoutingPVT(arch, **dict(drop_path_rate=0.0) | kwargs))
 
 
 def deit(routing='learned', patch_size=8, **kwargs):

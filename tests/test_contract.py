@@ -45,6 +45,7 @@ from tests.small import (
     pvt,
     pvt_v2,
     swin,
+    token_routing,
 )
 
 
@@ -422,6 +423,20 @@ FAMILIES = {
         kinds={'attention': {}},
         variants={'map': {}, 'logits': dict(num_classes=5)},
         **PLAIN | dict(host=lambda model: None),
+    ),
+    'TokenRoutingPVT': Family(
+        build=token_routing,
+        host=mmdets_v2,
+        kinds={
+            'learned': {},
+            'quiet': dict(routing=dict(type='AveragedGate', noise=False)),
+            'uniform': dict(routing='uniform'),
+        },
+        variants={'maps': {}, 'some': dict(out_indices=(0, 2))},
+        dense=dict(routing='finest'),
+        tokens=lambda side, stride: -(-side // stride),
+        stages=4,
+        noisy=('learned',),
     ),
     'MixedPatchViT': Family(
         build=mixed_patch_vit,

@@ -68,7 +68,7 @@ def test_figures(entry):
         budget = cfg.default_hooks.cost.budget
         assert flops / meta[DENSE] == pytest.approx(budget, abs=0.005)
     twin = entry['Name'].replace('dge-', '').replace('dynamic-vit', 'deit')
-    twin = twin.replace('dynamic-', '')
+    twin = twin.replace('dynamic-', '').replace('token-routing-', '')
     if twin != entry['Name']:  # has the same, and is counted
         assert meta[DENSE] == BY_NAME[twin][DENSE]
         return
@@ -120,7 +120,9 @@ def test_the_readmes_tables_are_the_index(folder):
     expected = {
         path.stem
         for path in folder.glob('*.py')
-        if 'dge-' in path.stem or 'dynamic-' in path.stem
+        if any(
+            part in path.stem for part in ('dge-', 'dynamic-', 'token-routing')
+        )
     }
     assert set(dynamic) == expected and len(dynamic) == len(expected)
     for row, static, dynamic in pairs:
@@ -133,6 +135,8 @@ def test_the_readmes_tables_are_the_index(folder):
         total = static['Parameters']
         more = dynamic['Parameters'] - total
         expected = f'{total / 1e6:.1f}'
-        if more:
+        if more > 1e7:  # columns of blocks
+            expected += f' (+{more / 1e6:.1f})'
+        elif more:
             expected += f' (+{more / 1e3:.1f} k)'
         assert parameters.strip() == expected

@@ -16,6 +16,7 @@ from .backbones import (
     DynamicViT,
     MergingViT,
     MixedPatchViT,
+    TokenRoutingPVT,
 )
 from .budget import share_for_budget
 from .cost import ComputeMap, Cost
@@ -42,5 +43,6 @@ __all__ = [
     'MergingViT',
     'MixedPatchViT',
     'SimpleFPN',
+    'TokenRoutingPVT',
     'share_for_budget',
 ]

@@ -248,8 +248,8 @@ def fit(state_dict: State, backbone: nn.Module) -> tuple[State, str]:
         state_dict (dict): What a file holds, see :func:`unwrap`.
         backbone (nn.Module): See :class:`Backbone` for what it tells:
             ``layouts``, ``arch``, ``arch_zoo``, ``in_channels``, ``unbuilt``,
-            ``arguments_of()``, ``sizes_of()``, ``pos_embeds()``,
-            ``routers_by_name()``, ``new_parts()``, ``derive()``.
+            ``adopt()``, ``arguments_of()``, ``sizes_of()``,
+            ``pos_embeds()``, ``routers_by_name()``, ``new_parts()``.
 
     Returns:
         tuple[dict, str]: The backbone's entries, and what became of the
@@ -263,11 +263,11 @@ def fit(state_dict: State, backbone: nn.Module) -> tuple[State, str]:
     layout = _find_layout(weights, backbone)
     tensors = {k: v for k, v in weights.items() if isinstance(v, Tensor)}
     strange = [key for key in weights if key not in tensors]
-    ours, own = to_ours(tensors, layout), backbone.state_dict()
+    ours = dict(backbone.adopt(to_ours(tensors, layout)))
+    own = backbone.state_dict()
     tokens, remedy = _tokens(ours), _other_arch(ours, own, backbone)
     dropped, unknown, other, stem = _sort(ours, own, backbone)
     loaded = len(ours.keys() & own.keys()) - len(stem)
-    backbone.derive(ours)
     routers = backbone.routers_by_name()
     initial, zeros = _complete(ours, own, routers | backbone.new_parts())
     initial.sort(key=lambda key: _owner(key, routers) is None)

@@ -144,6 +144,14 @@ def check(path: Path, cfg: Config, train: dict, val: dict, metric: str):
         # As many of each image, though not the same.
         assert 0.4 < ratio < 1 and val['backbone/FLOPs_ratio_std'] < 1e-6
         assert 0 < gflops[0] < gflops[1] and val['backbone/region_spread'] > 0
+    elif 'token-routing-' in path.stem:
+        assert backbone.type == 'mmdge.TokenRoutingPVT'
+        opened = backbone.get('gate_init') == 'open'
+        least, most = (2.5, 4.5) if opened else (0.8, 2.0)
+        assert least < train['flops_ratio'] < most
+        # Without noise as it starts, and what the gates spend.
+        least, most = (3.5, 4.5) if opened else (1, 1.05)
+        assert least < ratio < most and 0 < hooks.cost.budget < 1
     elif 'dge-' not in path.stem:
         assert hooks.cost.budget == train['flops_ratio'] == ratio == 1
         assert gflops[0] == gflops[1] > 0

@@ -70,6 +70,16 @@ def test_loss_mode_adds_the_budget_loss():
     assert model.backbone.block1[0].router.gate.weight.grad.abs().max() > 0
 
 
+def test_a_budget_that_no_decision_meets_is_refused(monkeypatch):
+    monkeypatch.setattr(DGEPVT, 'least_ratio', lambda self, size: 0.62)
+    model, hook = attached()
+    model.eval()(torch.rand(2, 3, 64, 64), mode='predict')
+    with pytest.raises(ValueError, match='budget=0.5 .* spends 0.62 of'):
+        model.train()(torch.rand(2, 3, 64, 64), mode='loss')
+    hook.budget, hook._checked = 0.7, False
+    model(torch.rand(2, 3, 64, 64), mode='loss')
+
+
 def test_no_graph_outlives_the_loss():
     model, _ = attached()
     losses = model(torch.rand(2, 3, 64, 64), mode='loss')

@@ -105,6 +105,8 @@ class CostHook(Hook):
 
     Args:
         budget (float): Target ratio of dynamic to dense FLOPs, in (0, 1].
+            In the first iteration a UserError is raised if no decision can
+            spend so little.
         loss_weight (float): Defaults to 1, the paper's.
     """
 
@@ -122,6 +124,7 @@ class CostHook(Hook):
         self.budget = budget
         self.loss_weight = loss_weight
         self._counts = True
+        self._checked = not loss_weight
         self._handles = []
         self._warned: set[tuple[str, str]] = set()
         # Samples and costs of the views of the batch that is being tested.
@@ -159,6 +162,8 @@ class CostHook(Hook):
 
         def collect(module: Backbone, args: tuple, output: Any) -> None:
             costs.append((module, module.cost))
+            if module.training and not self._checked:
+                self._check_budget(module.least_ratio(args[0].shape[-2:]))
 
         def finish(module: nn.Module, args: tuple, output: Any) -> Any:
             if isinstance(output, dict):
@@ -182,6 +187,15 @@ class CostHook(Hook):
             *(b.register_forward_hook(collect) for b in backbones),
             model.register_forward_hook(finish),
         ]
+
+    def _check_budget(self, least: float) -> None:
+        self._checked = True
+        if self.budget < least:
+            raise UserError(
+                f'budget={self.budget} is one that no gate can meet: with all '
+                f'of them closed the backbone spends {least:.2f} of its dense '
+                'FLOPs; set a budget above that.'
+            )
 
     def detach(self) -> None:
         """Remove the registrations."""

@@ -149,15 +149,23 @@ class Backbone(BaseModule):
         """The routers and their names in the state dict."""
         return {}
 
+    def adopt(self, state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Entries of this backbone out of those of its architecture."""
+        return state
+
+    def least_ratio(self, size: Sequence[int]) -> float:
+        """Dynamic over dense FLOPs that no decision gets below.
+
+        Of an image of ``size (H, W)``; 0 where there is no such bound.
+        """
+        return 0.0
+
     def new_parts(self) -> dict[str, nn.Module]:
         """Parts that weights may lack, beside routers, and their names.
 
         They then start anew, by their ``reset_parameters()``.
         """
         return {}
-
-    def derive(self, state: dict[str, Tensor]) -> None:
-        """Add to weights, in our names, what others give and they lack."""
 
     @staticmethod
     def sizes_of(state: Mapping[str, Tensor]) -> dict[str, list[int]]:

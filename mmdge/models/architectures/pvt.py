@@ -221,9 +221,13 @@ class PVT(Backbone):
             linear=arch.get('linear', False),
         )
 
+    def embedding(self, stage: int) -> PatchEmbed:
+        """What makes the tokens of a stage."""
+        return getattr(self, f'patch_embed{stage + 1}')
+
     def _embed(self, i: int, x: Tensor) -> tuple[Tensor, tuple[int, int], int]:
         """Tokens of a stage with their positions, their size, the FLOPs."""
-        embed = getattr(self, f'patch_embed{i + 1}')
+        embed = self.embedding(i)
         tokens, size = embed(x)
         if not self.has_positions:
             return tokens, size, embed.flops(size)

@@ -12,6 +12,7 @@ from .dge import (
 from .dynamic_vit import DynamicLVViT, DynamicViT
 from .fast_path import DynamicConvNeXt, DynamicSwin
 from .mixing import CFLVViT, CFViT, MergingViT, MixedPatchViT
+from .token_routing import TokenRoutingPVT
 
 __all__ = [
     'DGEDPVT',
@@ -29,4 +30,5 @@ __all__ = [
     'DynamicViT',
     'MergingViT',
     'MixedPatchViT',
+    'TokenRoutingPVT',
 ]

@@ -6,6 +6,7 @@ from .fast_path import FastPath
 from .granularity import Granularity
 from .mixing import Merging, MixedPatches, Mixing
 from .pruning import Pruning
+from .token_routing import TokenRouting
 
 __all__ = [
     'CoarseToFine',
@@ -17,4 +18,5 @@ __all__ = [
     'MixedPatches',
     'Mixing',
     'Pruning',
+    'TokenRouting',
 ]

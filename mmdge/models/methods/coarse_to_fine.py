@@ -21,6 +21,7 @@ are chosen.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -243,10 +244,11 @@ class CoarseToFine(MixedSequence):
             found['coarse_pos_embed'] = self.coarse_pos_size, mode
         return found
 
-    def derive(self, state: dict[str, Tensor]) -> None:
+    def adopt(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """See :class:`Backbone`; coarse positions are those of a plain ViT."""
-        if self.router is not None and 'pos_embed' in state:
-            state.setdefault('coarse_pos_embed', state['pos_embed'])
+        if self.router is None or 'pos_embed' not in state:
+            return dict(state)
+        return {'coarse_pos_embed': state['pos_embed'], **state}
 
     def ratios(self, x: Tensor) -> Tensor:
         """See :class:`Backbone`; the coarse pass decides all."""

@@ -1,5 +1,6 @@
 """Decisions: routers, the rows that they choose, granularity."""
 
+from .averaged_gate import AveragedGate
 from .effect_router import EffectRouter
 from .error_routers import ErrorRouter, OracleRouter, ShuffledRouter
 from .granularity import Grains, WithGate, region_variance
@@ -16,6 +17,7 @@ from .two_pass_routers import AttentionRouter, ConfidenceRouter
 __all__ = [
     'AttentionRouter',
     'ConfidenceRouter',
+    'AveragedGate',
     'Decision',
     'EffectRouter',
     'ErrorRouter',
