@@ -946,7 +946,10 @@ class TestHosts:
     def build(self, family, scope, **config):
         init_default_scope(scope)
         backbone, images = family.build(), pictures(2, 64, 96)
-        channels = [out.shape[1] for out in run(backbone, images)]
+        outs = run(backbone, images)
+        if outs[0].dim() < 4:
+            pytest.skip('it is for classification, where images may leave')
+        channels = [out.shape[1] for out in outs]
         strides = (backbone.strides * len(channels))[: len(channels)]
         neck = dict(
             type='FPN',
