@@ -67,6 +67,12 @@ def test_figures(entry):
         assert flops == meta[FLOPS]
         budget = cfg.default_hooks.cost.budget
         assert flops / meta[DENSE] == pytest.approx(budget, abs=0.005)
+    if 'cf-' in entry['Name']:  # none leaves
+        flops, dense = flops_of_two_passes(model.backbone, height, width)
+        assert (flops, dense) == (meta[FLOPS], meta[DENSE])
+        budget = cfg.default_hooks.cost.budget
+        assert flops / dense == pytest.approx(budget, abs=0.005)
+        return
     twin = entry['Name'].replace('dge-', '').replace('dynamic-vit', 'deit')
     twin = twin.replace('dynamic-', '').replace('token-routing-', '')
     if twin != entry['Name']:  # has the same, and is counted
@@ -75,6 +81,29 @@ def test_figures(entry):
     with torch.device('meta'), flop_counter() as counter:
         model.backbone.eval()(torch.empty(1, 3, height, width))
     assert counter.get_total_flops() / 2 == meta[DENSE]
+
+
+def flops_of_two_passes(backbone, height, width):
+    """Of an image without padding, by formula; and the dense twin's."""
+    size, grid = ((height // s, width // s) for s in (16, 32))
+    num_fine, num_coarse = (h * w for h, w in (size, grid))
+    split = -(-num_coarse // 2)
+    rows = 4 * split + num_coarse - split
+    dense = backbone.patch_embed.flops(size)
+    total = dense + backbone.patch_embed.flops(grid)
+    dims = backbone.arch['embed_dims']
+    for number, block in enumerate(backbone.blocks):
+        for num in (num_coarse, rows):
+            total += block.flops((num, 1), 1).at(num + 1)
+        dense += block.flops(size, 1).at(num_fine + 1)
+        # The cls query, once more, with all coarse keys.
+        total += (num_coarse + 1) * dims * (number >= 3)
+    hidden = backbone.arch['feedforward_channels']
+    total += num_coarse * 2 * dims * hidden
+    if backbone.num_classes:
+        total += sum(backbone.head_flops(n + 1) for n in (num_coarse, rows))
+        dense += backbone.head_flops(num_fine + 1)
+    return total, dense
 
 
 def flops_of_pruning(backbone, height, width):
@@ -120,9 +149,7 @@ def test_the_readmes_tables_are_the_index(folder):
     expected = {
         path.stem
         for path in folder.glob('*.py')
-        if any(
-            part in path.stem for part in ('dge-', 'dynamic-', 'token-routing')
-        )
+        if re.search('dge-|dynamic-|cf-|token-routing-', path.stem)
     }
     assert set(dynamic) == expected and len(dynamic) == len(expected)
     for row, static, dynamic in pairs:

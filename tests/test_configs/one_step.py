@@ -152,6 +152,13 @@ def check(path: Path, cfg: Config, train: dict, val: dict, metric: str):
         # Without noise as it starts, and what the gates spend.
         least, most = (3.5, 4.5) if opened else (1, 1.05)
         assert least < ratio < most and 0 < hooks.cost.budget < 1
+    elif 'cf-' in path.stem:
+        assert backbone.type.startswith('mmdge.CF')
+        assert ('loss_coarse' in train) == ('num_classes' in backbone)
+        # All are split at first, none leaves.
+        assert 1 < train['flops_ratio'] < 1.5 and hooks.cost.loss_weight == 0
+        assert 0.4 < ratio < 1.3 and gflops[0] > 0
+        assert val['backbone/region_spread'] > 0
     elif 'dge-' not in path.stem:
         assert hooks.cost.budget == train['flops_ratio'] == ratio == 1
         assert gflops[0] == gflops[1] > 0

@@ -28,7 +28,13 @@ class ConfidenceRouter(Router):
 
     Source: CF-ViT (Chen et al., AAAI 2023), section 3.4: an image goes on if
     its confidence, its largest probability, is at most ``eta = 1 - price``.
+    In training, and at a price of 0, all go on.
     """
+
+    @property
+    def adaptive(self) -> bool:
+        """See :class:`Router`."""
+        return not self.training and self.price > 0
 
     def logits(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """Logits ``(B, 2)`` of an image's classes' ``(B, K)``."""

@@ -21,3 +21,4 @@ def test_an_image_goes_on_if_its_doubt_is_worth_the_price(price, goes):
     router = ConfidenceRouter(4, (1.0, 0.0), 1, price=price)
     assert router.eval().goes(logits).tolist() == goes
     assert router.goes(logits.half()).tolist() == goes
+    assert router.adaptive == (price > 0)
