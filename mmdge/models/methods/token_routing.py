@@ -32,9 +32,11 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from mmdge.utils import UserError
 
@@ -126,6 +128,34 @@ def put(x: Tensor, images: list[int], values: Tensor) -> Tensor:
 def _at(images: list[int], like: Tensor) -> Tensor:
     index = torch.tensor(images, dtype=torch.long)
     return index.to(like.device, non_blocking=True)
+
+
+class TaughtGate(torch.autograd.Function):
+    """Tokens as they are, which give the gate a gradient.
+
+    ``gate * computed + (1 - gate) * skipped`` where the gate is 0 or 1, and
+    its gradient; what would have been computed of a token that skips is not
+    known, and its gate gets none.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, tokens: Tensor, gate: Tensor, before: Tensor
+    ) -> Tensor:
+        """Of ``(B, N, C)`` after and before a cell, ``gate (B, N)``."""
+        ctx.save_for_backward(tokens, before)
+        ctx.dtype = gate.dtype
+        return tokens.view_as(tokens)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        """See :class:`torch.autograd.Function`."""
+        tokens, before = ctx.saved_tensors
+        effect = torch.linalg.vecdot(
+            gradient.to(ctx.dtype), (tokens - before).to(ctx.dtype)
+        )
+        return gradient, effect, None
 
 
 class TokenRouting(Method):
@@ -226,16 +256,12 @@ class TokenRouting(Method):
             # (B, H * W, C) -> (B, C, H, W)
             outs.append(out.unflatten(1, rows[i].size).permute(0, 3, 1, 2))
         if torch.is_grad_enabled():
-            # What no image took, or what led to no output, gets a gradient
-            # of 0, as DDP wants it.
+            # What no image took, and what led to no output that is used, gets
+            # a gradient of 0, as DDP wants it. The last output is used.
             left = [p.flatten()[0] for m in unused for p in m.parameters()]
-            ends = [
-                row.tokens[:, 0, 0]
-                for i, row in enumerate(rows)
-                if i not in self.out_indices
-            ]
-            tie = torch.zeros_like(outs[0][:, 0, 0, 0]) + sum(left) + sum(ends)
-            outs[0] = outs[0] + 0 * tie[:, None, None, None].to(outs[0].dtype)
+            ends = [row.tokens[:, 0, 0] for row in rows[:-1]]
+            tie = torch.zeros_like(outs[-1][:, 0, 0, 0]) + sum(left + ends)
+            outs[-1] = outs[-1] + 0 * tie[:, None, None, None]
         self.cost = Cost.of_stages(
             [self._cost(i, row) for i, row in enumerate(rows)]
         )
@@ -310,11 +336,7 @@ class TokenRouting(Method):
             return False
         tokens = self._update_open(cell, row, rows)
         if gate.requires_grad:
-            # 0, but with a gradient; for tokens that skip it none.
-            open_ = (gate - gate.detach()).flatten(1)[..., None]
-            tokens = tokens + open_.to(tokens.dtype) * (
-                (tokens - row.tokens).detach()
-            )
+            tokens = TaughtGate.apply(tokens, gate.flatten(1), row.tokens)
         row.tokens = tokens
         return True
 
@@ -454,7 +476,9 @@ def update_open(
     on_map = partial(on_open_map, shape=(len(x), *size), rows=rows)
     packed = pack([source], [rows])
     update = block.update(packed, rows.lengths, context, on_map)
-    return scatter(base, rows, pack([base], [rows]) + update)
+    if base is not source:
+        packed = pack([base], [rows])
+    return scatter(base, rows, packed + update)
 
 
 def on_open_map(
@@ -462,7 +486,7 @@ def on_open_map(
 ) -> Tensor:
     """Run a layer on packed rows of maps ``(B, H, W)``, 0 elsewhere."""
     hidden = layer.before(packed)  # (sum_b L_b, C_h)
-    zeros = hidden.new_zeros(math.prod(shape), hidden.shape[-1])
-    maps = zeros.index_copy(0, rows.index.long(), hidden)
+    maps = hidden.new_zeros(math.prod(shape), hidden.shape[-1])
+    maps.index_copy_(0, rows.index.long(), hidden)  # in place: it is large
     mixed = layer.on_map(maps.unflatten(0, shape)).flatten(0, 2)
     return layer.after(mixed.index_select(0, rows.index))
