@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mmdge.calibration import find_price, ratio_at_price
 from mmdge.models import CFLVViT, CFViT
 from mmdge.models.routing import Grains
 from mmdge.models.weights import from_ours
@@ -271,6 +272,15 @@ class TestDecisions:
             assert outs[0].equal(outs[1]) == (price == 1)
             ratios = model.cost.maps[1].share.flatten()
             assert ratios.eq(1).all() == (price == 0)
+
+    def test_a_price_meets_a_budget(self):
+        model, x = (
+            cf_vit(num_classes=5, price=0.5).eval(),
+            [*pictures(40, 64, 64)],
+        )
+        ratio_at = ratio_at_price(model, [image[None] for image in x])
+        price, spent = find_price(ratio_at, 0.5)
+        assert 0 < price < 1 and spent == pytest.approx(0.5, abs=0.02)
 
     @pytest.mark.parametrize('kwargs', [{}, dict(num_classes=5, price=0.5)])
     def test_ratios_need_no_second_pass(self, kwargs):
