@@ -59,8 +59,10 @@ class TestAgainstTheOfficialCode:
         return model.eval()
 
     def test_weights_go_back_to_the_official_names(self, official, golden):
-        (layout,) = [la for la in official.layouts if la.name == 'cf-vit']
-        theirs, dropped = from_ours(official.state_dict(), layout)
+        layouts = {layout.name: layout for layout in official.layouts}
+        state = official.state_dict()
+        assert from_ours(state, layouts['mmdge']) == (state, [])
+        theirs, dropped = from_ours(state, layouts['cf-vit'])
         expected = {k[2:] for k in golden.files if k.startswith('w/')}
         assert not dropped and theirs.keys() == expected
         for name in expected:
