@@ -276,11 +276,8 @@ class TestDecisions:
             assert ratios.eq(1).all() == (price == 0)
 
     def test_a_price_meets_a_budget(self):
-        model, x = (
-            cf_vit(num_classes=5, price=0.5).eval(),
-            [*pictures(40, 64, 64)],
-        )
-        ratio_at = ratio_at_price(model, [image[None] for image in x])
+        model = cf_vit(num_classes=5, price=0.5).eval()
+        ratio_at = ratio_at_price(model, pictures(40, 64, 64).split(1))
         price, spent = find_price(ratio_at, 0.5)
         assert 0 < price < 1 and spent == pytest.approx(0.5, abs=0.02)
 
