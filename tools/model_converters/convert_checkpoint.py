@@ -37,9 +37,9 @@ def parse_args() -> argparse.Namespace:
         '--to',
         choices=sorted({layout.name for layout in LAYOUTS}),
         default='mmdge',
-        help='whose names to use; vtpack is the official DGE code, mmdet is '
-        "for PVT, mmpretrain, mmseg and hf (Hugging Face's) for ViT "
-        '(default: mmdge)',
+        help='whose names to use; vtpack is the official DGE code, cf-vit '
+        "CF-ViT's; mmdet is for PVT, mmpretrain, mmseg and hf (Hugging "
+        "Face's) for ViT (default: mmdge)",
     )
     return parser.parse_args()
 

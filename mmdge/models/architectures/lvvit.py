@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from mmdge.utils import UserError
 
 from ..layers.embeddings import complete_patches
-from ..weights import COARSE_PASS, HEAD, PREDICTOR, ROUTER, Layout
-from .vit import CF_VIT, ViT
+from ..weights import COARSE_PASS, PREDICTOR, ROUTER, Layout
+from .vit import CF_VIT, OTHER_HEADS, ViT
 
 STEM_DIMS = 64
 
@@ -150,5 +150,5 @@ LVViT.layouts = (
         rows=(('.attn.qkv.', '.attn.q.', 'qkv'),),
         no_place=rf'{ROUTER}|{COARSE_PASS}',
     ),
-    Layout('LVViT', 'mmdge', _STEM, (), HEAD, 'state_dict'),
+    Layout('LVViT', 'mmdge', _STEM, (), OTHER_HEADS, 'state_dict'),
 )

@@ -429,6 +429,7 @@ _HUGGING_FACE = (
     ('.attention.output.dense.', '.attn.proj.'),
     ('layernorm.', 'norm.'),
 )
+OTHER_HEADS = rf'(?!(aux_)?head\.){HEAD}'  # ours are CF-ViT's
 _OURS_ALONE = rf'{HEAD}|{ROUTER}|{PREDICTOR}|{COARSE_PASS}'
 # Two sets of positions, coarse ones first; forwards and backwards.
 CF_VIT = (
@@ -507,6 +508,8 @@ ViT.layouts = (
         container='model',
     ),
     Layout(
-        *('ViT', 'mmdge', r'blocks\.\d+\.attn\.q\..*', (), HEAD, 'state_dict')
+        *('ViT', 'mmdge', r'blocks\.\d+\.attn\.q\..*'),
+        no_place=OTHER_HEADS,
+        container='state_dict',
     ),
 )

@@ -220,7 +220,7 @@ class CoarseToFine(MixedSequence):
 
     def head_flops(self, num_rows: Tensor | int) -> Tensor | int:
         """Multiply-adds of the classifiers, of an image of so many rows."""
-        return self.head.in_features * self.num_classes
+        return self.arch['embed_dims'] * self.num_classes
 
     def frozen_modules(self) -> list[nn.Module]:
         """See :class:`Backbone`; with all blocks all of it is frozen."""
@@ -281,13 +281,12 @@ class CoarseToFine(MixedSequence):
             return look.logits, self._fine_logits(x, look)
         logits = look.logits
         if len(look.going):
-            x, *rest = (
+            images, tokens, normed, chosen = (
                 part.index_select(0, look.going)
                 for part in (x, look.tokens, look.normed, look.chosen)
             )
-            tokens, normed, chosen = rest
-            look = look._replace(tokens=tokens, normed=normed, chosen=chosen)
-            fine = self._fine_logits(x, look)
+            rest = look._replace(tokens=tokens, normed=normed, chosen=chosen)
+            fine = self._fine_logits(images, rest)
             logits = logits.index_copy(0, look.going, fine.to(logits.dtype))
         return look.logits, logits
 

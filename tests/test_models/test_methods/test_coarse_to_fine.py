@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mmdge.calibration import find_price, ratio_at_price
 from mmdge.models import CFLVViT, CFViT
 from mmdge.models.routing import Grains
 from mmdge.models.weights import from_ours
@@ -58,8 +59,10 @@ class TestAgainstTheOfficialCode:
         return model.eval()
 
     def test_weights_go_back_to_the_official_names(self, official, golden):
-        (layout,) = [la for la in official.layouts if la.name == 'cf-vit']
-        theirs, dropped = from_ours(official.state_dict(), layout)
+        layouts = {layout.name: layout for layout in official.layouts}
+        state = official.state_dict()
+        assert from_ours(state, layouts['mmdge']) == (state, [])
+        theirs, dropped = from_ours(state, layouts['cf-vit'])
         expected = {k[2:] for k in golden.files if k.startswith('w/')}
         assert not dropped and theirs.keys() == expected
         for name in expected:
@@ -271,6 +274,12 @@ class TestDecisions:
             assert outs[0].equal(outs[1]) == (price == 1)
             ratios = model.cost.maps[1].share.flatten()
             assert ratios.eq(1).all() == (price == 0)
+
+    def test_a_price_meets_a_budget(self):
+        model = cf_vit(num_classes=5, price=0.5).eval()
+        ratio_at = ratio_at_price(model, pictures(40, 64, 64).split(1))
+        price, spent = find_price(ratio_at, 0.5)
+        assert 0 < price < 1 and spent == pytest.approx(0.5, abs=0.02)
 
     @pytest.mark.parametrize('kwargs', [{}, dict(num_classes=5, price=0.5)])
     def test_ratios_need_no_second_pass(self, kwargs):
