@@ -120,7 +120,6 @@ FAMILIES = {
     'PVT': Family('retinanet_pvt_fpn_shapes'),
     'DeiT': Family('retinanet_deit_simplefpn_shapes'),
     'Swin': Family('retinanet_swin_fpn_shapes'),
-    'ConvNeXt': Family('retinanet_convnext_fpn_shapes'),
     'PVTv2': Family('retinanet_pvtv2_fpn_shapes'),
     'DPVT': Family('retinanet_dpvt_fpn_shapes'),
 }
@@ -136,13 +135,15 @@ class Arm:
         name (str): For the tables.
         config (str): Of ``configs/shapes``; by default the static model's.
         weights (str): ``'static'``, ``'longer'``, or ``'own'``: from a
-            training of this config, which began with the static ones.
+            training of this config, which began with the static ones, or
+            ``afresh``.
         scale (float): Of the input.
         ratio (float | None): Of FLOPs, for which a price is found, on the
             training's images; None is the config's own.
         made (bool): Whether ``make_dynamic.py`` calibrates it for the ratio.
         options (dict): Further entries of the config.
         training (dict): Further ones of its training.
+        afresh (bool): Whether that begins with no weights.
     """
 
     family: str
@@ -154,6 +155,7 @@ class Arm:
     made: bool = False
     options: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    afresh: bool = False
 
     @property
     def trained(self) -> Training:
@@ -161,7 +163,12 @@ class Arm:
         family = FAMILIES[self.family]
         if self.weights != 'own':
             return getattr(family, self.weights)
-        return Training(self.config, self.config, self.training, family.static)
+        # Two arms may have one training, or trainings of one config.
+        name = self.config
+        if self.options and self.options.items() <= self.training.items():
+            name = f'{name}_{self.name.split(", ")[1].replace(" ", "-")}'
+        start = None if self.afresh else family.static
+        return Training(name, self.config, self.training, start)
 
     @property
     def static(self) -> bool:
@@ -200,7 +207,10 @@ def arms_of(name: str) -> Iterator[Arm]:
     if name == 'DeiT crops':
         yield Arm(name, 'DynamicViT', 'dynamic-vit_shapes-crops', 'own')
         cf_vit = partial(
-            Arm, name, config='cf-vit_shapes-crops', weights='own'
+            *(Arm, name),
+            config='cf-vit_shapes-crops',
+            weights='own',
+            afresh=True,  # as long as the static model's own training
         )
         yield cf_vit('CF-ViT')  # all images go on
         for ratio in (0.35, 0.5, RATIO, 0.7):
@@ -213,12 +223,25 @@ def arms_of(name: str) -> Iterator[Arm]:
     if name == 'Swin':
         config = 'retinanet_dynamic-swin_fpn_shapes'
         yield Arm(name, 'DynamicSwin', config, 'own')
-    if name == 'ConvNeXt':
-        config = 'retinanet_dynamic-convnext_fpn_shapes'
-        yield Arm(name, 'DynamicConvNeXt', config, 'own')
     if name == 'PVTv2':
+        # .69 of the FLOPs, for as long as static model and method together.
+        depths = {'model.backbone.arch.num_layers': (1, 2, 1, 1)}
+        yield Arm(
+            *(name, f'{STATIC}, smaller', family.config, 'own'),
+            options=depths,
+            training={**depths, 'train_cfg.max_epochs': 9},
+            afresh=True,
+        )
         config = 'retinanet_token-routing-pvtv2_fpn_shapes'
         yield Arm(name, 'token routing', config, 'own')
+        # Open 10 % of all tokens and paths: about as many FLOPs.
+        gates = dict(type='RandomRouter', share=(0.1, 0.9))
+        random = {'model.backbone.routing': gates}
+        yield Arm(
+            *(name, 'token routing, random gates', config, 'own'),
+            options=random,
+            training=random,
+        )
 
 
 ARMS = tuple(chain.from_iterable(map(arms_of, FAMILIES)))
