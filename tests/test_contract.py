@@ -430,7 +430,6 @@ FAMILIES = {
         kinds={
             'learned': {},
             'quiet': dict(routing=dict(type='AveragedGate', noise=False)),
-            'uniform': dict(routing='uniform'),
         },
         variants={'maps': {}, 'some': dict(out_indices=(0, 2))},
         dense=dict(routing='finest'),
@@ -752,7 +751,7 @@ class TestTraining:
             assert a.equal(b)
 
     @every('variants')
-    def test_frozen_to_the_end_nothing_but_decisions_is_trained(
+    def test_frozen_to_the_end_decisions_and_classifiers_are_trained(
         self, family, variant
     ):
         for kind in family.kinds.values():
@@ -760,8 +759,9 @@ class TestTraining:
             model = family.build(**kwargs)
             decisions = [p for r in model.routers for p in r.parameters()]
             for name, parameter in model.named_parameters():
-                decides = any(parameter is p for p in decisions)
-                assert decides or not parameter.requires_grad, name
+                free = any(parameter is p for p in decisions)
+                free |= name.startswith(('head.', 'aux_head.'))
+                assert free or not parameter.requires_grad, name
 
     @every()
     def test_layers_further_down_learn_slower(self, family):

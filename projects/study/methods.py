@@ -120,7 +120,7 @@ FAMILIES = {
     'PVT': Family('retinanet_pvt_fpn_shapes'),
     'DeiT': Family('retinanet_deit_simplefpn_shapes'),
     'Swin': Family('retinanet_swin_fpn_shapes'),
-    'PVTv2': Family('retinanet_pvtv2_fpn_shapes'),
+    'PVTv2': Family('retinanet_pvtv2_fpn_shapes', epochs=3),
     'DPVT': Family('retinanet_dpvt_fpn_shapes'),
 }
 STATIC, ERROR, RANDOM = 'static', 'DGE, by error', 'DGE, random'

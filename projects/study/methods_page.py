@@ -33,6 +33,7 @@ COSTS = {
     'flops': 'GFLOPs of the whole model',
     'ms': 'ms of the whole model, batch 1',
 }
+HOW = dict(static='-', longer='further', own='further')  # a model's weights
 SHOWN = 4  # images
 COLUMNS = 11  # of maps, side by side
 
@@ -73,7 +74,7 @@ class Methods:
             quartiles = ' ({lower:.2f}-{upper:.2f})'.format(**ms) if ms else ''
             entry = {
                 'method': arm.name,
-                'trained further': 'no' if arm.weights == 'static' else 'yes',
+                'trained': 'from scratch' if arm.afresh else HOW[arm.weights],
                 row['metric']: figure(points(row), 1),
                 'AP_S': figure(100 * spent.get('coco/bbox_mAP_s', 0.0), 1),
                 'GFLOPs of the backbone (std)': figure(

@@ -202,7 +202,7 @@ class Backbone(BaseModule):
         for router in self.routers:
             router.train_progress = progress
 
-    def reset_routers(self) -> None:
+    def reset_parts(self) -> None:
         """Initialise routers, and what else has its own way, in that way."""
 
     def init_weights(self) -> None:
@@ -226,10 +226,10 @@ class Backbone(BaseModule):
             checks.check_checkpoint(
                 file['checkpoint'], prefix=file.get('prefix')
             )
-        self.reset_routers()
+        self.reset_parts()
         super().init_weights()
         if configs and not files:
-            self.reset_routers()
+            self.reset_parts()
 
     def _load_from_state_dict(
         self, state_dict: dict, prefix: str, *args: Any

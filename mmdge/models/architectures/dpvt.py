@@ -78,9 +78,9 @@ class DPVT(PVT):
 
     def _init_parameters(self) -> None:
         super()._init_parameters()
-        self.reset_routers()
+        self.reset_parts()
 
-    def reset_routers(self) -> None:
+    def reset_parts(self) -> None:
         """See :class:`Backbone`; here where rows look at first."""
         for blocks in self.stages:
             for block in blocks:

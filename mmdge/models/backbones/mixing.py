@@ -90,15 +90,15 @@ class CFViT(CoarseToFine, ViT):
 
     Checkpoints of the official CF-ViT, and those of :class:`mmdge.DGEViT`,
     load as they are. Coarse positions that they lack are their positions,
-    resized; what else they lack starts anew, so that a plain ViT begins as
-    :class:`mmdge.MixedPatchViT`. Padding, what is 0 in all channels, is never
-    split and does not count.
+    resized; what else they lack starts anew, so that a plain ViT begins nearly
+    as :class:`mmdge.MixedPatchViT`, which halves the image in another way.
+    Padding, what is 0 in all channels, is never split and does not count.
 
     Args:
         arch (str | dict): See :class:`ViT`. Defaults to ``'small'``.
         alpha (float): Part of the regions of 2 x 2 tokens that is split, in
             (0, 1]. :class:`mmdge.RoutingWarmupHook` leads there from all of
-            them; ``begin`` = ``end`` = .66 is the paper's, which switches
+            them; ``begin`` = ``end`` = .67 is the paper's, which switches
             selection on late. Defaults to 0.5.
         routing (str): ``'attention'``: what the cls token attends to in the
             coarse pass; ``'random'`` and ``'uniform'``: controls that split

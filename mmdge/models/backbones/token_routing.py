@@ -26,7 +26,8 @@ class TokenRoutingPVT(TokenRouting, PVTv2):
     columns, of weights of their own, and down paths, PVTv2's embeddings,
     before, between and after them. In each stack a token is computed or
     skips it, each path an image takes or does not; what is closed is not
-    computed, in training neither. Outputs are the rows' last nodes.
+    computed, in training neither; nor is padding, what is 0 in all channels.
+    Outputs are the rows' last nodes.
 
     ``routing='finest'`` is its dense twin, the plain PVTv2, of its size and
     names. As a grid has them, it is the diagonal: the stack of column ``i``
@@ -41,17 +42,18 @@ class TokenRoutingPVT(TokenRouting, PVTv2):
         arch (str | dict): See :class:`PVTv2`. Defaults to ``'b2'``.
         routing (str | dict): ``'learned'``: linear gates with noise in
             training and averaged weights at test, see :class:`AveragedGate`;
-            ``'random'`` and ``'uniform'``: controls, whose share a config
-            gives, e.g. ``dict(type='RandomRouter', share=(0.3, 0.7))`` to
-            open 30 %; ``'finest'``: the dense twin. Defaults to
-            ``'learned'``.
+            ``'random'``, a control, or with another share, e.g.
+            ``dict(type='RandomRouter', share=(0.3, 0.7))`` to open 30 % of
+            tokens and paths (before a warm-up all are open); ``'finest'``:
+            the dense twin. Defaults to ``'learned'``.
         price (float): At test a gate is open if ``logit_compute - price >=
             logit_skip``. Defaults to 0.
         gate_init (str): Where learned gates start. ``'diagonal'``: with a
             probability of 95 % as the dense twin, so that the weights of a
-            PVTv2 start as what they are, at its FLOPs; ``'open'``: with 95 %
-            all open, the paper's, which costs about 4 times as much.
-            Defaults to ``'diagonal'``.
+            PVTv2 are at test what they were, at its FLOPs; in training noise
+            opens some of the rest, for about 1.2 times its FLOPs at first.
+            ``'open'``: with 95 % all open, the paper's, which costs about 4
+            times as much. Defaults to ``'diagonal'``.
         **kwargs: See :class:`PVTv2`; ``frozen_stages`` freezes rows.
 
     Example:

@@ -582,8 +582,13 @@ class TransformerBlock(Block):
     def _weigh(self, x: Tensor) -> Tensor:
         return x if self.skip_lam == 1 else x / self.skip_lam
 
-    def update_prepared(self, prepared: Prepared, size: Size) -> Tensor:
-        """See :class:`Block`; nothing is normed twice."""
+    def update_prepared(
+        self, prepared: Prepared, size: Size, attend: Callable | None = None
+    ) -> Tensor:
+        """See :class:`Block`; nothing is normed twice.
+
+        ``attend`` as of :meth:`update`.
+        """
         base, source, context = prepared
         return self.update(
             source.flatten(0, 1),  # (B, E + N, C) -> (B * (E + N), C)
@@ -591,6 +596,7 @@ class TransformerBlock(Block):
             context,
             partial(on_full_map, size=size),
             normed=context.normed.flatten(0, 1),
+            **({} if attend is None else dict(attend=attend)),
         ).view_as(base)
 
     def flops(self, size: Size, num_extra: int) -> LinearCost:

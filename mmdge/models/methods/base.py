@@ -21,7 +21,7 @@ class Method:
 
     ``class DGEPVT(Granularity, PVT)``: the method overrides
     :meth:`Backbone.run_blocks`; it knows an architecture by its ``stages`` of
-    blocks and its ``strides`` alone.
+    blocks and its ``strides``. What else it needs it says itself.
 
     Attributes:
         cells (list[int]): Side of a decision's cell in tokens, stage by
@@ -43,9 +43,9 @@ class Method:
             if isinstance(module, Router)
         }
 
-    def reset_routers(self) -> None:
+    def reset_parts(self) -> None:
         """See :class:`Backbone`."""
-        super().reset_routers()
+        super().reset_parts()
         for router in self.routers:
             router.reset_parameters()
 

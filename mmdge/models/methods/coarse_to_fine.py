@@ -141,7 +141,7 @@ class CoarseToFine(MixedSequence):
                 'alpha, the part of the regions that is split, must be in '
                 f'(0, 1], but got {alpha!r}.'
             )
-        if not isinstance(attention_from, int) or attention_from < 0:
+        if not _is_count(attention_from):
             raise UserError(
                 f'attention_from={attention_from!r} must be a block, counted '
                 'from 0.'
@@ -178,7 +178,7 @@ class CoarseToFine(MixedSequence):
                 self.blocks[0].norm1.eps,
             )
         if num_classes is not None:
-            if not isinstance(num_classes, int) or num_classes < 1:
+            if not _is_count(num_classes) or num_classes < 1:
                 raise UserError(
                     'num_classes must be an integer of at least 1, or None, '
                     f'but got {num_classes!r}.'
@@ -212,7 +212,7 @@ class CoarseToFine(MixedSequence):
         return control
 
     def _add_heads(self, dims: int, num_classes: int) -> None:
-        self.head = _linear(dims, num_classes)
+        self.head = Classifier(dims, num_classes)
 
     def classify(self, tokens: Tensor) -> Tensor:
         """Logits ``(B, K)`` of normed tokens ``(B, T, C)``."""
@@ -223,11 +223,18 @@ class CoarseToFine(MixedSequence):
         return self.arch['embed_dims'] * self.num_classes
 
     def frozen_modules(self) -> list[nn.Module]:
-        """See :class:`Backbone`; with all blocks all of it is frozen."""
+        """See :class:`Backbone`; a classifier is always trained."""
         modules = super().frozen_modules()
         if self.frozen_stages >= len(self.blocks):
-            modules += self.new_parts().values()
+            parts = dict(self.named_children())  # there is none at first
+            modules += [parts[name] for name in parts if name == 'reuse_block']
         return modules
+
+    def reset_parts(self) -> None:
+        """See :class:`Backbone`; what is reused is 0 at first."""
+        super().reset_parts()
+        if self.router is not None:
+            self.reuse_block.reset_parameters()
 
     def new_parts(self) -> dict[str, nn.Module]:
         """See :class:`Backbone`; the classifiers, too."""
@@ -358,14 +365,8 @@ class CoarseToFine(MixedSequence):
                 seen.append(cls_attention(q, k, len(tokens)))
                 return packed_attention(q, k, *rest)
 
-            context = block.prepare(tokens, size).context
-            update = block.update(
-                tokens.flatten(0, 1),  # (B, E + R, C) -> (B * (E + R), C)
-                context.key_lengths,
-                context,
-                attend=attend,
-                normed=context.normed.flatten(0, 1),
-            ).view_as(tokens)
+            prepared = block.prepare(tokens, size)
+            update = block.update_prepared(prepared, size, attend)
             return add(tokens, update, out=update), *seen
 
         return self.run(update, tokens)
@@ -505,20 +506,27 @@ class DenseLabels(CoarseToFine):
 
     def _add_heads(self, dims: int, num_classes: int) -> None:
         super()._add_heads(dims, num_classes)
-        self.aux_head = _linear(dims, num_classes)
+        self.aux_head = Classifier(dims, num_classes)
 
     def classify(self, tokens: Tensor) -> Tensor:
         """See :class:`CoarseToFine`."""
-        best = self.aux_head(tokens[:, 1:]).amax(1)
+        best = self.aux_head(tokens[:, self.num_extra_tokens :]).amax(1)
         return super().classify(tokens) + self.aux_weight * best
 
     def head_flops(self, num_rows: Tensor | int) -> Tensor | int:
         """See :class:`CoarseToFine`."""
-        return super().head_flops(num_rows) * num_rows
+        num_scored = 1 + num_rows - self.num_extra_tokens
+        return super().head_flops(num_rows) * num_scored
 
 
-def _linear(embed_dims: int, num_classes: int) -> nn.Linear:
-    layer = nn.Linear(embed_dims, num_classes)
-    nn.init.trunc_normal_(layer.weight, std=0.02)
-    nn.init.zeros_(layer.bias)
-    return layer
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
+class Classifier(nn.Linear):
+    """A linear layer that starts as the official code's."""
+
+    def reset_parameters(self) -> None:
+        """Start small, without a preference."""
+        nn.init.trunc_normal_(self.weight, std=0.02)
+        nn.init.zeros_(self.bias)

@@ -48,7 +48,6 @@ from ..routing import (
     GumbelRouter,
     RandomRouter,
     Router,
-    UniformRouter,
     build_router,
 )
 from ..routing.router import STATIC
@@ -235,6 +234,10 @@ class TokenRouting(Method):
         if self.dense or not self.columns:
             return super().forward(x)
         self.check_images(x)
+        if self.training:
+            for gate in self.routers:
+                if isinstance(gate, AveragedGate):
+                    gate.remember()
         rows = self._rows(x)
         rows[0].add([*range(len(x))], self.embedding(0)(x)[0])
         unused = []
@@ -423,11 +426,10 @@ def make_gate(
     if routing in ('learned', 'gumbel'):
         config = dict(type=AveragedGate.__name__)
     gate = build_router(config, dims, (1.0, 0.0), 1, price)
-    if not isinstance(gate, (GumbelRouter, RandomRouter, UniformRouter)):
+    if not isinstance(gate, (GumbelRouter, RandomRouter)):
         raise UserError(
-            f"routing={routing!r} must be 'learned', 'random', 'uniform' or "
-            "'finest', or the config of an AveragedGate, a RandomRouter or a "
-            'UniformRouter.'
+            f"routing={routing!r} must be 'learned', 'random' or 'finest', or "
+            'the config of an AveragedGate or a RandomRouter.'
         )
     if isinstance(gate, GumbelRouter) and 'init_finest' not in config:
         gate.init_finest = 0.95 if opened else 0.05
@@ -447,7 +449,7 @@ def decide(
         valid (Tensor): Cells that are no padding, ``(B, H, W)``, bool.
 
     Returns:
-        Tensor: ``(B, H, W)``, float32; 0 for the other images.
+        Tensor: ``(B, H, W)``, float32; 0 for padding and other images.
     """
     decision = gate(take(grid, images), take(valid, images))
     closed = valid.new_zeros(valid.shape, dtype=torch.float32)
@@ -457,7 +459,7 @@ def decide(
         opened = decision.choice == 0
     else:
         opened = decision.gate[..., 0]
-    return put(closed, images, opened)
+    return put(closed, images, opened * take(valid, images))
 
 
 def mean_over(tokens: Tensor, valid: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mmdge.registry import MODELS
 from mmdge.utils import UserError, is_number
 
+from .granularity import pool
 from .router import GumbelRouter
 
 
@@ -19,9 +20,9 @@ class AveragedGate(GumbelRouter):
     """A :class:`GumbelRouter` that decides by averaged weights at test.
 
     Source: dynamic token routing (2308.03409), section 3.2. Each training
-    step moves the average towards the weights; as long as there was none,
-    the weights themselves count. They start at 0, so that decisions start as
-    the bias says.
+    step moves the average towards the weights, see :meth:`remember`; as long
+    as there was none, the weights themselves count. They start at 0, so that
+    decisions start as the bias says.
 
     Args:
         momentum (float): Of the average, in [0, 1). The paper doesn't tell
@@ -54,16 +55,19 @@ class AveragedGate(GumbelRouter):
         return torch.cat([gate.weight, gate.bias[:, None]], 1).detach()
 
     def logits(self, x: Tensor, valid: Tensor) -> Tensor:
-        """See :class:`Router`; of cells of one token."""
+        """See :class:`Router`."""
         if self.training:
-            self._remember()
             return super().logits(x, valid)
         known = torch.where(
             self.num_updates > 0, self.average, self._weights
         ).to(x.dtype)
-        return F.linear(x, known[:, :-1], known[:, -1])
+        return F.linear(pool(x, self.cell), known[:, :-1], known[:, -1])
 
-    def _remember(self) -> None:
+    def remember(self) -> None:
+        """Move the average, once in a training step, whatever it decides.
+
+        Else ranks, whose images differ, would come to different averages.
+        """
         weights = self._weights
         moved = self.average.lerp(weights, 1 - self.momentum)
         moved = torch.where(self.num_updates > 0, moved, weights)

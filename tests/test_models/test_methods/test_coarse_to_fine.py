@@ -319,6 +319,19 @@ class TestPlainWeights:
         for ours, theirs in zip(model(x), plain(x), strict=True):
             torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
+    def test_what_is_reused_is_0_at_first_whatever_initialises(self):
+        everywhere = dict(type='TruncNormal', layer='Linear', std=0.02)
+        model = cf_vit(init_cfg=everywhere)
+        model.init_weights()
+        assert model.reuse_block[1].fc1.weight.any()
+        assert not model.reuse_block[1].fc2.weight.any()
+
+    def test_a_classifier_can_be_trained_on_a_frozen_rest(self):
+        model = cf_vit(num_classes=3, frozen_stages=3)
+        sum(out.sum() for out in model(pictures(2, 64, 64))).backward()
+        trained = {n for n, p in model.named_parameters() if p.requires_grad}
+        assert trained == {'head.weight', 'head.bias'}
+
     def test_a_classifier_of_other_classes_starts_anew(self):
         plain = deit(routing='finest')
         head = {
@@ -330,4 +343,5 @@ class TestPlainWeights:
             model.load_state_dict(plain.state_dict() | head)
             assert model.head.weight.shape == (num, 24)
             assert kept == model.head.weight.equal(head['head.weight'])
+            assert kept or not model.head.bias.any()
         plain.load_state_dict(model.state_dict())  # whose rest it drops
