@@ -105,7 +105,7 @@ def check_routed(backbone: Backbone) -> None:
             'the backbone spends the same on every image, since none of its '
             "blocks routes; set model.backbone.routing to other than 'finest' "
             'and granularities to several, e.g. (1, 2, 4), or of DynamicViT '
-            "amount='price'"
+            "amount='price', of a CF-ViT that classifies num_classes"
         )
 
 

@@ -331,7 +331,7 @@ def _find_layout(weights: Mapping[str, Any], backbone: nn.Module) -> Layout:
             raise UserError(
                 f'the checkpoint holds a {layout.family} ({layout.name} '
                 f'layout), but the backbone is {name}; use the weights of a '
-                f"{known[0].family}, or set type='mmdge.{other}'"
+                f"{known[-1].family}, or set type='mmdge.{other}'"
             )
     raise UserError(
         f'the checkpoint holds no weights for the backbone {name} but '

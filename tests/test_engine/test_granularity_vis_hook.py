@@ -42,6 +42,16 @@ def test_blocks_of_a_stage_are_averaged():
     assert panel.queries[0, 0] == pytest.approx((1 + 1 / 16) / 2)
 
 
+def test_what_is_decided_for_the_whole_image_blurs_no_panel():
+    stage = cost().stages[0]
+    whole = ComputeMap(torch.zeros(2, 1, 1), 32, 'exit')
+    both = Cost(stage.dynamic, stage.dense, (*stage.maps, whole))
+    alone = Cost(stage.dynamic, stage.dense, (whole,))
+    places, nothing = stage_panels(Cost.of_stages([both, alone]), 0, (32, 32))
+    assert places.queries[0, 0] == 1
+    assert (nothing.queries == 0).all()
+
+
 def test_picture_has_a_row_per_image():
     image = np.full((32, 48, 3), 128, np.uint8)
     panels = stage_panels(cost(), 0, (32, 48))

@@ -8,6 +8,7 @@ from torch import nn
 
 from mmdge import RandomPriceHook
 from mmdge.models import DGEPVT
+from tests.small import cf_vit
 
 ARCH = dict(
     embed_dims=(8, 16, 16, 32), num_layers=(1, 1, 1, 1), num_heads=(1, 2, 2, 4)
@@ -61,6 +62,14 @@ def test_it_depends_on_seed_and_iteration_alone():
 
     assert prices(0, 0)[5:] == prices(0, 5)  # resumed
     assert prices(0, 0) != prices(1, 0)
+
+
+def test_a_backbone_without_a_price_in_training():
+    model = nn.Module()
+    model.backbone = cf_vit(num_classes=5)
+    hook = RandomPriceHook([0.0, 0.5])
+    with pytest.raises(ValueError, match='no price moves what CFViT spends'):
+        hook.before_train(SimpleNamespace(model=model))
 
 
 @pytest.mark.parametrize('prices', [[], 0.3, [0.1, 'x'], None])

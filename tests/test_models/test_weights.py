@@ -25,7 +25,14 @@ from mmdge.models.architectures import LAYOUTS
 from mmdge.models.weights import from_ours, recognise, to_ours, unwrap
 from mmdge.utils import UserError
 from tests import hostile
-from tests.small import CONVNEXT, DINO, SWIN, DGELVViT, dynamic_swin
+from tests.small import (
+    CONVNEXT,
+    DINO,
+    SWIN,
+    DGELVViT,
+    dynamic_swin,
+    token_routing,
+)
 
 PVT = dict(
     embed_dims=(16, 32, 40, 64),
@@ -699,6 +706,11 @@ class TestRefusals:
                 )[0],
                 r'holds a ViT \(official layout\), but the backbone is DGEPVT'
                 r"; use the weights of a PVT, or set type='mmdge.DGEViT'",
+            ),
+            (
+                token_routing,
+                lambda: pvt().state_dict(),
+                'holds a PVT .*; use the weights of a PVTv2, or set',
             ),
             (
                 deit,

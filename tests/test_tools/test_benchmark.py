@@ -94,6 +94,36 @@ def test_inference(tool, tmp_path, config, options, host):
             assert name in said
 
 
+@pytest.mark.parametrize(
+    ('config', 'options', 'kinds'),
+    [
+        (
+            'configs/shapes/cf-vit_shapes-crops.py',
+            ['model.backbone.arch.num_layers=2'],
+            ['dense', 'dynamic', 'smaller'],
+        ),
+        (
+            'configs/shapes/retinanet_token-routing-pvtv2_fpn_shapes.py',
+            PVT_OPTIONS,
+            ['dense', 'host', 'dynamic', 'smaller'],
+        ),
+        (
+            'configs/shapes/dynamic-vit_shapes-crops.py',
+            [],
+            ['dense', 'host', 'dynamic'],
+        ),
+    ],
+)
+def test_other_methods_run_as_they_are(tool, tmp_path, config, options, kinds):
+    _, found = benchmark(
+        *(tool, tmp_path, config, '--size', '64x64', '--repeats', 1),
+        options=options,
+    )
+    (setting,) = found['settings']
+    assert [row['kind'] for row in setting['rows']] == kinds
+    assert 'left out, fixed shares: known for DGE alone' in setting['notes']
+
+
 @pytest.mark.parametrize('host', list(SHAPES))
 def test_whole_models_with_a_checkpoint(tool, tmp_path, host, shapes):
     cfg = Config.fromfile(ROOT / SHAPES[host])
@@ -346,6 +376,10 @@ def test_the_hosts_own_gives_the_same_and_costs_the_same(config, changes):
             "mmdet's PVTv2 has all stages",
         ),
         (small.dpvt('finest'), 'no host has one like DGEDPVT'),
+        (
+            small.dynamic_lvvit(routing='finest'),
+            'no host has one like DynamicLVViT',
+        ),
         (torch.nn.Linear(1, 1), 'no host has one like Linear'),
     ],
 )

@@ -25,7 +25,7 @@ ARCH = dict(
     num_layers=(2, 2, 2, 2),
     num_heads=(1, 2, 4, 8),
 )
-VTPACK = LAYOUTS[0]
+VTPACK = next(la for la in LAYOUTS if la.name == 'vtpack')
 
 
 @pytest.fixture(scope='module')

@@ -6,7 +6,7 @@ import torch
 from mmdge.models import DGEPVT, DGEConvNeXt, DGEDeiT, DGEPVTv2, DGESwin
 from mmdge.models.architectures import LAYOUTS
 from tests.forked import forked
-from tests.small import CONVNEXT, DEIT, SWIN, DGELVViT
+from tests.small import CONVNEXT, DEIT, SWIN, DGELVViT, token_routing
 
 TOOL = 'tools/model_converters/convert_checkpoint.py'
 PVT = dict(
@@ -80,6 +80,16 @@ def test_the_container_is_the_one_that_is_read_there(whole, tmp_path, tool):
     assert state['blocks.1.attn.qkv.bias'].equal(
         torch.cat([fused.q.bias, fused.kv.bias])
     )
+
+
+def test_a_grid_has_one_layout(tmp_path, tool):
+    source, out = tmp_path / 'grid.pth', tmp_path / 'out.pth'
+    state = token_routing().state_dict()
+    torch.save(state, source)
+    said = tool(TOOL, source, out, '--to', 'mmdet', expect=2)
+    assert 'mmdet has no TokenRoutingPVT; allowed are mmdge' in said
+    tool(TOOL, source, out)
+    assert torch.load(out)['state_dict'].keys() == state.keys()
 
 
 @pytest.mark.slow

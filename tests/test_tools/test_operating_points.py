@@ -105,6 +105,30 @@ def test_a_plain_vit_runs_as_any_method(tool, tmp_path, shapes, random_model):
     assert repeated and repeated.items() <= found[1]['metrics'].items()
 
 
+def test_a_cf_vit_that_classifies(tool, tmp_path, shapes, random_model):
+    """Its own price meets a ratio; its head knows no other method."""
+    config = 'configs/shapes/cf-vit_shapes-crops.py'
+    depth = {'model.backbone.arch.num_layers': 2}
+    _, weights = random_model(config, depth)
+
+    def run(*arguments, **kwargs):
+        return tool(
+            *(TOOL, config, weights, '--out', tmp_path / 'out', *FEW),
+            *('--scale', 1, '--repeats', 0, *arguments, '--cfg-options'),
+            *data_options('mmpretrain', shapes),
+            *NO_WORKERS,
+            *(f'{key}={value}' for key, value in depth.items()),
+            **kwargs,
+        )
+
+    said = run('--method', 'own', 'mixed', expect=2)
+    assert '--method mixed: mmdge.CFViT can run as dense, own alone' in said
+    run('--method', 'own', '--ratio', 0.6, '--num-images', 16)
+    (point,) = json.loads((tmp_path / 'out/points.json').read_text())['points']
+    assert point['ratio_calibrated'] == pytest.approx(0.6, abs=0.05)
+    assert 0 < point['price'] < 1
+
+
 @pytest.mark.slow
 def test_it_goes_on_where_it_was(measure, tmp_path, monkeypatch):
     """A report shows what there is."""

@@ -5,8 +5,9 @@ static model of equal FLOPs take turns with it in one process. FLOPs are
 multiply-adds per image; of a training step, those of its forward pass.
 
 Without a checkpoint the images are noise, and routers with fixed shares
-(random, by variance, uniform) meet a ratio of FLOPs. With one the config's
-own router decides on images of the validation set, each brought to the size.
+(random, by variance, uniform) meet a ratio of FLOPs; of other methods than
+DGE the config's own routing runs, untrained. With a checkpoint that decides on
+images of the validation set, each brought to the size.
 
 FLOPs ratio: as realised in the precision that is timed; vs float32: how far
 that is off on the first images; gap = time ratio - FLOPs ratio; realised =
@@ -53,11 +54,13 @@ from mmdge.models.architectures import (
     PVT,
     Backbone,
     ConvNeXt,
+    LVViT,
     PVTv2,
     Swin,
     ViT,
     backbone_class,
 )
+from mmdge.models.methods import Granularity, Pruning
 from mmdge.models.weights import from_ours
 from mmdge.utils import UserError, checks, launch, timing
 from mmdge.utils.arguments import positive, ratio
@@ -72,7 +75,6 @@ SAMPLES = dict(
 INFERENCE = ('dynamic', 'variance', 'uniform', 'host', 'smaller')
 CHECKPOINT = ('dynamic', 'host', 'smaller')
 TRAINING = ('dynamic', 'sparse', 'paper')
-DENSE = dict(routing='finest', granularities=(1,))
 # Column, key of a row, how it is written, factor.
 COLUMNS = (
     ('ms', 'median', '.4g', 1e3),
@@ -208,7 +210,7 @@ class Benchmark:
 
     def arms(self, size: Size, notes: list[str]) -> Iterator[Arm]:
         """Build what takes turns; notes say what can't be built, and why."""
-        args, twin, ratios = self.args, self.build(**DENSE), []
+        args, twin, ratios = self.args, self.build(**dense(self.config)), []
         yield Arm('dense twin', 'dense', twin)
         if 'host' in args.arms:
             try:
@@ -219,8 +221,11 @@ class Benchmark:
                 flops = count_flops(copy.deepcopy(host).to('meta'), size)
                 note = type(host).__name__
                 yield Arm(f"{name}'s own", 'host', host, None, flops, note)
-        for asked in args.price if args.checkpoint else args.ratio:
-            if not args.checkpoint:
+        by_shares = isinstance(twin, Granularity) and not args.checkpoint
+        if not (by_shares or args.checkpoint):
+            notes.append('left out, fixed shares: known for DGE alone')
+        for asked in args.ratio if by_shares else args.price:
+            if by_shares:
                 ratios.append(asked)
                 yield from self.fixed_shares(size, asked)
                 continue
@@ -232,8 +237,13 @@ class Benchmark:
                 yield Arm(f'price {asked:g}', 'dynamic', backbone, asked)
         if 'smaller' in args.arms and self.whole:
             notes.append('left out, smaller: the neck takes other channels')
-        elif 'smaller' in args.arms and not isinstance(twin, (PVT, ViT)):
-            notes.append('left out, smaller: known for PVTs and ViTs alone')
+        elif 'smaller' in args.arms and (
+            not isinstance(twin, (PVT, ViT)) or isinstance(twin, Pruning)
+        ):
+            notes.append(
+                'left out, smaller: known for PVTs and ViTs alone, and not '
+                'for DynamicViT'
+            )
         elif 'smaller' in args.arms:
             for asked in ratios:
                 config = smaller_backbone(self.config, asked, size)
@@ -378,6 +388,13 @@ def ratios(row: dict[str, Any], dense: dict[str, Any]) -> dict[str, float]:
     return dict(found, realised_share=realised)
 
 
+def dense(config: Mapping) -> dict[str, Any]:
+    """Arguments that make a config that of its dense twin."""
+    by_regions = issubclass(backbone_class(config), Granularity)
+    finest = dict(routing='finest')
+    return finest | dict(granularities=(1,)) if by_regions else finest
+
+
 def count_flops(backbone: nn.Module, size: Size) -> int:
     """Multiply-adds of one image, best on the meta device."""
     device = next(backbone.parameters()).device
@@ -455,7 +472,9 @@ def host_backbone(twin: Backbone) -> tuple[str, nn.Module]:
             out_indices=list(twin.out_indices),
             gap_before_final_norm=twin.gap_before_final_norm,
         )
-    elif isinstance(twin, ViT) and not twin.apply_layernorm:
+    elif isinstance(twin, ViT) and not (
+        isinstance(twin, LVViT) or twin.apply_layernorm
+    ):
         from mmpretrain.models import backbones
 
         name = 'mmpretrain'
@@ -494,7 +513,7 @@ def smaller_backbone(config: Mapping, ratio: float, size: Size) -> dict:
     Heads get narrower, in steps of 8 channels, and stages shorter, all to the
     same part give or take a block. What comes closest is returned.
     """
-    config = dict(config, **DENSE, frozen_stages=-1)
+    config = dict(config, **dense(config), frozen_stages=-1)
 
     def meta(config: dict) -> Backbone:
         with torch.device('meta'):

@@ -199,6 +199,9 @@ class Bench:
         ways = [
             k for k, way in METHODS.items() if issubclass(kind, way.family)
         ]
+        if cfg.model.backbone.get('num_classes') is not None:
+            # CF-ViT's head takes the logits that no other backbone has.
+            ways = [k for k in ways if k in ('dense', 'own')]
         self.methods = args.method or ['dense']
         if wrong := ', '.join(k for k in self.methods if k not in ways):
             raise UserError(

@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from mmengine.runner import save_checkpoint
 
+from mmdge.models import TokenRoutingPVT
 from mmdge.models.architectures import LAYOUTS
 from mmdge.models.weights import (
     EXTRA_PARTS,
@@ -28,6 +29,9 @@ from mmdge.models.weights import (
 )
 from mmdge.utils import UserError, checks, launch
 
+# A grid's entries are those of a PVTv2, and more.
+KNOWN = (TokenRoutingPVT.layouts[0], *LAYOUTS)
+
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -35,7 +39,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('target', help='the file to write')
     parser.add_argument(
         '--to',
-        choices=sorted({layout.name for layout in LAYOUTS}),
+        choices=sorted({layout.name for layout in KNOWN}),
         default='mmdge',
         help='whose names to use; vtpack is the official DGE code, cf-vit '
         "CF-ViT's; mmdet is for PVT, mmpretrain, mmseg and hf (Hugging "
@@ -47,13 +51,13 @@ def parse_args() -> argparse.Namespace:
 def convert(checkpoint: Mapping, name: str) -> tuple[dict, str]:
     """Translate what a file holds; also say what was done."""
     weights, rest = unwrap(checkpoint)
-    source = recognise(weights, LAYOUTS)
+    source = recognise(weights, KNOWN)
     if source is None:
         raise UserError(
             'the checkpoint holds no PVT and no ViT but '
             f'{", ".join(list(weights)[:3])}, ...'
         )
-    targets = {la.name: la for la in LAYOUTS if la.family == source.family}
+    targets = {la.name: la for la in KNOWN if la.family == source.family}
     if name not in targets:
         raise UserError(
             f'--to {name}: {name} has no {source.family}; allowed are '

@@ -295,7 +295,7 @@ class CostHook(Hook):
                 'tools/analysis_tools/calibrate_budget.py finds the price at '
                 'which this checkpoint spends it; in training, loss_weight '
                 'leads a router there that learns how much to spend, and '
-                'mmdge.share_for_budget gives the share of others.'
+                "mmdge.share_for_budget gives DGE's others their share."
             )
 
     def _warn_of_collapse(

@@ -154,7 +154,9 @@ def stage_panels(
         dynamic, dense = stage.dynamic[index], stage.dense[index]
         title = f'stage {number}: {float(dynamic / dense):.0%} of FLOPs'
         shares = []
-        for routed in stage.maps:
+        # What is decided for the whole image shows no place.
+        maps = [m for m in stage.maps if m.share[0].numel() > 1]
+        for routed in maps or stage.maps:
             share = routed.share[index].cpu().numpy()
             for axis in (0, 1):  # regions to pixels
                 share = share.repeat(routed.cell, axis)

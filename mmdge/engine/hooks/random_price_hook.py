@@ -42,10 +42,20 @@ class RandomPriceHook(Hook):
         self.prices = list(prices)
 
     def before_train(self, runner: Any) -> None:
-        """Find the backbones, or say that there is none."""
-        self._backbones = find_dynamic_backbones(
-            runner.model, type(self).__name__
-        )
+        """Find the backbones.
+
+        Raises:
+            UserError: If there is none, or no price moves any in training.
+        """
+        name = type(self).__name__
+        self._backbones = find_dynamic_backbones(runner.model, name)
+        routers = [r for b in self._backbones for r in b.routers]
+        if not any(router.priced for router in routers):
+            kinds = ', '.join(type(b).__name__ for b in self._backbones)
+            raise UserError(
+                f'{name} does nothing here, since no price moves what {kinds} '
+                'spends in training; do without it.'
+            )
 
     def before_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None

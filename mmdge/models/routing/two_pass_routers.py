@@ -36,6 +36,11 @@ class ConfidenceRouter(Router):
         """See :class:`Router`."""
         return not self.training and self.price > 0
 
+    @property
+    def priced(self) -> bool:
+        """See :class:`Router`."""
+        return not self.training
+
     def logits(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """Logits ``(B, 2)`` of an image's classes' ``(B, K)``."""
         doubt = 1 - x.softmax(-1).amax(-1)
