@@ -144,6 +144,7 @@ class Arm:
         options (dict): Further entries of the config.
         training (dict): Further ones of its training.
         afresh (bool): Whether that begins with no weights.
+        suffix (str): Of its folder, where another has the config's name.
     """
 
     family: str
@@ -156,6 +157,7 @@ class Arm:
     options: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     afresh: bool = False
+    suffix: str = ''
 
     @property
     def trained(self) -> Training:
@@ -163,10 +165,7 @@ class Arm:
         family = FAMILIES[self.family]
         if self.weights != 'own':
             return getattr(family, self.weights)
-        # Two arms may have one training, or trainings of one config.
-        name = self.config
-        if self.options and self.options.items() <= self.training.items():
-            name = f'{name}_{self.name.split(", ")[1].replace(" ", "-")}'
+        name = '_'.join(filter(None, (self.config, self.suffix)))
         start = None if self.afresh else family.static
         return Training(name, self.config, self.training, start)
 
@@ -205,6 +204,21 @@ def arms_of(name: str) -> Iterator[Arm]:
             options = {'model.backbone.type': f'mmdge.{kind}'}
             yield Arm(name, title, ratio=RATIO, made=True, options=options)
     if name == 'DeiT crops':
+        # What CF-ViT's coarse pass sees, and no more.
+        both = ['horizontal', 'vertical']
+        half = [
+            dict(type='LoadImageFromFile'),
+            dict(type='Resize', scale=(48, 48)),
+            dict(type='RandomFlip', prob=0.5, direction=both),
+            dict(type='PackInputs'),
+        ]
+        yield Arm(
+            *(name, f'{STATIC}, trained at x 0.5', family.config, 'own'),
+            scale=0.5,
+            training={'train_dataloader.dataset.pipeline': half},
+            afresh=True,
+            suffix='half',
+        )
         yield Arm(name, 'DynamicViT', 'dynamic-vit_shapes-crops', 'own')
         cf_vit = partial(
             *(Arm, name),
@@ -231,6 +245,7 @@ def arms_of(name: str) -> Iterator[Arm]:
             options=depths,
             training={**depths, 'train_cfg.max_epochs': 9},
             afresh=True,
+            suffix='smaller',
         )
         config = 'retinanet_token-routing-pvtv2_fpn_shapes'
         yield Arm(name, 'token routing', config, 'own')
@@ -241,6 +256,7 @@ def arms_of(name: str) -> Iterator[Arm]:
             *(name, 'token routing, random gates', config, 'own'),
             options=random,
             training=random,
+            suffix='random-gates',
         )
 
 
