@@ -250,7 +250,7 @@ def arms_of(name: str) -> Iterator[Arm]:
         config = 'retinanet_token-routing-pvtv2_fpn_shapes'
         yield Arm(name, 'token routing', config, 'own')
         # Open 10 % of all tokens and paths: about as many FLOPs.
-        gates = dict(type='RandomRouter', share=(0.1, 0.9))
+        gates = dict(_delete_=True, type='RandomRouter', share=(0.1, 0.9))
         random = {'model.backbone.routing': gates}
         yield Arm(
             *(name, 'token routing, random gates', config, 'own'),
