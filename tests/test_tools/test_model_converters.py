@@ -6,7 +6,7 @@ import torch
 from mmdge.models import DGEPVT, DGEConvNeXt, DGEDeiT, DGEPVTv2, DGESwin
 from mmdge.models.architectures import LAYOUTS
 from tests.forked import forked
-from tests.small import CONVNEXT, DEIT, SWIN, DGELVViT, token_routing
+from tests.small import CONVNEXT, DEIT, SWIN, DGELVViT, dpvt, token_routing
 
 TOOL = 'tools/model_converters/convert_checkpoint.py'
 PVT = dict(
@@ -16,6 +16,7 @@ PVT = dict(
 )
 MODELS = dict(
     ConvNeXt=lambda **kwargs: DGEConvNeXt(CONVNEXT, out_indices=3, **kwargs),
+    DPVT=dpvt,
     PVT=lambda **kwargs: DGEPVT(PVT, pretrain_img_size=64, **kwargs),
     PVTv2=lambda **kwargs: DGEPVTv2(PVT, **kwargs),
     Swin=lambda **kwargs: DGESwin(
