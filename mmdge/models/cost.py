@@ -58,6 +58,11 @@ class ComputeMap:
     target: float | None = None
 
     @property
+    def shows_place(self) -> bool:
+        """Whether it has several cells, so that it tells where."""
+        return self.share[0].numel() > 1
+
+    @property
     def mean(self) -> Tensor:
         """Mean share over an image's valid cells, ``(B,)``."""
         return (self._weight * self.share.flatten(1)).sum(1)

@@ -277,7 +277,7 @@ def compute_map(maps: Sequence[ComputeMap], size: tuple[int, int]) -> Tensor:
         ``(B, H / 8, W / 8)``.
     """
     grid = [side // CELL for side in size]
-    local = [decided for decided in maps if decided.share[0].numel() > 1]
+    local = [decided for decided in maps if decided.shows_place]
     found = []
     for decided in local or maps:
         share = decided.share.double()

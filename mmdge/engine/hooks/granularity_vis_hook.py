@@ -155,7 +155,7 @@ def stage_panels(
         title = f'stage {number}: {float(dynamic / dense):.0%} of FLOPs'
         shares = []
         # What is decided for the whole image shows no place.
-        maps = [m for m in stage.maps if m.share[0].numel() > 1]
+        maps = [m for m in stage.maps if m.shows_place]
         for routed in maps or stage.maps:
             share = routed.share[index].cpu().numpy()
             for axis in (0, 1):  # regions to pixels
