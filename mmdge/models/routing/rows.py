@@ -30,18 +30,24 @@ class Rows(NamedTuple):
     counts: Tensor
 
 
-def select(*keeps: Tensor) -> list[Rows]:
+def select(
+    *keeps: Tensor, lengths: Sequence[Sequence[int]] | None = None
+) -> list[Rows]:
     """Turn masks into rows.
 
     Args:
         *keeps (Tensor): Of each source of rows, which are computed,
             ``(B, M_i)``, bool.
+        lengths (Sequence[Sequence[int]], optional): How many are, of each
+            source and image, where that is known beforehand. Then all shapes
+            are constants, and nothing is waited for.
 
     Returns:
         list[Rows]: One for each source.
     """
     counts = torch.stack([keep.sum(1) for keep in keeps])  # (sources, B)
-    lengths = counts.tolist()  # the one time a GPU is waited for
+    if lengths is None:
+        lengths = counts.tolist()  # the one time a GPU is waited for
     # As `nonzero`, which would have to wait for the GPU to count.
     indices = [
         torch.repeat_interleave(keep.flatten().int(), output_size=sum(num))
