@@ -9,6 +9,7 @@ picture of them is drawn, too::
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
@@ -128,7 +129,7 @@ class Methods:
                 body.append(
                     {
                         'setting': family,
-                        'method': arm.name.split(' at ')[0],
+                        'method': kind_of(arm),
                         's per iteration': figure(row['value'], 3),
                         'of the static': figure(part),
                         'minutes': figure(row['minutes'], 1),
@@ -166,7 +167,7 @@ class Methods:
                 if cost == 'ms':
                     ms = self._ms(arm) or {}
                     x = [ms[k] for k in ('lower', 'median', 'upper') if ms]
-                name = arm.name.split(', input')[0].split(' at ')[0]
+                name = kind_of(arm)
                 if x:
                     place = np.array([x, [points(row)] * 3])
                     series.setdefault(name, []).append(place)
@@ -178,6 +179,11 @@ class Methods:
 def points(row: Row) -> float:
     """Its accuracy, in points of 100."""
     return row['value'] * (100 if 'mAP' in row['metric'] else 1)
+
+
+def kind_of(arm: Arm) -> str:
+    """Its name, without the scale or ratio that it is one of several of."""
+    return re.sub(r', input x .*| at [\d.]+$', '', arm.name)
 
 
 def figure(value: float | None, digits: int = 2) -> str:
