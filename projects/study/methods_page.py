@@ -9,6 +9,7 @@ picture of them is drawn, too::
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
@@ -95,6 +96,34 @@ class Methods:
             body.append(entry)
         return markdown(body)
 
+    def at(self, key: str, arms: str, *of: str, digits: int = 2) -> str:
+        """A figure for the text; of several arms the least and the largest.
+
+        Args:
+            key (str): Of a row's metrics; or ``'points'``, ``'lost'`` (to
+                the static model), ``'flops'`` or ``'ms'`` (of the static
+                model's, of the whole).
+            arms (str): Pattern of their names.
+            *of (str): Families. Defaults to all detectors.
+            digits (int): Defaults to 2.
+        """
+        found = []
+        for family in of or [name for name in FAMILIES if ' ' not in name]:
+            rows = {arm.name: row for arm, row in self._of(family)}
+            for name, row in rows.items():
+                if not re.fullmatch(arms, name):
+                    continue
+                time = self._rows.get((family, 'time', name))
+                static, spent = rows[STATIC], dict(row['metrics'])
+                spent['points'] = points(row)
+                spent['lost'] = points(static) - points(row)
+                spent['flops'] = spent['GFLOPs'] / static['metrics']['GFLOPs']
+                if time:
+                    spent['ms'] = time['metrics']['whole_of_static']
+                found += [spent[key]] if key in spent else []
+        ends = {figure(end(found, default=None), digits) for end in (min, max)}
+        return ' to '.join(sorted(ends, key=float) if found else ends)
+
     def where(self) -> str:
         """Agreement with the oracle, and with the objects."""
         return markdown(
@@ -128,13 +157,29 @@ class Methods:
                 body.append(
                     {
                         'setting': family,
-                        'method': arm.name.split(' at ')[0],
+                        'method': kind_of(arm),
                         's per iteration': figure(row['value'], 3),
                         'of the static': figure(part),
                         'minutes': figure(row['minutes'], 1),
                     }
                 )
         return markdown(body)
+
+    def went_on(self) -> str:
+        """Time per iteration of the static models, trained longer, of before.
+
+        The same training on the same data: what another load makes of it.
+        """
+        parts = []
+        for family, of in FAMILIES.items():
+            first, on = (
+                self._rows.get((family, 'training', training.name))
+                for training in (of.static, of.longer)
+            )
+            if first and on:
+                parts.append(on['value'] / first['value'])
+        ends = (end(parts, default=None) for end in (min, max))
+        return ' to '.join(map(figure, ends))
 
     def timed(self) -> str:
         """Where and how it was timed."""
@@ -166,7 +211,7 @@ class Methods:
                 if cost == 'ms':
                     ms = self._ms(arm) or {}
                     x = [ms[k] for k in ('lower', 'median', 'upper') if ms]
-                name = arm.name.split(', input')[0].split(' at ')[0]
+                name = kind_of(arm)
                 if x:
                     place = np.array([x, [points(row)] * 3])
                     series.setdefault(name, []).append(place)
@@ -178,6 +223,11 @@ class Methods:
 def points(row: Row) -> float:
     """Its accuracy, in points of 100."""
     return row['value'] * (100 if 'mAP' in row['metric'] else 1)
+
+
+def kind_of(arm: Arm) -> str:
+    """Its name, without the scale or ratio that it is one of several of."""
+    return re.sub(r', input x .*| at [\d.]+$', '', arm.name)
 
 
 def figure(value: float | None, digits: int = 2) -> str:
