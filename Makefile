@@ -10,6 +10,8 @@ STAMP := $(VENV)/.mmdge-ready
 OPENCV := $(shell sed -n 's/^opencv-python-headless==/&/p' requirements.txt)
 # Only what these recipes start must not see the caller's environment.
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Threads that wait give their core to others (docs/training.md).
+export GOMP_SPINCOUNT ?= 1000
 unexport VIRTUAL_ENV
 unexport PYTHONHOME
 

@@ -35,6 +35,8 @@ print(s.getsockname()[1])')
     local cores
     cores=$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)
     export OMP_NUM_THREADS=$((cores > gpus ? cores / gpus : 1))
+    # Nor shall threads that wait keep a core (docs/training.md).
+    export GOMP_SPINCOUNT=${GOMP_SPINCOUNT:-1000}
     export MKL_NUM_THREADS=${MKL_NUM_THREADS:-$OMP_NUM_THREADS}
   fi
 

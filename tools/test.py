@@ -9,6 +9,10 @@ import argparse
 import os
 import sys
 
+# Before PyTorch reads it: threads that wait shall not keep the cores that
+# another job needs (docs/training.md).
+os.environ.setdefault('GOMP_SPINCOUNT', '1000')
+
 from mmengine.config import Config, ConfigDict
 from mmengine.evaluator import BaseMetric, DumpResults
 from mmengine.registry import METRICS

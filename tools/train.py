@@ -10,6 +10,10 @@ import os
 import sys
 from pathlib import Path
 
+# Before PyTorch reads it: threads that wait shall not keep the cores that
+# another job needs (docs/training.md).
+os.environ.setdefault('GOMP_SPINCOUNT', '1000')
+
 import torch
 from mmengine.config import Config
 

@@ -1,5 +1,8 @@
 import os
+import re
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,6 +10,7 @@ import pytest
 TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 STUB = """#!/bin/sh
 echo "threads=$OMP_NUM_THREADS"
+echo "spin=$GOMP_SPINCOUNT" >&2
 echo "port=$MASTER_PORT" >&2
 printf "%s\\n" "$@"
 """
@@ -148,3 +152,43 @@ def test_slurm(stub, script, given, passed, port):
         *['py', '-u', str(TOOLS / tool), *passed, '--amp'],
         *['--launcher', 'slurm'],
     ]
+
+
+AT_IMPORT = """
+import os, runpy, sys
+
+class Finder:
+    def find_spec(self, name, *args):
+        if name == 'torch':
+            sys.exit('spin=' + os.environ['GOMP_SPINCOUNT'])
+
+sys.meta_path.insert(0, Finder())
+runpy.run_path(sys.argv[1], run_name='__main__')
+"""
+
+
+@pytest.mark.parametrize('own', [None, '7'])
+def test_waiting_threads_leave_the_cores_to_others(own, stub):
+    """Unless the user wants it otherwise; as PyTorch is loaded."""
+    env = {} if own is None else {'GOMP_SPINCOUNT': own}
+    expected = f'spin={own or 1000}'
+    clean = {k: v for k, v in os.environ.items() if k != 'GOMP_SPINCOUNT'}
+    for tool in ('train.py', 'test.py'):
+        done = subprocess.run(
+            [sys.executable, '-c', AT_IMPORT, TOOLS / tool],
+            env={**clean, **env},
+            capture_output=True,
+            text=True,
+        )
+        assert done.stderr.strip() == expected
+    made = subprocess.run(
+        ['make', '-pn', 'help'],
+        cwd=TOOLS.parent,
+        env={**clean, **env},
+        capture_output=True,
+        text=True,
+    )
+    assert re.search(f'GOMP_SPINCOUNT .?= {own or 1000}\n', made.stdout)
+    done = run('dist_train.sh', 'config.py', '2', PYTHON=str(stub), **env)
+    if shutil.which('nvidia-smi') is None:
+        assert expected in done.stderr
