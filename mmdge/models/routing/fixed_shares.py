@@ -68,9 +68,15 @@ def choose_shares(
             margin = margin.masked_fill(~valid, torch.inf)
         # Those that are given out come last.
         margin = margin.nan_to_num().masked_fill(choice > 0, -torch.inf)
-        order = margin.argsort(dim=1, descending=True, stable=True)
-        choice = choice.scatter(1, order[:, : counts[k]], k)
+        choice = choice.scatter(1, _largest(margin, counts[k]), k)
     return choice
+
+
+def _largest(x: Tensor, num: int) -> Tensor:
+    """Where the ``num`` largest of ``x (B, N)`` stand, the first of equals."""
+    if torch.compiler.is_exporting():  # ONNX keeps the order of equals
+        return x.topk(num, dim=1).indices
+    return x.argsort(dim=1, descending=True, stable=True)[:, :num]
 
 
 def choose_shares_of_map(
