@@ -151,6 +151,32 @@ def test_constant_shapes(tool, tmp_path):
     ]  # fmt: skip
 
 
+def test_what_no_graph_can_hold_is_left_out(monkeypatch):
+    """On a CPU, without graphs: which arms run, and what is said."""
+
+    def in_graph(run, x):
+        if isinstance(run, DGEPVT) and not run.routers:
+            return run
+        raise RuntimeError('not permitted\nfor a reason')
+
+    arguments = [TOOL, CONFIG, *SMALL, '--arms', 'constant']
+    monkeypatch.setattr(sys, 'argv', arguments)
+    monkeypatch.setattr(timing, 'in_graph', in_graph)
+    args = BENCH.parse_args()
+    args.arms.append('graph')
+    cfg = Config.fromfile(ROOT / CONFIG)
+    cfg.merge_from_dict(PVT_SIZES)
+    init_default_scope(cfg.default_scope)
+    bench = BENCH.Benchmark(cfg, args)
+    arms = list(bench.arms((64, 64), []))
+    found = bench.measure(arms, (64, 64), 1, torch.float32)
+    assert [row['name'] for row in found['rows']] == [
+        'dense twin', 'dense twin, graph', 'variance 0.45, constant',
+    ]  # fmt: skip
+    assert found['rows'][1]['memory'] is None
+    assert bench.refused == ['left out, variance 0.45, graph: not permitted']
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason='for a CPU machine')
 def test_everything_on_a_gpu_says_that_there_is_none(tool):
     said = tool('tools/analysis_tools/gpu.py', expect=2)
