@@ -11,14 +11,29 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.profiler import profile
+
+# What CUDA's runtime and driver are asked for; a graph is one launch. Here
+# nothing but the timing waits for the whole device.
+_LAUNCH = re.compile(r'(cuda|cu)(LaunchKernel|LaunchCooperative|GraphLaunch)')
+_WAIT = re.compile(r'(cuda|cu)(StreamSynchronize|EventSynchronize|Memcpy$)')
 
 
 class Footprint(NamedTuple):
-    """A run's peak of memory above what was held, its attention kernels."""
+    """What one run needs.
+
+    Attributes:
+        memory (int): Its peak above what was held, in bytes.
+        kernels (list[str]): Of its attention.
+        launches (int): Of kernels on a GPU; a CUDA graph is one.
+        waits (int): How often the CPU waited for the GPU.
+    """
 
     memory: int
     kernels: list[str]
+    launches: int
+    waits: int
 
 
 class Quartiles(NamedTuple):
@@ -98,8 +113,8 @@ def footprint(run: Callable[[], Any], device: torch.device) -> Footprint:
     with profile(profile_memory=on_cpu) as seen:
         run()
         _now(device)
+    events = seen.profiler.kineto_results.events()
     if on_cpu:  # the highest running sum of what was allocated and freed
-        events = seen.profiler.kineto_results.events()
         changes = [e for e in events if e.name() == '[memory]']
         changes.sort(key=lambda event: event.start_ns())
         peak = max(accumulate((e.nbytes() for e in changes), initial=0))
@@ -107,7 +122,45 @@ def footprint(run: Callable[[], Any], device: torch.device) -> Footprint:
         peak = torch.cuda.max_memory_allocated(device)
     forward = r'\w+::(_scaled_dot_product_(?!\w*backward)\w+|_?varlen_attn)'
     names = (re.fullmatch(forward, e.key) for e in seen.key_averages())
-    return Footprint(peak - held, sorted({n[1] for n in names if n}))
+    launches, waits = (
+        sum(bool(asked.match(event.name())) for event in events)
+        for asked in (_LAUNCH, _WAIT)
+    )
+    kernels = sorted({name[1] for name in names if name})
+    return Footprint(peak - held, kernels, launches, waits)
+
+
+def in_graph(run: Callable[[Tensor], Any], x: Tensor) -> Callable:
+    """Capture a run in a CUDA graph.
+
+    Args:
+        run (Callable[[Tensor], Any]): Without gradients, of constant shapes.
+        x (Tensor): Its input, on the GPU; those of later runs are copied.
+
+    Returns:
+        Callable: Runs the graph, and returns what was captured: always the
+        same tensors, with new values.
+
+    Raises:
+        RuntimeError: If it asks for something that a graph cannot hold, as
+            waiting for the GPU is.
+    """
+    held, side = x.clone(), torch.cuda.Stream(x.device)
+    side.wait_stream(torch.cuda.current_stream(x.device))
+    with torch.cuda.stream(side):  # libraries choose their kernels
+        for _ in range(3):
+            run(held)
+    torch.cuda.current_stream(x.device).wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outs = run(held)
+
+    def replay(images: Tensor) -> Any:
+        held.copy_(images)
+        graph.replay()
+        return outs
+
+    return replay
 
 
 def device_name(device: torch.device) -> str:

@@ -14,7 +14,13 @@ from mmengine.registry import MODELS, init_default_scope
 from mmdge.models import DGEPVT, DGEDeiT, DGEPVTv2
 from mmdge.utils import timing
 from tests import small
-from tests.tool_runs import ROOT, SHAPES, data_options, functions_of
+from tests.tool_runs import (
+    ROOT,
+    SHAPES,
+    data_options,
+    error_in,
+    functions_of,
+)
 
 TOOL = 'tools/analysis_tools/benchmark.py'
 CONFIG = SHAPES['mmdet']
@@ -122,6 +128,67 @@ def test_other_methods_run_as_they_are(tool, tmp_path, config, options, kinds):
     (setting,) = found['settings']
     assert [row['kind'] for row in setting['rows']] == kinds
     assert 'left out, fixed shares: known for DGE alone' in setting['notes']
+
+
+def test_constant_shapes(tool, tmp_path):
+    page = tmp_path / 'page.md'
+    _, found = benchmark(
+        *(tool, tmp_path, CONFIG, *SMALL, '--markdown', page),
+        *('--arms', 'variance', 'constant'),
+        options=PVT_OPTIONS,
+    )
+    (setting,) = found['settings']
+    check_setting(setting)
+    rows = {row['kind']: row for row in setting['rows']}
+    assert list(rows) == ['dense', 'variance', 'constant']
+    alike = rows['constant']['flops_ratio']
+    assert alike == pytest.approx(rows['variance']['flops_ratio'], abs=0.1)
+    title, _, names, _, *lines = page.read_text().splitlines()
+    assert title == '64 x 64, batch 1, float32:'
+    assert 'time ratio' in names and 'launches' not in names
+    assert [line.split(' | ')[0] for line in lines[:3]] == [
+        '| dense twin', '| variance 0.45', '| variance 0.45, constant',
+    ]  # fmt: skip
+
+
+def test_what_no_graph_can_hold_is_left_out(monkeypatch):
+    """On a CPU, without graphs: which arms run, and what is said."""
+
+    def in_graph(run, x):
+        if isinstance(run, DGEPVT) and not run.routers:
+            return run
+        raise RuntimeError('not permitted\nfor a reason')
+
+    arguments = [TOOL, CONFIG, *SMALL, '--arms', 'constant']
+    monkeypatch.setattr(sys, 'argv', arguments)
+    monkeypatch.setattr(timing, 'in_graph', in_graph)
+    args = BENCH.parse_args()
+    args.arms.append('graph')
+    cfg = Config.fromfile(ROOT / CONFIG)
+    cfg.merge_from_dict(PVT_SIZES)
+    init_default_scope(cfg.default_scope)
+    bench = BENCH.Benchmark(cfg, args)
+    arms = list(bench.arms((64, 64), []))
+    found = bench.measure(arms, (64, 64), 1, torch.float32)
+    assert [row['name'] for row in found['rows']] == [
+        'dense twin', 'dense twin, graph', 'variance 0.45, constant',
+    ]  # fmt: skip
+    assert found['rows'][1]['memory'] is None
+    assert bench.refused == ['left out, variance 0.45, graph: not permitted']
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='for a CPU machine')
+def test_everything_on_a_gpu_says_that_there_is_none(tool):
+    said = tool('tools/analysis_tools/gpu.py', expect=2)
+    assert error_in(said).startswith('PyTorch sees no GPU')
+
+
+def test_everything_on_a_gpu_asks_for_what_the_benchmark_knows(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    for arguments in functions_of('tools/analysis_tools/gpu.py').RUNS.values():
+        argv = [TOOL, *map(str, arguments), '--device', 'cuda']
+        monkeypatch.setattr(sys, 'argv', argv)
+        assert BENCH.parse_args().device == 'cuda'
 
 
 @pytest.mark.parametrize('host', list(SHAPES))
@@ -280,6 +347,7 @@ def test_a_host_that_is_not_installed_is_left_out(tool, tmp_path, monkeypatch):
             ['--train', '--arms', 'host'],
             '--arms: host not, only dynamic, sparse',
         ),
+        (['--device', 'cpu', '--arms', 'graph'], 'a backbone on a GPU'),
         (['none.pth'], 'checkpoint not found'),
         (
             ['--size', '64x64', '--cfg-options', 'model.backbone.type=ResNet'],

@@ -87,7 +87,9 @@ def test_memory_is_the_highest_that_is_held_at_once():
         third = torch.empty(2 << 20, dtype=torch.uint8)
         return second, third, held
 
-    assert timing.footprint(run, CPU).memory == 4 << 20
+    found = timing.footprint(run, CPU)
+    assert found.memory == 4 << 20
+    assert (found.launches, found.waits) == (0, 0)  # there is no GPU
 
 
 def test_memory_of_a_backward_pass_counts():
@@ -132,6 +134,18 @@ def test_on_a_gpu():
 
     found = timing.footprint(run, device)
     assert found.memory == 6 << 20
+    assert (found.launches, found.waits) == (1, 0)
+    waits = timing.footprint(lambda: (x + x).sum().item(), device)
+    assert (waits.launches, waits.waits) == (2, 1)
+
+    def add(x):
+        return (x + x) * x - x
+
+    with torch.inference_mode():
+        graph = timing.in_graph(add, x)
+        found = timing.footprint(lambda: graph(3 * x), device)
+        assert found.launches == 2  # one is 3 * x
+        assert graph(3 * x).eq(15).all()
     with pytest.raises(torch.OutOfMemoryError):
         torch.empty(TOO_MUCH, dtype=torch.uint8, device=device)
     y = torch.ones(8192, 8192, device=device, dtype=torch.float16)

@@ -11,7 +11,10 @@ images of the validation set, each brought to the size.
 
 FLOPs ratio: as realised in the precision that is timed; vs float32: how far
 that is off on the first images; gap = time ratio - FLOPs ratio; realised =
-saved time over saved FLOPs; MiB: above those of weights and inputs.
+saved time over saved FLOPs; MiB: above those of weights and inputs; launches
+of kernels and waits for the GPU: of one run. ``--arms constant graph`` adds
+the routed backbone with constant shapes, and it and its dense twin in a CUDA
+graph.
 
 Example::
 
@@ -48,6 +51,7 @@ from torch.utils._pytree import tree_leaves
 
 import mmdge
 from mmdge import share_for_budget
+from mmdge.calibration import fix_shapes
 from mmdge.datasets import image_loader
 from mmdge.models.architectures import (
     DPVT,
@@ -74,6 +78,7 @@ SAMPLES = dict(
 # Kinds of arms besides the dense twin.
 INFERENCE = ('dynamic', 'variance', 'uniform', 'host', 'smaller')
 CHECKPOINT = ('dynamic', 'host', 'smaller')
+ON_DEMAND = ('constant', 'graph')  # beside either
 TRAINING = ('dynamic', 'sparse', 'paper')
 # Column, key of a row, how it is written, factor.
 COLUMNS = (
@@ -88,6 +93,8 @@ COLUMNS = (
     ('realised', 'realised_share', '.2f', 1),
     ('MiB', 'memory', '.1f', 2**-20),
     ('images/s', 'images_per_second', '.4g', 1),
+    ('launches', 'launches', 'd', 1),
+    ('waits', 'waits', 'd', 1),
 )
 
 
@@ -113,7 +120,7 @@ def parse_args() -> argparse.Namespace:
     parser = launch.config_parser(__doc__.splitlines()[0])
     add = parser.add_argument
     several = partial(add, nargs='+')
-    kinds = list(dict.fromkeys(INFERENCE + TRAINING))
+    kinds = list(dict.fromkeys(INFERENCE + ON_DEMAND + TRAINING))
     dtypes = ['float32', 'bfloat16', 'float16']
     add('checkpoint', nargs='?', help='of the model, whose router decides')
     several('--size', type=size, default=[(512, 512)], metavar='HxW')
@@ -121,17 +128,21 @@ def parse_args() -> argparse.Namespace:
     several('--ratio', type=ratio, help='of FLOPs (default: 0.45)')
     several('--price', type=float, help='with a checkpoint (default: 0)')
     several('--dtype', choices=dtypes, default=dtypes[:1])
-    several('--arms', choices=kinds, help='default: all that apply')
+    several(
+        '--arms', choices=kinds, help='default: all but constant and graph'
+    )
     add('--scope', choices=['backbone', 'model'], default='backbone')
     add('--train', action='store_true', help='time forward and backward')
     add('--repeats', type=positive, default=15, help='default: 15')
     add('--device', choices=['cpu', 'cuda'], help='default: cuda, if there')
     add('--threads', type=positive, help="of the CPU (default: PyTorch's)")
     add('--json', help='write everything to this file, size after size')
+    add('--markdown', metavar='FILE', help='write the tables to this file')
     args = parser.parse_args()
     kinds = CHECKPOINT if args.checkpoint else INFERENCE
     kinds = TRAINING if args.train else kinds
     args.arms = args.arms or kinds
+    kinds += () if args.train else ON_DEMAND
     if args.train and (args.checkpoint or args.scope == 'model'):
         parser.error('--train: leave out the checkpoint and --scope model')
     if args.ratio and args.checkpoint:
@@ -144,6 +155,11 @@ def parse_args() -> argparse.Namespace:
     args.device = args.device or ('cuda' if on_gpu else 'cpu')
     if args.device == 'cuda' and not on_gpu:
         parser.error('--device cuda: PyTorch sees no GPU')
+    if 'graph' in args.arms and (args.device, args.scope) != (
+        'cuda',
+        'backbone',
+    ):
+        parser.error('--arms graph: for a backbone on a GPU')
     args.ratio, args.price = args.ratio or [0.45], args.price or [0.0]
     return args
 
@@ -158,6 +174,7 @@ class Benchmark:
         if args.train:
             self.config['drop_path_rate'] = 0.0
         self.model, self.state, self.pool = None, {}, []
+        self.graphs, self.refused = {}, []
         if args.checkpoint or self.whole:
             if (cfg.model.get('test_cfg') or {}).get('mode') == 'slide':
                 cfg.model.test_cfg.mode = 'whole'  # sizes are as asked for
@@ -212,6 +229,8 @@ class Benchmark:
         """Build what takes turns; notes say what can't be built, and why."""
         args, twin, ratios = self.args, self.build(**dense(self.config)), []
         yield Arm('dense twin', 'dense', twin)
+        if 'graph' in args.arms:
+            yield Arm('dense twin, graph', 'graph', twin)
         if 'host' in args.arms:
             try:
                 name, host = host_backbone(twin)
@@ -227,7 +246,7 @@ class Benchmark:
         for asked in args.ratio if by_shares else args.price:
             if by_shares:
                 ratios.append(asked)
-                yield from self.fixed_shares(size, asked)
+                yield from self.fixed_shares(size, asked, notes)
                 continue
             backbone = self.build(price=asked)
             with torch.inference_mode():
@@ -235,6 +254,8 @@ class Benchmark:
             ratios.append(backbone.cost.ratio.mean().item())
             if 'dynamic' in args.arms:
                 yield Arm(f'price {asked:g}', 'dynamic', backbone, asked)
+            name = f'price {asked:g}'
+            yield from self.constant(name, backbone, size, asked, notes)
         if 'smaller' in args.arms and self.whole:
             notes.append('left out, smaller: the neck takes other channels')
         elif 'smaller' in args.arms and (
@@ -251,7 +272,30 @@ class Benchmark:
                 name, backbone = f'smaller {asked:.3g}', self.build(**config)
                 yield Arm(name, 'smaller', backbone, asked, None, note)
 
-    def fixed_shares(self, size: Size, asked: float) -> Iterator[Arm]:
+    def constant(
+        self,
+        name: str,
+        backbone: Backbone,
+        size: Size,
+        asked: float,
+        notes: list[str],
+    ) -> Iterator[Arm]:
+        """Give a backbone constant shapes, in a graph and without one."""
+        kinds = [kind for kind in ON_DEMAND if kind in self.args.arms]
+        if not kinds:
+            return
+        backbone = copy.deepcopy(backbone)
+        try:
+            fix_shapes(backbone, [self.images(size, 4, 0)])
+        except UserError as error:
+            notes.append(f'left out, constant shapes: {error}')
+            return
+        for kind in kinds:
+            yield Arm(f'{name}, {kind}', kind, backbone, asked)
+
+    def fixed_shares(
+        self, size: Size, asked: float, notes: list[str]
+    ) -> Iterator[Arm]:
         """Build those that meet a ratio by their shares of granularities."""
         try:
             share = share_for_budget(self.config, asked, size)
@@ -277,6 +321,9 @@ class Benchmark:
             flops = count_flops(backbone.train(), size) if paper else None
             name = 'random' if kind == 'dynamic' else kind
             yield Arm(f'{name} {asked:g}', kind, backbone, asked, flops)
+        backbone = self.build(routing=routings['variance'])
+        name = f'variance {asked:g}'
+        yield from self.constant(name, backbone, size, asked, notes)
 
     def use(self, arms: list[Arm], dtype: torch.dtype) -> None:
         """Copy all arms to the device, and load the first images."""
@@ -294,9 +341,24 @@ class Benchmark:
             self.model.to(self.device)
             self.data_samples = self.samples()
         self.load(0)
+        self.graphs, self.refused = {}, []
+        for arm in arms:
+            if arm.kind != 'graph':
+                continue
+            backbone = self.backbones[arm.name]
+            try:
+                with torch.inference_mode(), torch.autocast(*self.autocast):
+                    graph = timing.in_graph(backbone, self.batch)
+            except RuntimeError as error:  # of memory, too
+                reason = str(error).partition('\n')[0]
+                self.refused.append(f'left out, {arm.name}: {reason}')
+            else:
+                self.graphs[arm.name] = graph
 
     def load(self, turn: int) -> None:
-        """Bring the images of a turn to the device."""
+        """Bring the images of a turn to the device; noise stays the same."""
+        if turn and not self.pool:
+            return
         images = self.images(self.size, self.number, turn)
         self.batch = images.to(self.device, self.weights)
 
@@ -308,7 +370,8 @@ class Benchmark:
                 self.model.backbone = self.backbones[name]
                 self.model(self.batch, self.data_samples, mode='predict')
                 return
-            outs = tree_leaves(self.backbones[name](self.batch))
+            forward = self.graphs.get(name) or self.backbones[name]
+            outs = tree_leaves(forward(self.batch))
         if self.args.train:
             sum(out.float().square().mean() for out in outs).backward()
 
@@ -335,6 +398,8 @@ class Benchmark:
             self.use(arms, torch.float32)
             _, full = self.turns(runs, range(1))
         self.use(arms, dtype)
+        arms = [a for a in arms if a.kind != 'graph' or a.name in self.graphs]
+        runs = {arm.name: runs[arm.name] for arm in arms}
 
         def look(name: str) -> None:
             needs[name] = timing.footprint(runs[name], self.device)
@@ -370,6 +435,11 @@ class Benchmark:
                 memory=needs[arm.name].memory,
                 attention=needs[arm.name].kernels,
             )
+            if arm.kind == 'graph':  # what it holds, it held before
+                row['memory'] = None
+            if self.device.type == 'cuda':
+                row['launches'] = needs[arm.name].launches
+                row['waits'] = needs[arm.name].waits
             if not rows[0]['out_of_memory']:
                 row.update(ratios(row, rows[0]))
             if full.get(arm.name):  # of images that are the same
@@ -557,19 +627,41 @@ def smaller_backbone(config: Mapping, ratio: float, size: Size) -> dict:
     return scaled(widths[i], tuple(every[j].tolist()))
 
 
-def show(console: Console, found: dict[str, Any]) -> None:
-    """Print what was found at one setting."""
+def cells_of(found: dict[str, Any]) -> tuple[str, list[list[str]]]:
+    """Title and cells of a table, names of the columns first."""
     title = '{size[0]} x {size[1]}, batch {batch_size}, {dtype}'
-    names = ['', *(name for name, *_ in COLUMNS), '']
-    table = Table(*names, title=title.format(**found))
+    columns = [
+        column
+        for column in COLUMNS
+        if any(row.get(column[1]) is not None for row in found['rows'])
+    ]
+    cells = [['', *(name for name, *_ in columns), '']]
     for row in found['rows']:
-        cells = [
+        values = [
             '-' if row.get(key) is None else format(row[key] * factor, form)
-            for _, key, form, factor in COLUMNS
+            for _, key, form, factor in columns
         ]
         note = 'out of memory' if row['out_of_memory'] else row['note']
-        table.add_row(row['name'], *cells, note)
+        cells.append([row['name'], *values, note])
+    return title.format(**found), cells
+
+
+def show(console: Console, found: dict[str, Any]) -> None:
+    """Print what was found at one setting."""
+    title, (names, *rows) = cells_of(found)
+    table = Table(*names, title=title)
+    for row in rows:
+        table.add_row(*row)
     console.print(table, *found['notes'], sep='\n')
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """The same, for a page."""
+    title, (names, *rows) = cells_of(found)
+    lines = [names, ['---'] * len(names), *rows]
+    table = [f'| {" | ".join(line)} |' for line in lines]
+    notes = [f'- {note}' for note in found['notes']]
+    return '\n'.join([f'{title}:', '', *table, '', *notes, ''])
 
 
 def main() -> None:
@@ -580,8 +672,9 @@ def main() -> None:
             f'{args.config} has no dynamic backbone: set e.g. '
             "model.backbone.type='mmdge.DGEPVT'"
         )
-    if args.json:
-        checks.check_output(args.json, '--json')
+    for option in ('json', 'markdown'):
+        if path := getattr(args, option):
+            checks.check_output(path, f'--{option}')
     if args.checkpoint:
         checks.check_checkpoint(args.checkpoint)
         checks.check_datasets(cfg, ['val'])
@@ -605,11 +698,14 @@ def main() -> None:
         arms = list(bench.arms(size, notes))
         for dtype, number in product(args.dtype, args.batch_size):
             found = bench.measure(arms, size, number, getattr(torch, dtype))
-            found.update(notes=notes)
+            found.update(notes=notes + bench.refused)
             show(console, found)
             results['settings'].append(found)
             if args.json:
                 Path(args.json).write_text(json.dumps(results, indent=2))
+            if args.markdown:
+                tables = '\n'.join(map(markdown, results['settings']))
+                Path(args.markdown).write_text(tables)
 
 
 if __name__ == '__main__':

@@ -26,9 +26,13 @@ class Method:
     Attributes:
         cells (list[int]): Side of a decision's cell in tokens, stage by
             stage.
+        varying (str): Why shapes cannot be constant, as the end of a
+            sentence; empty where they can, see
+            :func:`mmdge.calibration.fix_shapes`.
     """
 
     cells: list[int]
+    varying = ''
 
     @property
     def routers(self) -> list[Router]:
@@ -75,11 +79,11 @@ class Method:
         """
         if self.dense or not self.routers:
             return None
-        if torch.jit.is_tracing() or torch.compiler.is_exporting():
+        if torch.jit.is_tracing():
             raise UserError(
-                'a routed backbone cannot be traced or exported, because what '
-                'runs depends on the image; export its dense twin, with '
-                "routing='finest', or inside backbone.as_dense_twin()"
+                'a routed backbone cannot be traced, because what runs '
+                'depends on the image; torch.export can export it, and its '
+                'dense twin, inside backbone.as_dense_twin(), can be traced'
             )
         pixels = x.detach().ne(0).any(1, keepdim=True).float()
         return F.max_pool2d(pixels, self.mask_side, ceil_mode=True)[:, 0]

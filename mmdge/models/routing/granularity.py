@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from itertools import product
 from operator import add
 from typing import Any, NamedTuple
 
@@ -32,6 +32,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..layers.block import MapLayer
+from ..tables import table
+from .fixed_shares import cell_counts, rectangles
 from .rows import pack, select
 
 Size = tuple[int, int]
@@ -199,12 +201,41 @@ class Grains:
         both = own, torch.cat(whole or [ones[:, :0]], 1)
         return tuple(sizes.log().expand(len(x), -1, -1) for sizes in both)
 
-    def choose(self, choice: Tensor) -> Choice:
+    def num_rows(self, shares: Sequence[float]) -> tuple[int, int]:
+        """Rows of an image where fixed shares of the regions are chosen.
+
+        Args:
+            shares (Sequence[float]): One for each granularity, see
+                :func:`.choose_shares_of_map`.
+
+        Returns:
+            tuple[int, int]: Of the first of :meth:`candidates`, and of the
+            second.
+        """
+        rows = [0] * len(self.sides)
+        heights, widths = (
+            rectangles(length, self.region) for length in self.size
+        )
+        for (down, height), (across, width) in product(heights, widths):
+            counts = cell_counts(down * across, shares)
+            for k, side in enumerate(self.sides):
+                rows[k] += counts[k] * math.prod(
+                    patch_grid((height, width), side)
+                )
+        is_token = self.sides[0] == 1
+        own = self.num_extra + sum(rows[:is_token])
+        return own, sum(rows[is_token:])
+
+    def choose(
+        self, choice: Tensor, shares: Sequence[float] | None = None
+    ) -> Choice:
         """Turn each region's choice into the pair of pool and un-pool.
 
         Args:
             choice (Tensor): Index of the granularity of each region,
                 ``(B, Rh, Rw)``, long.
+            shares (Sequence[float], optional): See :class:`Decision`: with
+                them nothing is asked of the data.
         """
         tables = _tables(self.size, self.sides, choice.device)
         levels, choice = choice, choice.flatten(1)  # (B, R)
@@ -214,7 +245,10 @@ class Grains:
         own = self.num_extra
         if self.sides[0] == 1:
             own += self.size[0] * self.size[1]
-        selected = select(keep[:, :own], keep[:, own:])
+        lengths = None
+        if shares is not None:
+            lengths = [[num] * len(keep) for num in self.num_rows(shares)]
+        selected = select(keep[:, :own], keep[:, own:], lengths=lengths)
         # Each token's candidate is the one of its region's granularity.
         level = choice[:, tables.token_region, None]  # (B, N, 1)
         cover = tables.cover.expand(len(choice), -1, -1).gather(2, level)
@@ -418,7 +452,7 @@ class _Tables(NamedTuple):
 
 
 # The blocks of a stage share a size, and so do many images; 32 sizes of PVT.
-@lru_cache(maxsize=128)
+@table(128)
 def _tables(
     size: Size, sides: tuple[int, ...], device: torch.device
 ) -> _Tables:
@@ -430,25 +464,23 @@ def _tables(
         tokens = (length - start).clamp(max=region_side)
         return torch.stack([-(-tokens // side) for side in sides], dim=-1)
 
-    # Tables made in inference mode would be of no use in training.
-    with torch.inference_mode(False):
-        numbers = torch.arange(math.prod(grid), device=device).view(1, *grid)
-        region, cover, first = [], [], 0
-        for side in sides:
-            # A patch lies inside one region: regions' numbers can be copied.
-            patches = patch_grid(size, side)
-            owner = unpool(numbers, region_side // side, patches).flatten()
-            patch = torch.arange(first, first + len(owner), device=device)
-            cover.append(unpool(patch.view(1, *patches), side, size).flatten())
-            region.append(owner)
-            first += len(owner)
-        level = [torch.full_like(owner, k) for k, owner in enumerate(region)]
-        rows, columns = map(rows_per_axis, size)
-        return _Tables(
-            rows[:, None] * columns[None],
-            torch.tensor(sides, device=device).double() ** -2,
-            torch.cat(level),
-            torch.cat(region),
-            unpool(numbers, region_side, size).flatten(),
-            torch.stack(cover, -1),
-        )
+    numbers = torch.arange(math.prod(grid), device=device).view(1, *grid)
+    region, cover, first = [], [], 0
+    for side in sides:
+        # A patch lies inside one region: regions' numbers can be copied.
+        patches = patch_grid(size, side)
+        owner = unpool(numbers, region_side // side, patches).flatten()
+        patch = torch.arange(first, first + len(owner), device=device)
+        cover.append(unpool(patch.view(1, *patches), side, size).flatten())
+        region.append(owner)
+        first += len(owner)
+    level = [torch.full_like(owner, k) for k, owner in enumerate(region)]
+    rows, columns = map(rows_per_axis, size)
+    return _Tables(
+        rows[:, None] * columns[None],
+        torch.tensor(sides, device=device).double() ** -2,
+        torch.cat(level),
+        torch.cat(region),
+        unpool(numbers, region_side, size).flatten(),
+        torch.stack(cover, -1),
+    )
