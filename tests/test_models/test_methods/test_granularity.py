@@ -64,8 +64,8 @@ def in_the_papers_form(decisions=None):
     """Blocks compute everything; by decisions of theirs, or these."""
     choose = Grains.choose
 
-    def keep(grains, choice):
-        return choose(grains, choice)._replace(pool=choice)
+    def keep(grains, choice, *shares):
+        return choose(grains, choice, *shares)._replace(pool=choice)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Grains, 'choose', keep)
@@ -76,7 +76,7 @@ def in_the_papers_form(decisions=None):
         yield
 
 
-def paper(block, tokens, grains, chosen, gate, sparse):
+def paper(block, tokens, _, grains, chosen, gate, sparse, *__):
     """All candidates, un-pooled, times their gates, added up.
 
     Arguments as of :func:`update_chosen`; in place of ``chosen.pool`` is the
@@ -100,7 +100,7 @@ def paper(block, tokens, grains, chosen, gate, sparse):
         total = total + own * unpool(patches, side, grains.size)
     # Extra tokens are rows at any granularity.
     update = torch.cat([update[:, : grains.num_extra], total.flatten(1, 2)], 1)
-    return source + update.to(source.dtype)
+    return source + update.to(source.dtype), None
 
 
 @both
@@ -175,7 +175,9 @@ def test_candidates_errors_are_their_differences_to_the_finest(build, shape):
                 cells = grains.grids[-1]
                 choice = torch.full((len(tokens), *cells), k)
                 chosen = grains.choose(choice)._replace(pool=choice)
-                out = paper(block, tokens, grains, chosen, None, False)
+                out, _ = paper(
+                    block, tokens, None, grains, chosen, None, False
+                )
                 updates.append(grains.to_map(out - tokens))
             for k, update in enumerate(updates):
                 square = (update - updates[0]).square().mean(-1, keepdim=True)
