@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Integral
 from typing import Any, NamedTuple
@@ -111,7 +111,7 @@ class Granularity(Method):
 
     def _groups(self, blocks: Sequence[Block]) -> list[Sequence[Block]]:
         """Put the blocks of a stage together that share a decision."""
-        num = self.blocks_per_decision
+        blocks, num = list(blocks), self.blocks_per_decision
         num = len(blocks) if num == 'stage' else num
         return [blocks[i : i + num] for i in range(0, len(blocks), num)]
 
@@ -129,7 +129,9 @@ class Granularity(Method):
         num_extra = tokens.shape[1] - size[0] * size[1]
         grains = Grains(size, self.granularities[stage], num_extra)
         valid = self.valid_cells(mask, stage, grains.grids[-1])
-        outs, costs, number = [], [], 0
+        cell = self.strides[stage] * grains.region
+        outs, maps, number = [], [], 0
+        dense, fixed, of_rows = 0, 0, 0  # FLOPs
         for blocks in self._groups(self.stages[stage]):
             flops = LinearCost(0, 0)
             for block in blocks:
@@ -148,11 +150,22 @@ class Granularity(Method):
                 if number in keep:
                     outs.append(tokens)
                 number += 1
-            cell = self.strides[stage] * grains.region
-            costs.append(
-                _cost(blocks[0], tokens, flops, grains, decided, valid, cell)
-            )
-        return outs, Cost.add_up(costs)
+            dense += flops.at(tokens.shape[1])
+            if decided.choice is None:
+                fixed += flops.at(tokens.shape[1])
+                continue
+            num_rows, share = rows_and_shares(grains, decided)
+            of_rows = of_rows + flops.per_row * num_rows
+            fixed += flops.fixed
+            if blocks[0].router is not None:
+                num_cells = math.prod(grains.grids[-1])
+                fixed += blocks[0].router.flops().at(num_cells)
+            maps.append(ComputeMap(share, cell, blocks[0].name, valid))
+        cost = Cost.constant(dense, len(tokens), tokens.device)
+        if maps:
+            dynamic = (fixed + of_rows).double()
+            cost = replace(cost, dynamic=dynamic, maps=tuple(maps))
+        return outs, cost
 
     def _run_block(
         self,
@@ -201,40 +214,19 @@ class Decided(NamedTuple):
     rows: Tensor | None
 
 
-def _cost(
-    first: Block,
-    tokens: Tensor,
-    flops: LinearCost,
-    grains: Grains,
-    decided: Decided,
-    valid: Tensor | None,
-    cell: int,
-) -> Cost:
-    """What blocks of these ``flops`` computed, by a decision of the first.
+def rows_and_shares(grains: Grains, decided: Decided) -> tuple[Tensor, Tensor]:
+    """Rows of each image ``(B,)``, and each region's share ``(B, Rh, Rw)``.
 
-    ``tokens`` are ``(B, E + N, C)``, the side of a ``cell`` is in pixels.
+    The share is that of the dense rows. Both have the gate's gradient.
     """
-    dense = Cost.constant(
-        flops.at(tokens.shape[1]), len(tokens), tokens.device
-    )
     decision, choice, _ = decided
-    if choice is None:
-        return dense
-    shares = grains.shares(tokens.device)  # (K,)
+    device = choice.counts.device
+    shares = grains.shares(device)  # (K,)
     if decision.gate is None:
-        num_rows, share = choice.counts, shares.take(decision.choice)
-    else:
-        gate = decision.gate.double()  # (B, Rh, Rw, K)
-        row_counts = grains.row_counts(tokens.device)  # (Rh, Rw, K)
-        num_rows = (gate * row_counts).flatten(1).sum(1)
-        num_rows = grains.num_extra + num_rows
-        share = gate @ shares
-    if first.router is not None:
-        num_cells = math.prod(grains.grids[-1])
-        flops += LinearCost(first.router.flops().at(num_cells), 0)
-    dynamic = flops.at(num_rows.double())
-    decided_map = ComputeMap(share, cell, first.name, valid)  # (B, Rh, Rw)
-    return Cost(dynamic, dense.dense, (decided_map,))
+        return choice.counts, shares.take(decision.choice)
+    gate = decision.gate.double()  # (B, Rh, Rw, K)
+    num_rows = (gate * grains.row_counts(device)).flatten(1).sum(1)
+    return grains.num_extra + num_rows, gate @ shares
 
 
 def decide(

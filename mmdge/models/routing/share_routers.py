@@ -178,11 +178,16 @@ class QuantileRouter(ShareRouter):
     def ranks(self, x: Tensor, valid: Tensor) -> Tensor:
         """See :class:`ShareRouter`."""
         scores = self.scores(x)
-        ranks = torch.where(
-            self.num_updates > 0,
-            rank_among_quantiles(scores, self.quantiles.to(scores.dtype)),
-            rank_within_image(scores.detach(), valid),
-        )
+        known = self.num_updates > 0
+        asked = known.is_cpu and not torch.compiler.is_compiling()
+        if not (asked and known):
+            ranks = rank_within_image(scores.detach(), valid)
+        if not asked or known:
+            among = rank_among_quantiles(
+                scores, self.quantiles.to(scores.dtype)
+            )
+            # A GPU would be waited for if it was asked which.
+            ranks = among if asked else torch.where(known, among, ranks)
         if self.training:
             self._remember(scores.detach().where(valid, math.nan))
         return ranks
