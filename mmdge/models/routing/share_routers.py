@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from itertools import accumulate
 from numbers import Integral
 from typing import Any
@@ -179,15 +180,15 @@ class QuantileRouter(ShareRouter):
         """See :class:`ShareRouter`."""
         scores = self.scores(x)
         known = self.num_updates > 0
-        asked = known.is_cpu and not torch.compiler.is_compiling()
-        if not (asked and known):
-            ranks = rank_within_image(scores.detach(), valid)
-        if not asked or known:
-            among = rank_among_quantiles(
-                scores, self.quantiles.to(scores.dtype)
-            )
-            # A GPU would be waited for if it was asked which.
-            ranks = among if asked else torch.where(known, among, ranks)
+        within = partial(rank_within_image, scores.detach(), valid)
+        among = partial(
+            rank_among_quantiles, scores, self.quantiles.to(scores.dtype)
+        )
+        if self.training or known.is_cuda or torch.compiler.is_compiling():
+            # In training for the gradient, and a GPU would be waited for.
+            ranks = torch.where(known, among(), within())
+        else:
+            ranks = among() if known else within()
         if self.training:
             self._remember(scores.detach().where(valid, math.nan))
         return ranks
