@@ -305,6 +305,12 @@ FAMILIES = {
             kinds={
                 kind: GRANULARITY['kinds'][kind]
                 for kind in ('learned', 'quiet', 'ranked', 'error', 'uniform')
+            }
+            | {
+                'shared': dict(
+                    routing=dict(type='GumbelRouter', noise=False),
+                    blocks_per_decision='stage',
+                )
             },
             random=(),
             wasteful=(),

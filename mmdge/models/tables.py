@@ -18,16 +18,18 @@ def table(num: int) -> Callable:
     """
 
     def decorated(make: Callable) -> Callable:
-        cached = lru_cache(maxsize=num)(make)
-
-        @torch.compiler.assume_constant_result
-        def constant(*args: Any) -> Any:
+        @lru_cache(maxsize=num)
+        def cached(*args: Any) -> Any:
             real = nullcontext()
             if torch.compiler.is_exporting():  # no tensor is a real one there
                 real = _disable_current_modes()
             # Those made in inference mode would be of no use in training.
             with real, torch.inference_mode(False):
-                return cached(*args)
+                return make(*args)
+
+        @torch.compiler.assume_constant_result
+        def constant(*args: Any) -> Any:
+            return cached(*args)
 
         @wraps(make)
         def kept(*args: Any) -> Any:

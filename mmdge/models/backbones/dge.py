@@ -43,6 +43,9 @@ class DGEPVT(Granularity, PVT):
         sparse_training (bool): In training compute only the granularity that
             was chosen, instead of all of them. Routers without parameters
             always do. Defaults to False.
+        blocks_per_decision (int | str): So many consecutive blocks of a stage
+            share the decision of the first, or ``'stage'``, all of a stage:
+            fewer small calls, for small images and batches. Defaults to 1.
         **kwargs: See :class:`PVT`.
 
     Example:
@@ -59,10 +62,13 @@ class DGEPVT(Granularity, PVT):
         routing: str | dict | Sequence = 'learned',
         price: float = 0.0,
         sparse_training: bool = False,
+        blocks_per_decision: int | str = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(arch, **kwargs)
-        self.add_routers(granularities, routing, price, sparse_training)
+        self.add_routers(
+            granularities, routing, price, sparse_training, blocks_per_decision
+        )
 
 
 @MODELS.register_module()
@@ -80,6 +86,7 @@ class DGEDPVT(Granularity, DPVT):
             ``'learned'``.
         price (float): See :class:`DGEPVT`. Defaults to 0.
         sparse_training (bool): See :class:`DGEPVT`. Defaults to False.
+        blocks_per_decision (int | str): See :class:`DGEPVT`. Defaults to 1.
         **kwargs: See :class:`DPVT`.
 
     Example:
@@ -96,10 +103,13 @@ class DGEDPVT(Granularity, DPVT):
         routing: str | dict | Sequence = 'learned',
         price: float = 0.0,
         sparse_training: bool = False,
+        blocks_per_decision: int | str = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(arch, **kwargs)
-        self.add_routers(granularities, routing, price, sparse_training)
+        self.add_routers(
+            granularities, routing, price, sparse_training, blocks_per_decision
+        )
 
 
 @MODELS.register_module()
@@ -118,6 +128,7 @@ class DGEPVTv2(Granularity, PVTv2):
             ``'learned'``.
         price (float): See :class:`DGEPVT`. Defaults to 0.
         sparse_training (bool): See :class:`DGEPVT`. Defaults to False.
+        blocks_per_decision (int | str): See :class:`DGEPVT`. Defaults to 1.
         **kwargs: See :class:`PVTv2`.
 
     Example:
@@ -134,10 +145,13 @@ class DGEPVTv2(Granularity, PVTv2):
         routing: str | dict | Sequence = 'learned',
         price: float = 0.0,
         sparse_training: bool = False,
+        blocks_per_decision: int | str = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(arch, **kwargs)
-        self.add_routers(granularities, routing, price, sparse_training)
+        self.add_routers(
+            granularities, routing, price, sparse_training, blocks_per_decision
+        )
 
 
 @MODELS.register_module()
@@ -159,6 +173,7 @@ class DGESwin(Granularity, Swin):
             ``'learned'``.
         price (float): See :class:`DGEPVT`. Defaults to 0.
         sparse_training (bool): See :class:`DGEPVT`. Defaults to False.
+        blocks_per_decision (int | str): See :class:`DGEPVT`. Defaults to 1.
         **kwargs: See :class:`Swin`.
     """
 
@@ -170,13 +185,16 @@ class DGESwin(Granularity, Swin):
         price: float = 0.0,
         sparse_training: bool = False,
         coarse_queries: bool = False,
+        blocks_per_decision: int | str = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(arch, **kwargs)
         for stage in self.stages:
             for block in stage:
                 block.coarse_queries = coarse_queries
-        self.add_routers(granularities, routing, price, sparse_training)
+        self.add_routers(
+            granularities, routing, price, sparse_training, blocks_per_decision
+        )
 
 
 @MODELS.register_module()
@@ -195,6 +213,7 @@ class DGEViT(Granularity, ViT):
         routing (str | dict): See :class:`DGEPVT`. Defaults to ``'learned'``.
         price (float): See :class:`DGEPVT`. Defaults to 0.
         sparse_training (bool): See :class:`DGEPVT`. Defaults to False.
+        blocks_per_decision (int | str): See :class:`DGEPVT`. Defaults to 1.
         **kwargs: See :class:`ViT`.
 
     Example:
@@ -211,10 +230,13 @@ class DGEViT(Granularity, ViT):
         routing: str | dict = 'learned',
         price: float = 0.0,
         sparse_training: bool = False,
+        blocks_per_decision: int | str = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(arch, **kwargs)
-        self.add_routers(granularities, routing, price, sparse_training)
+        self.add_routers(
+            granularities, routing, price, sparse_training, blocks_per_decision
+        )
 
 
 @MODELS.register_module()
@@ -238,6 +260,7 @@ class DGEConvNeXt(Granularity, ConvNeXt):
             ``'learned'``.
         price (float): See :class:`DGEPVT`. Defaults to 0.
         sparse_training (bool): See :class:`DGEPVT`. Defaults to False.
+        blocks_per_decision (int | str): See :class:`DGEPVT`. Defaults to 1.
         **kwargs: See :class:`ConvNeXt`.
 
     Example:
@@ -254,7 +277,10 @@ class DGEConvNeXt(Granularity, ConvNeXt):
         routing: str | dict | Sequence = 'learned',
         price: float = 0.0,
         sparse_training: bool = False,
+        blocks_per_decision: int | str = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(arch, **kwargs)
-        self.add_routers(granularities, routing, price, sparse_training)
+        self.add_routers(
+            granularities, routing, price, sparse_training, blocks_per_decision
+        )

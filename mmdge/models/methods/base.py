@@ -77,7 +77,8 @@ class Method:
             cell of :attr:`mask_side` pixels holds any of the image, else 0.
             None if nothing is routed.
         """
-        if self.dense or not self.routers:
+        routed = any(isinstance(part, Router) for part in self.modules())
+        if self.dense or not routed:
             return None
         if torch.jit.is_tracing():
             raise UserError(

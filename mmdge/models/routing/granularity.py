@@ -240,9 +240,10 @@ class Grains:
         """
         tables = _tables(self.size, self.sides, choice.device)
         levels, choice = choice, choice.flatten(1)  # (B, R)
-        keep = choice[:, tables.region] == tables.level  # (B, M)
+        keep = choice.index_select(1, tables.region) == tables.level
+        keep = keep.int()  # (B, M)
         if self.num_extra:
-            keep = F.pad(keep, (self.num_extra, 0), value=True)
+            keep = F.pad(keep, (self.num_extra, 0), value=1)
         own = self.num_extra
         if self.sides[0] == 1:
             own += self.size[0] * self.size[1]
@@ -254,7 +255,7 @@ class Grains:
             keep[:, :own], keep[:, own:], lengths=lengths, least=least
         )
         # Each token's candidate is the one of its region's granularity.
-        level = choice[:, tables.token_region, None]  # (B, N, 1)
+        level = choice.index_select(1, tables.token_region)[..., None]
         cover = tables.cover.expand(len(choice), -1, -1).gather(2, level)
         row = keep.flatten().cumsum(0).sub(1).view_as(keep)  # (B, E + M)
         source = row.gather(1, cover.squeeze(2) + self.num_extra)

@@ -41,7 +41,7 @@ def select(
 
     Args:
         *keeps (Tensor): Of each source of rows, which are computed,
-            ``(B, M_i)``, bool.
+            ``(B, M_i)``, bool or int.
         lengths (Sequence[Sequence[int]], optional): How many are, of each
             source and image, where that is known beforehand. Then all shapes
             are constants, and nothing is waited for.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from itertools import accumulate
 from numbers import Integral
 from typing import Any
@@ -178,11 +179,16 @@ class QuantileRouter(ShareRouter):
     def ranks(self, x: Tensor, valid: Tensor) -> Tensor:
         """See :class:`ShareRouter`."""
         scores = self.scores(x)
-        ranks = torch.where(
-            self.num_updates > 0,
-            rank_among_quantiles(scores, self.quantiles.to(scores.dtype)),
-            rank_within_image(scores.detach(), valid),
+        known = self.num_updates > 0
+        within = partial(rank_within_image, scores.detach(), valid)
+        among = partial(
+            rank_among_quantiles, scores, self.quantiles.to(scores.dtype)
         )
+        if self.training or known.is_cuda or torch.compiler.is_compiling():
+            # In training for the gradient, and a GPU would be waited for.
+            ranks = torch.where(known, among(), within())
+        else:
+            ranks = among() if known else within()
         if self.training:
             self._remember(scores.detach().where(valid, math.nan))
         return ranks

@@ -178,6 +178,7 @@ class TestArguments:
             ),
             (dict(routing=['variance'] * 3), 'or 4, one per stage'),
             (dict(routing='best'), "routing='best' is unknown"),
+            (dict(blocks_per_decision=0), "at least 1, or 'stage', but got 0"),
             (dict(price='0.1x'), "price must be a number, but got '0.1x'"),
             (
                 dict(routing=dict(type='QuantileRouter', price=0.5)),

@@ -76,7 +76,7 @@ def in_the_papers_form(decisions=None):
         yield
 
 
-def paper(block, tokens, grains, chosen, gate, sparse):
+def paper(block, tokens, _, grains, chosen, gate, sparse, *__):
     """All candidates, un-pooled, times their gates, added up.
 
     Arguments as of :func:`update_chosen`; in place of ``chosen.pool`` is the
@@ -100,7 +100,7 @@ def paper(block, tokens, grains, chosen, gate, sparse):
         total = total + own * unpool(patches, side, grains.size)
     # Extra tokens are rows at any granularity.
     update = torch.cat([update[:, : grains.num_extra], total.flatten(1, 2)], 1)
-    return source + update.to(source.dtype)
+    return source + update.to(source.dtype), None
 
 
 @both
@@ -132,13 +132,15 @@ def test_finite_right_and_counted(
 @both
 @pytest.mark.parametrize('routing', ['learned', QUIET, RANKED], ids=str)
 @pytest.mark.parametrize('granularities', SETS[2:])
-@pytest.mark.parametrize('sparse', [False, True])
+@pytest.mark.parametrize(
+    'settings',
+    [{}, dict(sparse_training=True), dict(blocks_per_decision='stage')],
+    ids=str,
+)
 def test_gradients_are_those_of_the_papers_form(
-    build, routing, granularities, sparse
+    build, routing, granularities, settings
 ):
-    model = build(
-        routing, granularities=granularities, sparse_training=sparse
-    ).double()
+    model = build(routing, granularities=granularities, **settings).double()
     other, x = copy.deepcopy(model), pictures(3, 100, 76).double()
     for trained, form in ((model, nullcontext), (other, in_the_papers_form)):
         torch.manual_seed(1)
@@ -147,6 +149,28 @@ def test_gradients_are_those_of_the_papers_form(
         sum((m * torch.randn_like(m)).mean() for m in maps).backward()
     for a, b in zip(model.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad, atol=1e-9, rtol=1e-6)
+
+
+@both
+def test_rows_of_a_group_are_those_that_would_be_pooled(build, monkeypatch):
+    model = build('variance', blocks_per_decision=2).eval()
+    x, update, known = pictures(3, 100, 76), granularity.update_chosen, []
+
+    def pooled_again(block, tokens, rows, grains, choice, *args):
+        if rows is not None:
+            candidates = grains.candidates(tokens)
+            torch.testing.assert_close(rows, choice.pool(candidates))
+            known.append(block.name)
+        return update(block, tokens, None, grains, choice, *args)
+
+    with torch.no_grad():
+        maps, cost = model(x), model.cost
+        monkeypatch.setattr(granularity, 'update_chosen', pooled_again)
+        assert difference(model(x), maps) < 1e-5
+    blocks = [b.name for stage in model.stages for b in stage]
+    decided = [found.name for found in cost.maps]
+    assert len(model.routers) == len(decided) < len(blocks)
+    assert sorted(known + decided) == sorted(blocks)
 
 
 @both
@@ -175,7 +199,9 @@ def test_candidates_errors_are_their_differences_to_the_finest(build, shape):
                 cells = grains.grids[-1]
                 choice = torch.full((len(tokens), *cells), k)
                 chosen = grains.choose(choice)._replace(pool=choice)
-                out = paper(block, tokens, grains, chosen, None, False)
+                out, _ = paper(
+                    block, tokens, None, grains, chosen, None, False
+                )
                 updates.append(grains.to_map(out - tokens))
             for k, update in enumerate(updates):
                 square = (update - updates[0]).square().mean(-1, keepdim=True)
