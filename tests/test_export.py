@@ -11,17 +11,18 @@ from tests import small
 
 pytest.importorskip('onnxscript')
 runtime = pytest.importorskip('onnxruntime')
+FIRST = dict(out_indices=0)  # seconds count: one stage, or block
 BUILDERS = {
-    'pvt': partial(small.pvt, 'error', out_indices=1),
-    'swin': partial(small.swin, coarse_queries=True, window_size=7),
-    'pvt_v2': partial(small.pvt_v2, out_indices=1),
-    'dpvt': partial(small.dpvt, out_indices=0),
-    'dinov2': partial(small.dinov2, 'variance'),
-    'convnext': partial(small.convnext, out_indices=1),
-    'mixed': small.mixed_patch_vit,
-    'merging': small.merging_vit,
+    'pvt': partial(small.pvt, 'error', **FIRST),
+    'swin': partial(small.swin, **FIRST),
+    'queries': partial(small.swin, coarse_queries=True, **FIRST),
+    'pvt_v2': partial(small.pvt_v2, **FIRST),
+    'dpvt': partial(small.dpvt, **FIRST),
+    'dinov2': partial(small.dinov2, 'variance', **FIRST),
+    'convnext': partial(small.convnext, **FIRST),
+    'mixed': partial(small.mixed_patch_vit, **FIRST),
+    'merging': partial(small.merging_vit, out_indices=1),
 }
-BUILDERS['swin'] = partial(BUILDERS['swin'], out_indices=1)
 
 
 def in_onnx_runtime(model, x):

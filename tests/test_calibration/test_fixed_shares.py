@@ -53,7 +53,7 @@ def test_cells_go_to_the_candidate_that_they_want_most():
     logits = torch.tensor([[[0, 1, 9], [0, 5, 8], [0, 4, 0], [0, -1, 7.0]]])
     shares = (0.25, 0.25, 0.5)
     assert cell_counts(4, shares) == [1, 1, 2]
-    assert choose_shares(logits, shares).tolist() == [[2, 0, 1, 2]]
+    assert choose_shares(logits, shares).tolist() == [[2, 1, 0, 2]]
     valid = torch.tensor([[True, True, False, True]])
     assert choose_shares(logits, shares, valid).tolist() == [[2, 1, 2, 0]]
     assert [cell_counts(1, s) for s in ((0.4, 0.6), (0.6, 0.4))] == [
