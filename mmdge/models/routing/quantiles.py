@@ -40,7 +40,7 @@ def rank_among_quantiles(scores: Tensor, quantiles: Tensor) -> Tensor:
     """
     last = len(quantiles) - 1
     if torch.compiler.is_exporting():  # ONNX has no search
-        upper = (scores.detach()[..., None] > quantiles).sum(-1)
+        upper = (quantiles < scores[..., None]).sum(-1)
     else:
         upper = torch.searchsorted(quantiles, scores.detach().contiguous())
     upper = upper.clamp(1, last)
