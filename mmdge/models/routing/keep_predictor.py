@@ -97,10 +97,13 @@ class KeepPredictor(Router):
         )
 
 
-def top(scores: Tensor, counts: Tensor, allowed: Tensor) -> Tensor:
-    """The best ``counts (B,)`` of each image among ``allowed``, ``(B, N)``."""
+def top(scores: Tensor, counts: Tensor | int, allowed: Tensor) -> Tensor:
+    """The best of each image among ``allowed``, ``(B, N)``, bool.
+
+    ``counts`` says how many, ``(B, 1)`` or a number.
+    """
     scores = scores.masked_fill(~allowed, -torch.inf)
-    return places(-scores) < counts[:, None]
+    return places(-scores) < counts
 
 
 def predict(
@@ -108,11 +111,13 @@ def predict(
     patches: Tensor,
     before: Tensor,
     allowed: Tensor | None,
+    num_allowed: int | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gates ``(B, N)``, or scores where the amount is fixed.
 
     Of ``patches (B, N, C)``; at test only those ``allowed`` are scored, all
-    if that is None.
+    if that is None. Where ``num_allowed`` is how many every image has, the
+    amount is fixed.
     """
     batch_size, num = before.shape
     selected = None
@@ -120,17 +125,22 @@ def predict(
         rows, lengths = patches.flatten(0, 1), [num] * batch_size
         kept = before.flatten()
     else:  # what is out of question is not scored
-        (selected,) = select(allowed > 0)
+        lengths = None
+        if num_allowed is not None:
+            lengths = [[num_allowed] * batch_size]
+        (selected,) = select(allowed > 0, lengths=lengths)
         rows, lengths = pack([patches], [selected]), selected.lengths
         kept = before.flatten().index_select(0, selected.index)
     logits = router(rows.to(kept.dtype), lengths, kept)
     if router.training:
         logits = add_gumbel_noise(logits)
     if selected is not None:
-        lowest = logits.new_full((batch_size, num, 2), -torch.inf)
-        logits = scatter(lowest, selected, logits)
+        dropped = logits.new_tensor([-torch.inf, 0.0])
+        dropped = dropped.expand(batch_size, num, 2)
+        logits = scatter(dropped, selected, logits)
     logits = logits.view(batch_size, num, 2)
-    if not router.training and not router.adaptive:
+    fixed = num_allowed is not None or not router.adaptive
+    if not router.training and fixed:
         return None, logits[..., 0]
     decision = router.decide(logits)
     if decision is None:
