@@ -13,6 +13,8 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor
 
+from .quantiles import ascending
+
 
 def cell_counts(num: int, shares: Sequence[float]) -> list[int]:
     """How many of ``num`` cells get each candidate; they add up to ``num``.
@@ -68,7 +70,7 @@ def choose_shares(
             margin = margin.masked_fill(~valid, torch.inf)
         # Those that are given out come last.
         margin = margin.nan_to_num().masked_fill(choice > 0, -torch.inf)
-        order = margin.argsort(dim=1, descending=True, stable=True)
+        order = ascending(-margin)
         choice = choice.scatter(1, order[:, : counts[k]], k)
     return choice
 

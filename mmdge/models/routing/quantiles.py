@@ -68,8 +68,18 @@ def rank_within_image(scores: Tensor, valid: Tensor) -> Tensor:
     return ranks.clamp(min=0).view_as(scores)
 
 
+def ascending(scores: Tensor) -> Tensor:
+    """Where the lowest of each row of ``(B, N)`` is, the next, and so on.
+
+    Of equals the first comes first.
+    """
+    if torch.compiler.is_exporting():  # ONNX has no other; that of ONNX is so
+        return scores.sort(1).indices
+    return scores.argsort(stable=True, dim=1)
+
+
 def places(scores: Tensor) -> Tensor:
     """Place of each of ``(B, N)`` in its row, 0 for the lowest, ``(B, N)``."""
-    order = scores.argsort(stable=True, dim=1)
+    order = ascending(scores)
     places = torch.arange(scores.shape[1], device=scores.device)
     return torch.empty_like(order).scatter_(1, order, places.expand_as(order))

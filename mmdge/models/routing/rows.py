@@ -52,12 +52,24 @@ def select(
         return _select_of_one(keeps, counts)
     if lengths is None:
         lengths = counts.tolist()  # the one time a GPU is waited for
-    # As `nonzero`, which would have to wait for the GPU to count.
     indices = [
-        torch.repeat_interleave(keep.flatten().int(), output_size=sum(num))
+        places_of(keep.flatten(), sum(num))
         for keep, num in zip(keeps, lengths, strict=True)
     ]
     return [Rows(*row) for row in zip(indices, lengths, counts, strict=True)]
+
+
+def places_of(keep: Tensor, num: int) -> Tensor:
+    """Where the ``num`` true ones of ``(M,)`` are, ascending, ``(num,)``.
+
+    As ``nonzero``, which would have to wait for the GPU to count.
+    """
+    if not torch.compiler.is_exporting():
+        return torch.repeat_interleave(keep.int(), output_size=num)
+    # What ONNX has: each goes to its place, and the others behind the last.
+    place = (keep.cumsum(0) - 1).where(keep, num)
+    numbers = torch.arange(len(keep), device=keep.device)
+    return numbers.new_zeros(num + 1).scatter(0, place, numbers)[:num]
 
 
 def _select_of_one(keeps: Sequence[Tensor], counts: Tensor) -> list[Rows]:
@@ -71,7 +83,7 @@ def _select_of_one(keeps: Sequence[Tensor], counts: Tensor) -> list[Rows]:
         )
     indices = [keep.flatten().nonzero().squeeze(1) for keep in keeps]
     return [
-        Rows(index, [len(index)], count)
+        Rows(index, [index.shape[0]], count)
         for index, count in zip(indices, counts, strict=True)
     ]
 
