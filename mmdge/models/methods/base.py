@@ -26,8 +26,8 @@ class Method:
     Attributes:
         cells (list[int]): Side of a decision's cell in tokens, stage by
             stage.
-        varying (str): Why shapes cannot be constant, as the end of a
-            sentence; empty where they can, see
+        varying (str): Why shapes cannot be constant, and no graph can be
+            exported, as the end of a sentence; empty where they can, see
             :func:`mmdge.calibration.fix_shapes`.
     """
 
@@ -85,6 +85,10 @@ class Method:
                 'depends on the image; torch.export can export it, and its '
                 'dense twin, inside backbone.as_dense_twin(), can be traced'
             )
+        if torch.compiler.is_exporting() and self.varying:
+            raise UserError(
+                f'{type(self).__name__} cannot be exported: {self.varying}'
+            )
         pixels = x.detach().ne(0).any(1, keepdim=True).float()
         return F.max_pool2d(pixels, self.mask_side, ceil_mode=True)[:, 0]
 
@@ -127,6 +131,9 @@ class Method:
 
         Arguments as of :meth:`TransformerBlock.update`.
         """
+
+        # There is an extra token at least: for export, where it is unknown.
+        torch._check(lengths[0] > 0)
 
         def update(rows: Tensor) -> Tensor:
             context = block.prepare(rows, size, lengths).context

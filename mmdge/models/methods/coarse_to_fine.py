@@ -420,6 +420,8 @@ class CoarseToFine(MixedSequence):
                 logits, shares, size, SIDES[-1], valid
             )
         share = self.alpha + (1 - self.router.progress) * (1 - self.alpha)
+        # A tensor, because exported numbers are rounded to float32.
+        share = torch.tensor(share, dtype=torch.float64)
         counts = (valid.sum((1, 2)).double() * share - 1e-9).ceil()
         split = top(ranks.flatten(1), counts[:, None], valid.flatten(1))
         return (~split).long().view_as(valid)

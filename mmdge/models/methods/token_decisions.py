@@ -137,6 +137,8 @@ class TokenDecisions(Method):
                 gate, scores = None, router.ranks(grid, everywhere).flatten(1)
         if gate is None and counts is None:
             share = ratio + (1 - router.progress) * (1 - ratio)
+            # A tensor, because exported numbers are rounded to float32.
+            share = torch.tensor(share, dtype=torch.float64)
             most = (inside.sum(1).double() * share).long()
             gate = top(scores, most[:, None], allowed > 0)
         elif gate is None:
