@@ -253,7 +253,7 @@ def num_parts(x: Tensor, hidden_dims: int) -> int:
     if (
         x.device.type != 'cpu'
         or torch.is_grad_enabled()
-        or torch.compiler.is_exporting()
+        or torch.compiler.is_compiling()
     ):
         return 1
     return max(1, -(-len(x) * hidden_dims * x.element_size() // CACHE_BYTES))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mmdge.utils import UserError
 
+from ..exporting import exporting
 from ..layers import TransformerBlock, add
 from ..layers.transformer import packed_attention
 from ..routing import Router
@@ -85,7 +86,7 @@ class Method:
                 'depends on the image; torch.export can export it, and its '
                 'dense twin, inside backbone.as_dense_twin(), can be traced'
             )
-        if torch.compiler.is_exporting() and self.varying:
+        if exporting() and self.varying:
             raise UserError(
                 f'{type(self).__name__} cannot be exported: {self.varying}'
             )

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from ..exporting import exporting
+
 # A rank of exactly 1 would sit on the threshold of a share of 0.
 BELOW_ONE = 1 - 1e-6
 
@@ -73,7 +75,7 @@ def ascending(scores: Tensor) -> Tensor:
 
     Of equals the first comes first.
     """
-    if torch.compiler.is_exporting():  # ONNX has no other; that of ONNX is so
+    if exporting():  # ONNX has no other; that of ONNX is so
         return scores.sort(1).indices
     return scores.argsort(stable=True, dim=1)
 

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from mmdge.utils import UserError
 
+from ..exporting import exporting
+
 
 class Rows(NamedTuple):
     """Which rows are computed.
@@ -48,32 +50,31 @@ def select(
         list[Rows]: One for each source.
     """
     counts = torch.stack([keep.sum(1) for keep in keeps])  # (sources, B)
-    if lengths is None and torch.compiler.is_exporting():
+    if lengths is None and exporting():
         return _select_of_one(keeps, counts)
     if lengths is None:
         lengths = counts.tolist()  # the one time a GPU is waited for
+    # As `nonzero`, which would have to wait for the GPU to count.
     indices = [
-        places_of(keep.flatten(), sum(num))
+        _places(keep.flatten(), sum(num))
+        if exporting()
+        else torch.repeat_interleave(
+            keep.flatten().int(), output_size=sum(num)
+        )
         for keep, num in zip(keeps, lengths, strict=True)
     ]
     return [Rows(*row) for row in zip(indices, lengths, counts, strict=True)]
 
 
-def places_of(keep: Tensor, num: int) -> Tensor:
-    """Where the ``num`` true ones of ``(M,)`` are, ascending, ``(num,)``.
-
-    As ``nonzero``, which would have to wait for the GPU to count.
-    """
-    if not torch.compiler.is_exporting():
-        return torch.repeat_interleave(keep.int(), output_size=num)
-    # What ONNX has: each goes to its place, and the others behind the last.
-    place = (keep.cumsum(0) - 1).where(keep, num)
+def _places(keep: Tensor, num: int) -> Tensor:
+    """Where ``keep (M,)`` is true, ``(num,)``, by what ONNX has."""
+    rank = keep.cumsum(0) * keep  # from 1; 0 for what is left out
     numbers = torch.arange(len(keep), device=keep.device)
-    return numbers.new_zeros(num + 1).scatter(0, place, numbers)[:num]
+    return numbers.new_zeros(num + 1).scatter(0, rank, numbers)[1:]
 
 
 def _select_of_one(keeps: Sequence[Tensor], counts: Tensor) -> list[Rows]:
-    """The same in an exported graph, which may not know a length."""
+    """Rows of one image in an exported graph, which can't know how many."""
     if len(keeps[0]) > 1:
         raise UserError(
             'a routed backbone whose images get different numbers of rows can '
@@ -111,7 +112,10 @@ def pack(sources: Sequence[Tensor], selected: Sequence[Rows]) -> Tensor:
         packed = [
             piece for turn in zip(*pieces, strict=True) for piece in turn
         ]
-    return torch.cat(packed) if len(packed) > 1 else packed[0]
+    rows = torch.cat(packed) if len(packed) > 1 else packed[0]
+    if exporting():
+        torch._check(rows.shape[0] > 0)  # else kernels would ask
+    return rows
 
 
 def scatter(x: Tensor, rows: Rows, values: Tensor) -> Tensor:
