@@ -61,6 +61,9 @@ def packed_attention(
     """
     num_images = len(lengths)
     if all_alike(lengths) and all_alike(key_lengths):
+        if torch.compiler.is_compiling():  # one image may have unknown many
+            torch._check(lengths[0] > 0)
+            torch._check(key_lengths[0] > 0)
         # (B * L, h, d) -> (B, L, h, d)
         q = q.unflatten(0, (num_images, lengths[0]))
         k, v = (x.unflatten(0, (num_images, key_lengths[0])) for x in (k, v))

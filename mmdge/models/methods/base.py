@@ -133,9 +133,6 @@ class Method:
         Arguments as of :meth:`TransformerBlock.update`.
         """
 
-        # There is an extra token at least: for export, where it is unknown.
-        torch._check(lengths[0] > 0)
-
         def update(rows: Tensor) -> Tensor:
             context = block.prepare(rows, size, lengths).context
             update = block.update(
