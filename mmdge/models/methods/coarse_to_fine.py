@@ -416,14 +416,12 @@ class CoarseToFine(MixedSequence):
         ranks = self.router.ranks(seen, valid)
         if shares is not None:
             logits = torch.stack([ranks, torch.zeros_like(ranks)], -1)
-            return choose_shares_of_map(
-                logits, shares, size, SIDES[-1], valid
-            )
+            return choose_shares_of_map(logits, shares, size, SIDES[-1], valid)
         share = self.alpha + (1 - self.router.progress) * (1 - self.alpha)
         # A tensor, because exported numbers are rounded to float32.
         share = torch.tensor(share, dtype=torch.float64)
         counts = (valid.sum((1, 2)).double() * share - 1e-9).ceil()
-        split = top(ranks.flatten(1), counts[:, None], valid.flatten(1))
+        split = top(ranks.flatten(1), counts, valid.flatten(1))
         return (~split).long().view_as(valid)
 
     def _cost(

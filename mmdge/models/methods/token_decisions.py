@@ -135,17 +135,17 @@ class TokenDecisions(Method):
                 grid = tokens.unflatten(1, size)  # (B, H, W, C)
                 everywhere = inside.view(grid.shape[:3]) > 0
                 gate, scores = None, router.ranks(grid, everywhere).flatten(1)
-        if gate is None and counts is None:
+        if gate is None:
             share = ratio + (1 - router.progress) * (1 - ratio)
             # A tensor, because exported numbers are rounded to float32.
             share = torch.tensor(share, dtype=torch.float64)
             most = (inside.sum(1).double() * share).long()
-            gate = top(scores, most[:, None], allowed > 0)
-        elif gate is None:
-            scores = scores.masked_fill(
-                inside == 0, torch.finfo(scores.dtype).min
-            )
-            gate = top(scores, counts[1], allowed > 0)
+            if counts is not None:
+                most = torch.full_like(most, counts[1])
+                least = torch.finfo(scores.dtype).min
+                scores = scores.nan_to_num(neginf=-torch.inf)
+                scores = scores.masked_fill(inside == 0, least)
+            gate = top(scores, most, allowed > 0)
         num_scored = ones if reactivate else allowed
         return (gate * allowed).to(before.dtype), num_scored.sum(1)
 

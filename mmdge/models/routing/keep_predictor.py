@@ -110,13 +110,10 @@ def _mean(sums: Tensor) -> Tensor:
     return sums[:, :-1] / sums[:, -1:].clamp(min=1e-6)
 
 
-def top(scores: Tensor, counts: Tensor | int, allowed: Tensor) -> Tensor:
-    """The best of each image among ``allowed``, ``(B, N)``, bool.
-
-    ``counts`` says how many, ``(B, 1)`` or a number.
-    """
+def top(scores: Tensor, counts: Tensor, allowed: Tensor) -> Tensor:
+    """The best ``counts (B,)`` of each image among ``allowed``, ``(B, N)``."""
     scores = scores.masked_fill(~allowed, -torch.inf)
-    return places(-scores) < counts
+    return places(-scores) < counts[:, None]
 
 
 def predict(
