@@ -13,7 +13,7 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor
 
-from ..exporting import exporting
+from .quantiles import order
 
 
 def cell_counts(num: int, shares: Sequence[float]) -> list[int]:
@@ -70,15 +70,10 @@ def choose_shares(
             margin = margin.masked_fill(~valid, torch.inf)
         # Those that are given out come last.
         margin = margin.nan_to_num().masked_fill(choice > 0, -torch.inf)
-        choice = choice.scatter(1, _largest(margin, counts[k]), k)
+        choice = choice.scatter(
+            1, order(margin, counts[k], descending=True), k
+        )
     return choice
-
-
-def _largest(x: Tensor, num: int) -> Tensor:
-    """Where the ``num`` largest of ``x (B, N)`` stand, the first of equals."""
-    if exporting():  # ONNX keeps the order of equals
-        return x.topk(num, dim=1).indices
-    return x.argsort(dim=1, descending=True, stable=True)[:, :num]
 
 
 def choose_shares_of_map(

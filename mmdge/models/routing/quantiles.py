@@ -41,7 +41,10 @@ def rank_among_quantiles(scores: Tensor, quantiles: Tensor) -> Tensor:
         Tensor: In [0, 1), differentiable with respect to the scores.
     """
     last = len(quantiles) - 1
-    upper = torch.searchsorted(quantiles, scores.detach().contiguous())
+    if exporting():  # ONNX has no search
+        upper = (scores.detach()[..., None] > quantiles).sum(-1)
+    else:
+        upper = torch.searchsorted(quantiles, scores.detach().contiguous())
     upper = upper.clamp(1, last)
     low, high = quantiles[upper - 1], quantiles[upper]
     # Between nearly equal quantiles the slope would have no bound.
@@ -70,18 +73,18 @@ def rank_within_image(scores: Tensor, valid: Tensor) -> Tensor:
     return ranks.clamp(min=0).view_as(scores)
 
 
-def ascending(scores: Tensor) -> Tensor:
-    """Where the lowest of each row of ``(B, N)`` is, the next, and so on.
+def places(scores: Tensor) -> Tensor:
+    """Place of each of ``(B, N)`` in its row, 0 for the lowest, ``(B, N)``."""
+    found = order(scores, scores.shape[1])
+    places = torch.arange(scores.shape[1], device=scores.device)
+    return torch.empty_like(found).scatter_(1, found, places.expand_as(found))
+
+
+def order(scores: Tensor, num: int, descending: bool = False) -> Tensor:
+    """Where the lowest, or highest, ``num`` of ``(B, N)`` stand, in order.
 
     Of equals the first comes first.
     """
-    if exporting():  # ONNX has no other; that of ONNX is so
-        return scores.sort(1).indices
-    return scores.argsort(stable=True, dim=1)
-
-
-def places(scores: Tensor) -> Tensor:
-    """Place of each of ``(B, N)`` in its row, 0 for the lowest, ``(B, N)``."""
-    order = ascending(scores)
-    places = torch.arange(scores.shape[1], device=scores.device)
-    return torch.empty_like(order).scatter_(1, order, places.expand_as(order))
+    if exporting():  # so it is with ONNX's
+        return scores.topk(num, dim=1, largest=descending).indices
+    return scores.argsort(dim=1, descending=descending, stable=True)[:, :num]

@@ -35,7 +35,9 @@ class Rows(NamedTuple):
 
 
 def select(
-    *keeps: Tensor, lengths: Sequence[Sequence[int]] | None = None
+    *keeps: Tensor,
+    lengths: Sequence[Sequence[int]] | None = None,
+    least: int = 1,
 ) -> list[Rows]:
     """Turn masks into rows.
 
@@ -45,13 +47,15 @@ def select(
         lengths (Sequence[Sequence[int]], optional): How many are, of each
             source and image, where that is known beforehand. Then all shapes
             are constants, and nothing is waited for.
+        least (int): Rows that an image has at any rate, which an exported
+            graph of unknown lengths must know. Defaults to 1.
 
     Returns:
         list[Rows]: One for each source.
     """
     counts = torch.stack([keep.sum(1) for keep in keeps])  # (sources, B)
     if lengths is None and exporting():
-        return _select_of_one(keeps, counts)
+        return _select_of_one(keeps, counts, least)
     if lengths is None:
         lengths = counts.tolist()  # the one time a GPU is waited for
     # As `nonzero`, which would have to wait for the GPU to count.
@@ -73,7 +77,9 @@ def _places(keep: Tensor, num: int) -> Tensor:
     return numbers.new_zeros(num + 1).scatter(0, rank, numbers)[1:]
 
 
-def _select_of_one(keeps: Sequence[Tensor], counts: Tensor) -> list[Rows]:
+def _select_of_one(
+    keeps: Sequence[Tensor], counts: Tensor, least: int
+) -> list[Rows]:
     """Rows of one image in an exported graph, which can't know how many."""
     if len(keeps[0]) > 1:
         raise UserError(
@@ -83,6 +89,9 @@ def _select_of_one(keeps: Sequence[Tensor], counts: Tensor) -> list[Rows]:
             'export it with a batch of 1'
         )
     indices = [keep.flatten().nonzero().squeeze(1) for keep in keeps]
+    total = sum(index.shape[0] for index in indices)
+    for num in range(min(least, 2)):  # of which kernels would ask
+        torch._check(total != num)
     return [
         Rows(index, [index.shape[0]], count)
         for index, count in zip(indices, counts, strict=True)
@@ -112,10 +121,7 @@ def pack(sources: Sequence[Tensor], selected: Sequence[Rows]) -> Tensor:
         packed = [
             piece for turn in zip(*pieces, strict=True) for piece in turn
         ]
-    rows = torch.cat(packed) if len(packed) > 1 else packed[0]
-    if exporting():
-        torch._check(rows.shape[0] > 0)  # else kernels would ask
-    return rows
+    return torch.cat(packed) if len(packed) > 1 else packed[0]
 
 
 def scatter(x: Tensor, rows: Rows, values: Tensor) -> Tensor:
