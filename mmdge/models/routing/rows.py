@@ -16,6 +16,8 @@ from torch import Tensor
 
 from mmdge.utils import UserError
 
+from ..exporting import exporting
+
 
 class Rows(NamedTuple):
     """Which rows are computed.
@@ -52,15 +54,14 @@ def select(
         list[Rows]: One for each source.
     """
     counts = torch.stack([keep.sum(1) for keep in keeps])  # (sources, B)
-    exporting = torch.compiler.is_exporting()
-    if lengths is None and exporting:
+    if lengths is None and exporting():
         return _select_of_one(keeps, counts, least)
     if lengths is None:
         lengths = counts.tolist()  # the one time a GPU is waited for
     # As `nonzero`, which would have to wait for the GPU to count.
     indices = [
         _places(keep.flatten(), sum(num))
-        if exporting
+        if exporting()
         else torch.repeat_interleave(
             keep.flatten().int(), output_size=sum(num)
         )
