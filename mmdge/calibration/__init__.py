@@ -20,6 +20,7 @@ from .errors import (
     collect_errors,
 )
 from .fast_paths import fit_fast_paths
+from .fixed_shares import fix_shapes
 from .fit import calibrate, fit_power_law, fit_routers, set_routers
 from .images import load_images
 from .operating_points import set_routing
@@ -47,6 +48,7 @@ __all__ = [
     'fit_fast_paths',
     'fit_power_law',
     'fit_routers',
+    'fix_shapes',
     'fold_price',
     'latest_adaptation',
     'load_images',

@@ -36,6 +36,9 @@ class Backbone(BaseModule):
         routers (list): Its decisions; none, unless a method makes some.
         dense (bool): Run as the dense twin: the static architecture with the
             same weights. See :meth:`as_dense_twin`.
+        constant_shapes (bool): At test compute equally many rows of every
+            image, padding or not, so that all shapes are known beforehand;
+            see :func:`mmdge.calibration.fix_shapes`.
     """
 
     stages: Sequence[Sequence[Block]]
@@ -49,6 +52,7 @@ class Backbone(BaseModule):
     frozen_stages: int = -1
     routers: Sequence[nn.Module] = ()
     dense: bool = False
+    constant_shapes: bool = False
 
     @property
     def max_stages(self) -> int:

@@ -26,9 +26,13 @@ class Method:
     Attributes:
         cells (list[int]): Side of a decision's cell in tokens, stage by
             stage.
+        varying (str): Why shapes cannot be constant, as the end of a
+            sentence; empty where they can, see
+            :func:`mmdge.calibration.fix_shapes`.
     """
 
     cells: list[int]
+    varying = ''
 
     @property
     def routers(self) -> list[Router]:

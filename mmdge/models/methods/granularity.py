@@ -139,7 +139,7 @@ class Granularity(Method):
         )
         if decision is None:
             return self.run(block.update_all, tokens, size), dense
-        choice = grains.choose(decision.choice)
+        choice = grains.choose(decision.choice, decision.shares)
         tokens = self.run(
             partial(update_chosen, block),
             tokens,
@@ -183,7 +183,8 @@ def decide(
         decision = block.router(grid, valid, errors)
     if decision is None and grains.sides[0] > 1:
         finest = grid.new_zeros(len(grid), *grains.grids[-1], dtype=torch.long)
-        decision = Decision(finest, None)
+        shares = (1.0, *[0.0] * (len(grains.sides) - 1))
+        decision = Decision(finest, None, shares)
     return decision
 
 

@@ -23,7 +23,7 @@ al., ICLR 2023), section 3, with fixed partners as in CTS (Lu et al., CVPR
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import partial
 from numbers import Integral
 from typing import NamedTuple
@@ -36,7 +36,7 @@ from mmdge.utils import UserError
 
 from ..cost import ComputeMap, Cost
 from ..layers.transformer import packed_attention
-from ..routing import ErrorRouter, Grains, build_router
+from ..routing import Decision, ErrorRouter, Grains, build_router
 from ..routing.granularity import Choice, Size, patch_grid, pool, unpool
 from .base import Method
 
@@ -115,6 +115,7 @@ class MixedSequence(Method):
         grains: Grains,
         keep: Collection[int],
         first: int = 0,
+        shares: Sequence[float] | None = None,
     ) -> Mixed:
         """Run blocks on the mixed sequence.
 
@@ -127,8 +128,9 @@ class MixedSequence(Method):
             keep (Collection[int]): Blocks whose output is wanted; those
                 after the last don't run.
             first (int): The block to begin with. Defaults to 0.
+            shares (Sequence[float], optional): See :class:`Decision`.
         """
-        choice = grains.choose(chosen)
+        choice = grains.choose(chosen, shares)
         rows, attend = choice.pool((fine, coarse)), packed_attention
         if self.proportional:
             weights = choice.pool(grains.log_sizes(fine))[:, 0]
@@ -241,10 +243,10 @@ class Mixing(MixedSequence):
         decision = self.router(seen, valid)
         if decision is None:  # before a warm-up: all are fine
             chosen = seen.new_zeros(len(fine), *grains.grids[-1]).long()
-        else:
-            chosen = decision.choice
+            decision = Decision(chosen, None, (1.0, 0.0))
+        chosen = decision.choice
         mixed = self.run_mixed(
-            fine, coarse, chosen, grains, keep, self.location
+            fine, coarse, chosen, grains, keep, self.location, decision.shares
         )
         outs += map(mixed.choice.unpool, mixed.outs)
         num_cells = chosen[0].numel()

@@ -146,4 +146,5 @@ class OracleRouter(ErrorRouter):
         if valid is None:
             valid = torch.ones_like(truth[..., 0], dtype=torch.bool)
         with torch.autocast(x.device.type, enabled=False):
-            return self.decide(self.weigh(truth.float(), valid))
+            logits = self.weigh(truth.float(), valid)
+            return self.decide(logits, valid, x.shape[1:3])

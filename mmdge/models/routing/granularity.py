@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import product
 from operator import add
 from typing import Any, NamedTuple
 
@@ -32,6 +33,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..layers.block import MapLayer
+from .fixed_shares import cell_counts, rectangles
 from .rows import pack, select
 
 Size = tuple[int, int]
@@ -199,12 +201,41 @@ class Grains:
         both = own, torch.cat(whole or [ones[:, :0]], 1)
         return tuple(sizes.log().expand(len(x), -1, -1) for sizes in both)
 
-    def choose(self, choice: Tensor) -> Choice:
+    def num_rows(self, shares: Sequence[float]) -> tuple[int, int]:
+        """Rows of an image where fixed shares of the regions are chosen.
+
+        Args:
+            shares (Sequence[float]): One for each granularity, see
+                :func:`.choose_shares_of_map`.
+
+        Returns:
+            tuple[int, int]: Of the first of :meth:`candidates`, and of the
+            second.
+        """
+        rows = [0] * len(self.sides)
+        heights, widths = (
+            rectangles(length, self.region) for length in self.size
+        )
+        for (down, height), (across, width) in product(heights, widths):
+            counts = cell_counts(down * across, shares)
+            for k, side in enumerate(self.sides):
+                rows[k] += counts[k] * math.prod(
+                    patch_grid((height, width), side)
+                )
+        is_token = self.sides[0] == 1
+        own = self.num_extra + sum(rows[:is_token])
+        return own, sum(rows[is_token:])
+
+    def choose(
+        self, choice: Tensor, shares: Sequence[float] | None = None
+    ) -> Choice:
         """Turn each region's choice into the pair of pool and un-pool.
 
         Args:
             choice (Tensor): Index of the granularity of each region,
                 ``(B, Rh, Rw)``, long.
+            shares (Sequence[float], optional): See :class:`Decision`: with
+                them nothing is asked of the data.
         """
         tables = _tables(self.size, self.sides, choice.device)
         levels, choice = choice, choice.flatten(1)  # (B, R)
@@ -214,7 +245,10 @@ class Grains:
         own = self.num_extra
         if self.sides[0] == 1:
             own += self.size[0] * self.size[1]
-        selected = select(keep[:, :own], keep[:, own:])
+        lengths = None
+        if shares is not None:
+            lengths = [[num] * len(keep) for num in self.num_rows(shares)]
+        selected = select(keep[:, :own], keep[:, own:], lengths=lengths)
         # Each token's candidate is the one of its region's granularity.
         level = choice[:, tables.token_region, None]  # (B, N, 1)
         cover = tables.cover.expand(len(choice), -1, -1).gather(2, level)

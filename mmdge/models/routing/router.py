@@ -32,6 +32,7 @@ from mmdge.registry import MODELS, find_class
 from mmdge.utils import UserError, is_number
 
 from ..cost import LinearCost
+from .fixed_shares import choose_shares, choose_shares_of_map
 from .granularity import patch_grid, pool
 
 
@@ -43,10 +44,14 @@ class Decision(NamedTuple):
         gate (Tensor | None): The same one-hot, ``(B, *cells, K)``, float32,
             with the straight-through gradient of a router that has
             parameters; None where no gradient is wanted, as in evaluation.
+        shares (tuple[float, ...] | None): Of the cells of every image that
+            get each candidate, where that is fixed beforehand, see
+            :func:`.choose_shares`. Defaults to None.
     """
 
     choice: Tensor
     gate: Tensor | None
+    shares: tuple[float, ...] | None = None
 
 
 class Router(nn.Module):
@@ -74,9 +79,14 @@ class Router(nn.Module):
         priced (bool): Whether a price moves what it spends.
         records_sides (bool): Whether its parameters hold for its candidates
             only, so that a checkpoint must say what they were.
+        fixed_shares (tuple[float, ...] | None): At test give each candidate
+            this share of every image's cells, to those that want it most;
+            see :func:`mmdge.calibration.fix_shapes`. None, the default: as
+            many as want it.
     """
 
     adaptive = priced = True
+    fixed_shares: tuple[float, ...] | None = None
     records_sides = False
 
     def __init__(
@@ -164,16 +174,28 @@ class Router(nn.Module):
             if valid is None:
                 grid = patch_grid(x.shape[1:3], self.cell)
                 valid = x.new_ones(len(x), *grid, dtype=torch.bool)
-            return self.decide(self.logits(x, valid))
+            return self.decide(self.logits(x, valid), valid, x.shape[1:3])
 
-    def decide(self, logits: Tensor) -> Decision | None:
-        """Choose by logits ``(B, *cells, K)``; see :meth:`forward`."""
+    def decide(
+        self,
+        logits: Tensor,
+        valid: Tensor | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> Decision | None:
+        """Choose by logits ``(B, *cells, K)``; see :meth:`forward`.
+
+        ``valid`` are the cells that are no padding; ``size`` is that of the
+        map in tokens, if it is one.
+        """
         learns = self.training and logits.requires_grad
         if self.progress == 0 and not learns:
             return None
         price = self.train_price if self.training else self.price
         if price:
             logits = logits - price * self.cost
+        shares = None if self.training else self.fixed_shares
+        if shares is not None:
+            return Decision(self._share_out(logits, valid, size), None, shares)
         choice = logits.argmax(-1)
         gate = None
         if learns:
@@ -181,6 +203,22 @@ class Router(nn.Module):
             soft = (logits / self.temperature).softmax(-1)
             gate = gate - soft.detach() + soft
         return Decision(choice, gate)
+
+    def _share_out(
+        self,
+        logits: Tensor,
+        valid: Tensor | None,
+        size: tuple[int, int] | None,
+    ) -> Tensor:
+        """Choose in fixed shares; arguments as of :meth:`decide`."""
+        if size is not None:
+            return choose_shares_of_map(
+                logits, self.fixed_shares, size, self.cell, valid
+            )
+        flat = logits.flatten(1, -2)  # (B, *cells, K) -> (B, N, K)
+        inside = None if valid is None else valid.flatten(1)
+        choice = choose_shares(flat, self.fixed_shares, inside)
+        return choice.view(logits.shape[:-1])
 
     def without_padding(self, logits: Tensor, valid: Tensor) -> Tensor:
         """Logits by which padding is coarsest at any price.
