@@ -4,11 +4,11 @@ What is exported are raw outputs; what makes boxes, masks and labels of them
 stays in the host.
 """
 
-from .export import check_equal, export_onnx
+from .export import export_onnx
 from .images import backbone_inputs, batch_of, common_size, fit, resized, shown
 from .onnx_file import Description, digest, require_packages
 from .raw_outputs import FLOPS, SCOPES, RawOutputs, part_of
-from .runtime import OnnxSession, replace_part
+from .runtime import OnnxSession, replace_part, set_form
 
 __all__ = [
     'FLOPS',
@@ -18,7 +18,6 @@ __all__ = [
     'RawOutputs',
     'backbone_inputs',
     'batch_of',
-    'check_equal',
     'common_size',
     'digest',
     'export_onnx',
@@ -27,5 +26,6 @@ __all__ = [
     'replace_part',
     'require_packages',
     'resized',
+    'set_form',
     'shown',
 ]

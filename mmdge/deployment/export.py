@@ -74,7 +74,9 @@ def export_onnx(
     return worst
 
 
-def _difference(raw: RawOutputs, session: OnnxSession, images: Tensor) -> float:
+def _difference(
+    raw: RawOutputs, session: OnnxSession, images: Tensor
+) -> float:
     """The largest one between outputs of PyTorch and of ONNX Runtime."""
     errors = []
     for found, (name, right) in zip(

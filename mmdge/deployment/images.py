@@ -93,8 +93,6 @@ def shown(size: Size) -> str:
     return ' x '.join(map(str, size))
 
 
-
-
 def batch_of(images: Sequence[Tensor], number: int) -> Tensor:
     """The first images; again from the beginning where there are too few."""
     return torch.cat([images[i % len(images)] for i in range(number)])

@@ -68,6 +68,15 @@ class OnnxSession:
         return [torch.from_numpy(out).to(images.device) for out in outs]
 
 
+def set_form(backbone: nn.Module, told: Description) -> None:
+    """Let a backbone in PyTorch compute what the file does."""
+    if told.form == 'constant':
+        for name, router in backbone.routers_by_name().items():
+            shares = told.shares[name]
+            router.fixed_shares = shares and tuple(shares)
+        backbone.constant_shapes = True
+
+
 def replace_part(
     model: nn.Module, run: Run, names: Sequence[str], told: Description
 ) -> None:
@@ -106,7 +115,7 @@ def replace_part(
             if flops is None:
                 flops = images.new_tensor(told.flops, dtype=torch.float64)
                 flops = flops.expand(len(images), 2)
-            model.backbone.cost = Cost(*flops.unbind(1))
+            model.backbone.cost = Cost.of_stages([Cost(*flops.unbind(1))])
         return as_host(part, outs)
 
     model.backbone.forward = maps_of

@@ -48,7 +48,9 @@ def parse_args() -> argparse.Namespace:
     parser = launch.config_parser(__doc__.splitlines()[0])
     parser.add_argument('checkpoint', help='weights of the model')
     parser.add_argument(
-        '--out', metavar='FILE', help='default: CHECKPOINT with .onnx as its end'
+        '--out',
+        metavar='FILE',
+        help='default: CHECKPOINT with .onnx as its end',
     )
     size = parser.add_mutually_exclusive_group()
     size.add_argument(
@@ -96,13 +98,13 @@ def main() -> None:
     checks.check_datasets(cfg, ['train', 'val'])
     model = launch.build_model(cfg)
     part_of(model, args.scope)
-    if not launch.load_weights(model, args.checkpoint):
-        if args.scope == 'model':
-            raise UserError(
-                f'{args.checkpoint} has weights of the backbone alone, or of '
-                'another model; name one of this config, or export --scope '
-                'backbone'
-            )
+    whole = launch.load_weights(model, args.checkpoint)
+    if not whole and args.scope == 'model':
+        raise UserError(
+            f'{args.checkpoint} has weights of the backbone alone, or of '
+            'another model; name one of this config, or export --scope '
+            'backbone'
+        )
     model.cpu().eval()
     pads = launch.host_of(cfg) == 'mmdet'
     ours = isinstance(model.backbone, Backbone)
