@@ -61,7 +61,7 @@ def export_onnx(
                 dynamic_shapes=free,
                 verbose=False,
             )
-    except (torch.onnx.OnnxExporterError, UserError) as err:
+    except Exception as err:  # the exporter's have no class in common
         raise UserError(_reason(err, told)) from err
     program.model.metadata_props.update(told.as_metadata())
     with tempfile.TemporaryDirectory() as folder:

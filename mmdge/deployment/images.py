@@ -39,27 +39,33 @@ def backbone_inputs(model: nn.Module, loader: Iterable[Any]) -> list[Tensor]:
     return seen
 
 
-def fit(images: Tensor, size: Size | None, pads: bool) -> Tensor:
-    """Bring images to the size that a file is for.
+def fit(
+    images: Tensor, size: Size | None, pads: bool, divisor: int = 1
+) -> Tensor:
+    """Bring images to a size that a file is for.
 
     Args:
         images: ``(B, C, H, W)``.
-        size: Height and width; None: any.
+        size: Height and width; None: any that ``divisor`` divides.
         pads: Whether a smaller image is padded with zeros, at the right and
             at the bottom, as mmdet pads those of a batch.
+        divisor: Default: 1.
 
     Raises:
         UserError: If they have another size.
     """
     found = tuple(images.shape[-2:])
-    if size is None or found == size:
+    wanted = size or tuple(-(-side // divisor) * divisor for side in found)
+    if found == wanted:
         return images
-    height, width = (is_ - has for is_, has in zip(size, found, strict=True))
+    height, width = (w - f for w, f in zip(wanted, found, strict=True))
     if not pads or min(height, width) < 0:
+        sizes = shown(size) if size else f'multiples of {divisor}'
+        again = '--size {} {}'.format(*found) if size else 'one --size'
         raise UserError(
-            f'the file is for images of {shown(size)}, but got {shown(found)} '
-            f'(height x width); export with --size {found[0]} {found[1]}, '
-            'or let the test pipeline resize'
+            f'the file is for images of {sizes} (height x width), but got '
+            f'{shown(found)}; export with {again}, or let the test pipeline '
+            'resize'
         )
     return F.pad(images, (0, width, 0, height))
 

@@ -30,6 +30,7 @@ class Description:
             ``'adaptive'``: the router decides; ``'dense'``: nothing is
             routed.
         size: Height and width of the images; None: any.
+        divisor: What divides both, where any size goes.
         batch: Images per run.
         pads: Whether a smaller image may be padded with zeros.
         weights: Digest of the weights.
@@ -46,6 +47,7 @@ class Description:
     scope: str
     form: str
     size: Size | None
+    divisor: int
     batch: int
     pads: bool
     weights: str

@@ -46,6 +46,7 @@ class OnnxSession:
         if not Path(path).is_file():
             raise UserError(f'there is no file {path}')
         options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # errors are raised
         if threads:
             options.intra_op_num_threads = threads
         try:
@@ -53,18 +54,27 @@ class OnnxSession:
                 os.fspath(path), options, providers=['CPUExecutionProvider']
             )
         except Exception as err:  # its errors have no class in common
-            reason = str(err).strip().splitlines()[0]
             raise UserError(
-                f'ONNX Runtime cannot load {path}: {reason}'
+                f'ONNX Runtime cannot load {path}: {_first_line(err)}'
             ) from err
         metadata = self.session.get_modelmeta().custom_metadata_map
         self.told = Description.of_metadata(metadata, path)
         self.names = [out.name for out in self.session.get_outputs()]
 
     def __call__(self, images: Tensor) -> list[Tensor]:
-        """Run ``(batch, 3, H, W)``; outputs are on the images' device."""
+        """Run ``(batch, 3, H, W)``; outputs are on the images' device.
+
+        Raises:
+            UserError: If ONNX Runtime fails.
+        """
         feed = dict(images=images.detach().cpu().numpy())
-        outs = self.session.run(None, feed)
+        try:
+            outs = self.session.run(None, feed)
+        except Exception as err:
+            raise UserError(
+                f'ONNX Runtime fails on images {tuple(images.shape)}: '
+                f'{_first_line(err)}'
+            ) from err
         return [torch.from_numpy(out).to(images.device) for out in outs]
 
 
@@ -101,7 +111,7 @@ def replace_part(
     part = part_of(model, told.scope)
 
     def maps_of(images: Tensor) -> Maps:
-        whole = fit(images, told.size, told.pads)
+        whole = fit(images, told.size, told.pads, told.divisor)
         outs = []
         for chunk in whole.split(told.batch):
             number = len(chunk)
@@ -125,3 +135,7 @@ def replace_part(
         part.head.forward = lambda maps, *args, **kwargs: maps.found
         if part.head is not getattr(model, 'head', part.head):
             model.head.predict = part.head.predict
+
+
+def _first_line(err: Exception) -> str:
+    return str(err).strip().split('\n')[0]

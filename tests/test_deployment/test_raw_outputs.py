@@ -42,6 +42,7 @@ def told(model, **more):
         scope='model',
         form='dense',
         size=(SIDE, SIDE),
+        divisor=1,
         batch=2,
         pads=False,
         weights=digest(model),
@@ -117,9 +118,12 @@ def test_sizes():
     padded = fit(images, (64, 64), pads=True)
     assert padded.shape[-2:] == (64, 64)
     assert padded[..., :48, :].equal(images) and not padded[..., 48:, :].any()
-    assert fit(images, None, pads=False) is images
+    assert fit(images, None, False, 16) is images
+    assert fit(images, None, True, 32).shape[-2:] == (64, 64)
+    with pytest.raises(UserError, match='multiples of 32 .*got 48 x 64'):
+        fit(images, None, False, 32)
     for size, pads in (((64, 64), False), ((32, 64), True)):
-        found = rf'{size[0]} x {size[1]}, but got 48 x 64.*--size 48 64'
+        found = rf'{size[0]} x {size[1]} .*, but got 48 x 64.*--size 48 64'
         with pytest.raises(UserError, match=found):
             fit(images, size, pads)
     assert resized(images, (32, 32), pads=True).shape[-2:] == (32, 32)

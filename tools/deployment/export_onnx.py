@@ -21,6 +21,7 @@ import sys
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from mmdge.calibration import fix_shapes
 from mmdge.calibration.images import tested_loader
@@ -61,7 +62,9 @@ def parse_args() -> argparse.Namespace:
         help='of the images in pixels (default: what the test pipeline gives)',
     )
     size.add_argument(
-        '--dynamic', action='store_true', help='any size; if nothing is routed'
+        '--dynamic',
+        action='store_true',
+        help='any multiple of the largest stride; if nothing is routed',
     )
     parser.add_argument(
         '--batch', type=positive, default=1, help='images per run (default: 1)'
@@ -86,6 +89,12 @@ def parse_args() -> argparse.Namespace:
         'shares and FLOPs are measured (default: 32)',
     )
     return parser.parse_args()
+
+
+def to_multiple(image: Tensor, divisor: int, scale: float = 1.0) -> Tensor:
+    """Bring an image to sides that ``divisor`` divides, two at least."""
+    sides = (round(side * scale / divisor) for side in image.shape[-2:])
+    return resized(image, tuple(divisor * max(2, n) for n in sides), False)
 
 
 def main() -> None:
@@ -122,8 +131,11 @@ def main() -> None:
 
     loader = tested_loader(cfg, args.num_images, 'train')
     images = backbone_inputs(model, loader)
-    size = args.size and tuple(args.size)
-    if not args.dynamic:
+    size, divisor = args.size and tuple(args.size), 1
+    if args.dynamic:
+        divisor = model.backbone.strides[-1] if ours else 32
+        images = [to_multiple(image, divisor) for image in images[:1]]
+    else:
         size = size or common_size(images, pads)
         images = [resized(image, size, pads) for image in images]
     if form == 'constant':
@@ -146,6 +158,7 @@ def main() -> None:
         scope=args.scope,
         form=form,
         size=size,
+        divisor=divisor,
         batch=args.batch,
         pads=pads,
         weights=digest(model),
@@ -156,15 +169,12 @@ def main() -> None:
     raw = RawOutputs(
         model, args.scope, with_flops=form == 'adaptive' or args.dynamic
     )
-    # What it follows has another size than what it is checked on, if any may.
-    first, other = images[0], images[::-1]
-    if args.dynamic:
-        height, width = (side * 3 // 4 for side in first.shape[-2:])
-        first = resized(first, (height, width), False)
-        other = [other[0]]
-    batches = [batch_of([first], args.batch), batch_of(other, args.batch)]
+    first, last = images[0], images[::-1]
+    if args.dynamic:  # it is checked on another size than the one followed
+        first = to_multiple(first, divisor, 0.75)
+    batches = [batch_of([first], args.batch), batch_of(last, args.batch)]
     worst = export_onnx(raw, batches, out, told)
-    at = 'any size' if size is None else f'{shown(size)} pixels'
+    at = f'{shown(size)} pixels' if size else f'multiples of {divisor} pixels'
     print(f'wrote {out}: {form}, {at}, batch {args.batch}')
     print(f'largest difference to PyTorch: {worst:.2g}')
     if flops:
