@@ -20,8 +20,8 @@ from .errors import (
     collect_errors,
 )
 from .fast_paths import fit_fast_paths
-from .fixed_shares import fix_shapes
 from .fit import calibrate, fit_power_law, fit_routers, set_routers
+from .fixed_shares import fix_shapes
 from .images import load_images
 from .operating_points import set_routing
 from .price import (

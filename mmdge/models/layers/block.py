@@ -260,6 +260,10 @@ def add(x: Tensor, update: Tensor, out: Tensor) -> Tensor:
     CPU more than the sum does. Nobody may need ``out`` afterwards, which may
     be ``update``, but not the output of a module, which a hook may have kept.
     """
-    if torch.is_grad_enabled() or not x.dtype == update.dtype == out.dtype:
+    if (
+        torch.is_grad_enabled()
+        or torch.compiler.is_exporting()
+        or not x.dtype == update.dtype == out.dtype
+    ):
         return x + update
     return torch.add(x, update, out=out)

@@ -60,7 +60,7 @@ def packed_attention(
         Tensor: ``(sum_b L_b, h, d)``.
     """
     num_images = len(lengths)
-    if len(set(lengths)) == len(set(key_lengths)) == 1:
+    if all_alike(lengths) and all_alike(key_lengths):
         # (B * L, h, d) -> (B, L, h, d)
         q = q.unflatten(0, (num_images, lengths[0]))
         k, v = (x.unflatten(0, (num_images, key_lengths[0])) for x in (k, v))
@@ -89,6 +89,11 @@ def packed_attention(
         if len(qkv[0])
     ]
     return torch.cat(outs)
+
+
+def all_alike(lengths: list[int]) -> bool:
+    """Whether all images have equally many; one may have unknown many."""
+    return all(length == lengths[0] for length in lengths[1:])
 
 
 def can_use_varlen(q: Tensor) -> bool:
@@ -243,9 +248,13 @@ class SpatialReductionAttention(nn.Module):
 def num_parts(x: Tensor, hidden_dims: int) -> int:
     """In how many parts rows ``(L, C)`` of so many hidden channels run.
 
-    One on a GPU, and where gradients are wanted.
+    One on a GPU, where gradients are wanted, and in an exported graph.
     """
-    if x.device.type != 'cpu' or torch.is_grad_enabled():
+    if (
+        x.device.type != 'cpu'
+        or torch.is_grad_enabled()
+        or torch.compiler.is_exporting()
+    ):
         return 1
     return max(1, -(-len(x) * hidden_dims * x.element_size() // CACHE_BYTES))
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +13,7 @@ from torch import Tensor, nn
 from mmdge.utils import UserError
 
 from ..cost import LinearCost
+from ..tables import table
 from .block import Block, OnMap, Prepared, Size, add
 from .transformer import MLP, num_parts
 
@@ -45,19 +44,8 @@ class Windows(NamedTuple):
     kinds: list[int]
 
 
-@torch.compiler.disable
-def made(table: Callable, *args: Any) -> Any:
-    """Call one of the cached functions below.
-
-    Without its cache while exporting, when no tensor is a real one.
-    """
-    if torch.compiler.is_exporting():
-        table = table.__wrapped__
-    return table(*args)
-
-
 # The blocks of a stage share two of them; 8 sizes of Swin.
-@lru_cache(maxsize=64)
+@table(64)
 def cut_windows(
     batch_size: int, size: Size, side: int, shift: int, device: torch.device
 ) -> Windows:
@@ -87,15 +75,13 @@ def cut_windows(
     order = token[real]
     rows = np.empty_like(order)
     rows[order] = np.arange(len(order))
-    # Tables made in inference mode would be of no use in training.
-    with torch.inference_mode(False):
-        return Windows(
-            torch.tensor(order, device=device),
-            torch.tensor(rows, device=device),
-            torch.tensor(real.ravel().nonzero()[0], device=device),
-            [0, *real.sum(1).cumsum().tolist()],
-            np.searchsorted(rank[found], 2 * np.arange(5)).tolist(),
-        )
+    return Windows(
+        torch.tensor(order, device=device),
+        torch.tensor(rows, device=device),
+        torch.tensor(real.ravel().nonzero()[0], device=device),
+        [0, *real.sum(1).cumsum().tolist()],
+        np.searchsorted(rank[found], 2 * np.arange(5)).tolist(),
+    )
 
 
 def window_grid(size: Size, side: int) -> Size:
@@ -110,7 +96,7 @@ class _Pairs(NamedTuple):
     apart: Tensor  # (4, L, L) -100 where they aren't neighbours, by kind
 
 
-@lru_cache(maxsize=16)
+@table(16)
 def _pairs(side: int, shift: int, device: torch.device) -> _Pairs:
     y, x = np.divmod(np.arange(side**2), side)
     dy, dx = (t[:, None] - t + side - 1 for t in (y, x))  # (L, L)
@@ -118,12 +104,11 @@ def _pairs(side: int, shift: int, device: torch.device) -> _Pairs:
         (t[:, None] < side - shift) != (t < side - shift) for t in (y, x)
     )
     apart = np.stack([0 * below, below, right, below | right])
-    with torch.inference_mode(False):
-        return _Pairs(
-            torch.tensor((dy * (2 * side - 1) + dx).ravel(), device=device),
-            # -100 is the official code's; half precision has room for it.
-            torch.tensor(-100.0 * apart, dtype=torch.float, device=device),
-        )
+    return _Pairs(
+        torch.tensor((dy * (2 * side - 1) + dx).ravel(), device=device),
+        # -100 is the official code's; half precision has room for it.
+        torch.tensor(-100.0 * apart, dtype=torch.float, device=device),
+    )
 
 
 class WindowAttention(nn.Module):
@@ -179,7 +164,7 @@ class WindowAttention(nn.Module):
         Returns:
             Tensor: ``(R, C)``.
         """
-        pairs = made(_pairs, self.window_size, shift, rows.device)
+        pairs = _pairs(self.window_size, shift, rows.device)
         # (T, h) -> (h, L * L) -> (h, L, L)
         bias = self.relative_position_bias_table.t()[:, pairs.index]
         bias = bias.unflatten(1, pairs.apart.shape[1:])
@@ -354,7 +339,7 @@ class SwinBlock(Block):
         side, shift = self.attn.window_size, self.shift
         if min(size) <= side and not self.pad_small_map:
             shift = 0
-        windows = made(cut_windows, len(x), size, side, shift, x.device)
+        windows = cut_windows(len(x), size, side, shift, x.device)
         # (B, N, C) -> (B * N, C)
         rows = x.flatten(0, 1).index_select(0, windows.order)
         normed, draw = self.norm1(rows), self.drop_path.draw

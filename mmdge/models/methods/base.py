@@ -79,11 +79,11 @@ class Method:
         """
         if self.dense or not self.routers:
             return None
-        if torch.jit.is_tracing() or torch.compiler.is_exporting():
+        if torch.jit.is_tracing():
             raise UserError(
-                'a routed backbone cannot be traced or exported, because what '
-                'runs depends on the image; export its dense twin, with '
-                "routing='finest', or inside backbone.as_dense_twin()"
+                'a routed backbone cannot be traced, because what runs '
+                'depends on the image; torch.export can export it, and its '
+                'dense twin, inside backbone.as_dense_twin(), can be traced'
             )
         pixels = x.detach().ne(0).any(1, keepdim=True).float()
         return F.max_pool2d(pixels, self.mask_side, ceil_mode=True)[:, 0]

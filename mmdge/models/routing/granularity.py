@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from itertools import product
 from operator import add
 from typing import Any, NamedTuple
@@ -33,6 +32,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..layers.block import MapLayer
+from ..tables import table
 from .fixed_shares import cell_counts, rectangles
 from .rows import pack, select
 
@@ -452,7 +452,7 @@ class _Tables(NamedTuple):
 
 
 # The blocks of a stage share a size, and so do many images; 32 sizes of PVT.
-@lru_cache(maxsize=128)
+@table(128)
 def _tables(
     size: Size, sides: tuple[int, ...], device: torch.device
 ) -> _Tables:
@@ -464,25 +464,23 @@ def _tables(
         tokens = (length - start).clamp(max=region_side)
         return torch.stack([-(-tokens // side) for side in sides], dim=-1)
 
-    # Tables made in inference mode would be of no use in training.
-    with torch.inference_mode(False):
-        numbers = torch.arange(math.prod(grid), device=device).view(1, *grid)
-        region, cover, first = [], [], 0
-        for side in sides:
-            # A patch lies inside one region: regions' numbers can be copied.
-            patches = patch_grid(size, side)
-            owner = unpool(numbers, region_side // side, patches).flatten()
-            patch = torch.arange(first, first + len(owner), device=device)
-            cover.append(unpool(patch.view(1, *patches), side, size).flatten())
-            region.append(owner)
-            first += len(owner)
-        level = [torch.full_like(owner, k) for k, owner in enumerate(region)]
-        rows, columns = map(rows_per_axis, size)
-        return _Tables(
-            rows[:, None] * columns[None],
-            torch.tensor(sides, device=device).double() ** -2,
-            torch.cat(level),
-            torch.cat(region),
-            unpool(numbers, region_side, size).flatten(),
-            torch.stack(cover, -1),
-        )
+    numbers = torch.arange(math.prod(grid), device=device).view(1, *grid)
+    region, cover, first = [], [], 0
+    for side in sides:
+        # A patch lies inside one region: regions' numbers can be copied.
+        patches = patch_grid(size, side)
+        owner = unpool(numbers, region_side // side, patches).flatten()
+        patch = torch.arange(first, first + len(owner), device=device)
+        cover.append(unpool(patch.view(1, *patches), side, size).flatten())
+        region.append(owner)
+        first += len(owner)
+    level = [torch.full_like(owner, k) for k, owner in enumerate(region)]
+    rows, columns = map(rows_per_axis, size)
+    return _Tables(
+        rows[:, None] * columns[None],
+        torch.tensor(sides, device=device).double() ** -2,
+        torch.cat(level),
+        torch.cat(region),
+        unpool(numbers, region_side, size).flatten(),
+        torch.stack(cover, -1),
+    )

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mmdge.utils import UserError
+
 
 class Rows(NamedTuple):
     """Which rows are computed.
@@ -46,6 +48,8 @@ def select(
         list[Rows]: One for each source.
     """
     counts = torch.stack([keep.sum(1) for keep in keeps])  # (sources, B)
+    if lengths is None and torch.compiler.is_exporting():
+        return _select_of_one(keeps, counts)
     if lengths is None:
         lengths = counts.tolist()  # the one time a GPU is waited for
     # As `nonzero`, which would have to wait for the GPU to count.
@@ -54,6 +58,22 @@ def select(
         for keep, num in zip(keeps, lengths, strict=True)
     ]
     return [Rows(*row) for row in zip(indices, lengths, counts, strict=True)]
+
+
+def _select_of_one(keeps: Sequence[Tensor], counts: Tensor) -> list[Rows]:
+    """The same in an exported graph, which may not know a length."""
+    if len(keeps[0]) > 1:
+        raise UserError(
+            'a routed backbone whose images get different numbers of rows can '
+            f'be exported for one image at a time, not for {len(keeps[0])}; '
+            'give it constant shapes, by mmdge.calibration.fix_shapes, or '
+            'export it with a batch of 1'
+        )
+    indices = [keep.flatten().nonzero().squeeze(1) for keep in keeps]
+    return [
+        Rows(index, [len(index)], count)
+        for index, count in zip(indices, counts, strict=True)
+    ]
 
 
 def pack(sources: Sequence[Tensor], selected: Sequence[Rows]) -> Tensor:

@@ -64,8 +64,8 @@ def in_the_papers_form(decisions=None):
     """Blocks compute everything; by decisions of theirs, or these."""
     choose = Grains.choose
 
-    def keep(grains, choice):
-        return choose(grains, choice)._replace(pool=choice)
+    def keep(grains, choice, *args):
+        return choose(grains, choice, *args)._replace(pool=choice)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Grains, 'choose', keep)
