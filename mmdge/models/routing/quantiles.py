@@ -39,7 +39,10 @@ def rank_among_quantiles(scores: Tensor, quantiles: Tensor) -> Tensor:
         Tensor: In [0, 1), differentiable with respect to the scores.
     """
     last = len(quantiles) - 1
-    upper = torch.searchsorted(quantiles, scores.detach().contiguous())
+    if torch.compiler.is_exporting():  # ONNX has no search
+        upper = (quantiles < scores[..., None]).sum(-1)
+    else:
+        upper = torch.searchsorted(quantiles, scores.detach().contiguous())
     upper = upper.clamp(1, last)
     low, high = quantiles[upper - 1], quantiles[upper]
     # Between nearly equal quantiles the slope would have no bound.

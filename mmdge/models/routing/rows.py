@@ -71,7 +71,7 @@ def _select_of_one(keeps: Sequence[Tensor], counts: Tensor) -> list[Rows]:
         )
     indices = [keep.flatten().nonzero().squeeze(1) for keep in keeps]
     return [
-        Rows(index, [len(index)], count)
+        Rows(index, [index.shape[0]], count)
         for index, count in zip(indices, counts, strict=True)
     ]
 
