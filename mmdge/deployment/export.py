@@ -25,6 +25,8 @@ from .runtime import OnnxSession
 
 # Largest difference from PyTorch, in an output's unit or of its largest value.
 TOLERANCE = 1e-4
+# The first in which both LayerNorm and GELU are operators.
+OPSET = 20
 
 
 @torch.no_grad()
@@ -61,6 +63,7 @@ def export_onnx(
                 input_names=['images'],
                 output_names=[*raw.named(batches[0])],
                 dynamic_shapes=free,
+                opset_version=OPSET,
                 verbose=False,
             )
     except Exception as err:  # the exporter's have no class in common

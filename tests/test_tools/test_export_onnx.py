@@ -26,6 +26,7 @@ def checkpoint(tmp_path, shapes):
         host = cfg.default_scope
         options = dict(o.split('=') for o in data_options(host, shapes))
         cfg.merge_from_dict(options)
+        cfg.default_hooks.granularity.num_images = 0
         cfg.test_dataloader.batch_size = 3  # of five images: the last has two
         cfg.dump(tmp_path / 'config.py')
         model = build(name, routing)
@@ -69,7 +70,7 @@ def test_the_page(checkpoint, tool, shapes, tmp_path, monkeypatch):
 
 def test_adaptive_as_pytorch_tests_it(checkpoint, tool, tmp_path):
     """To the last digit, FLOPs included."""
-    cfg, weights = checkpoint('fpn')
+    cfg, weights = checkpoint('fpn', 'learned')
     said = tool(EXPORT, cfg, weights, '--form', 'adaptive')
     assert 'adaptive, 128 x 128 pixels, batch 1' in said
     found = {}

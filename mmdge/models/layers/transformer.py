@@ -550,7 +550,7 @@ class TransformerBlock(Block):
         normed = self.norm1(x)
         keys, values = self.attn(normed, None if lengths else size)
         num_images = len(lengths or x)
-        lengths = lengths or [len(keys) // num_images] * num_images
+        lengths = lengths or [keys.shape[0] // num_images] * num_images
         draw = self.drop_path.draw
         kept = draw(num_images, x), draw(num_images, x)
         context = Context(keys, values, lengths, kept, normed)

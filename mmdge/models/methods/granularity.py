@@ -135,7 +135,7 @@ class Granularity(Method):
         for blocks in self._groups(self.stages[stage]):
             flops = LinearCost(0, 0)
             for block in blocks:
-                flops += block.flops(size, num_extra)
+                flops = flops + block.flops(size, num_extra)
             decided = None
             for block in blocks:
                 body = partial(
