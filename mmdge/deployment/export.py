@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import re
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 
 import torch
@@ -51,8 +54,7 @@ def export_onnx(
     require_packages('onnx', 'onnxscript', 'onnxruntime')
     free = None if told.size else ({2: Dim.DYNAMIC, 3: Dim.DYNAMIC},)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # of the exporter's own parts
+        with _quiet():
             program = torch.onnx.export(
                 raw,
                 (batches[0],),
@@ -72,6 +74,18 @@ def export_onnx(
         whole = dict(backend='mmdge.atomic')
         put(file.read_bytes(), os.fspath(path), backend_args=whole)
     return worst
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out what the exporter says of its own parts, graphs included."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _difference(
