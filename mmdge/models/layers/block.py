@@ -262,7 +262,7 @@ def add(x: Tensor, update: Tensor, out: Tensor) -> Tensor:
     """
     if (
         torch.is_grad_enabled()
-        or torch.compiler.is_exporting()
+        or torch.compiler.is_compiling()
         or not x.dtype == update.dtype == out.dtype
     ):
         return x + update

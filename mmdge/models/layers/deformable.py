@@ -157,12 +157,17 @@ class DeformableAttention(nn.Module):
             fixed = offsets.detach()
             offsets = fixed + self.gradient_scale * (offsets - fixed)
         images = torch.arange(len(values), device=x.device)
-        # Without waiting for a GPU, which `device=x.device` would.
-        rows = torch.tensor(lengths).to(x.device, non_blocking=True)
         sampled = sample(
             values.unflatten(-1, (self.num_heads, self.head_dims)),
             centres[:, None, None] + offsets,
-            images.repeat_interleave(rows, output_size=len(x)),
+            torch.cat(
+                [
+                    image.expand(length)
+                    for image, length in zip(
+                        images.split(1), lengths, strict=True
+                    )
+                ]
+            ),
         )
         weights = self.weights(x).view(-1, *heads).softmax(-1)
         # (L, h, 1, P) @ (L, h, P, d) -> (L, h, 1, d)

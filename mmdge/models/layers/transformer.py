@@ -61,6 +61,9 @@ def packed_attention(
     """
     num_images = len(lengths)
     if all_alike(lengths) and all_alike(key_lengths):
+        if torch.compiler.is_compiling():  # one image may have unknown many
+            torch._check(lengths[0] > 0)
+            torch._check(key_lengths[0] > 0)
         # (B * L, h, d) -> (B, L, h, d)
         q = q.unflatten(0, (num_images, lengths[0]))
         k, v = (x.unflatten(0, (num_images, key_lengths[0])) for x in (k, v))
@@ -253,7 +256,7 @@ def num_parts(x: Tensor, hidden_dims: int) -> int:
     if (
         x.device.type != 'cpu'
         or torch.is_grad_enabled()
-        or torch.compiler.is_exporting()
+        or torch.compiler.is_compiling()
     ):
         return 1
     return max(1, -(-len(x) * hidden_dims * x.element_size() // CACHE_BYTES))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mmdge.utils import UserError
 
+from ..exporting import exporting
 from ..layers import TransformerBlock, add
 from ..layers.transformer import packed_attention
 from ..routing import Router
@@ -26,8 +27,8 @@ class Method:
     Attributes:
         cells (list[int]): Side of a decision's cell in tokens, stage by
             stage.
-        varying (str): Why shapes cannot be constant, as the end of a
-            sentence; empty where they can, see
+        varying (str): Why shapes cannot be constant, and no graph can be
+            exported, as the end of a sentence; empty where they can, see
             :func:`mmdge.calibration.fix_shapes`.
     """
 
@@ -84,6 +85,10 @@ class Method:
                 'a routed backbone cannot be traced, because what runs '
                 'depends on the image; torch.export can export it, and its '
                 'dense twin, inside backbone.as_dense_twin(), can be traced'
+            )
+        if exporting() and self.varying:
+            raise UserError(
+                f'{type(self).__name__} cannot be exported: {self.varying}'
             )
         pixels = x.detach().ne(0).any(1, keepdim=True).float()
         return F.max_pool2d(pixels, self.mask_side, ceil_mode=True)[:, 0]

@@ -32,8 +32,9 @@ from mmdge.utils import UserError, is_number
 
 from ..cost import ComputeMap, Cost
 from ..layers import TransformerBlock, add
-from ..layers.transformer import MLP, packed_attention
+from ..layers.transformer import MLP, all_alike, packed_attention
 from ..routing import AttentionRouter, ConfidenceRouter, Grains, build_router
+from ..routing.fixed_shares import choose_shares_of_map
 from ..routing.granularity import Size, patch_grid, unpool
 from ..routing.keep_predictor import top
 from .mixing import SIDES, MixedSequence
@@ -95,6 +96,8 @@ class Look(NamedTuple):
             None if nothing asks for it.
         chosen (Tensor): 0 for a region that is split, 1 for one that stays
             coarse, ``(B, Rh, Rw)``.
+        shares (tuple[float, float] | None): Of both, where shapes are
+            constant.
         logits (Tensor | None): Of the coarse pass, ``(B, K)``.
         going (Tensor | None): Images that go on, ascending, ``(b,)``; None if
             all do.
@@ -106,6 +109,7 @@ class Look(NamedTuple):
     normed: Tensor
     score: Tensor | None
     chosen: Tensor
+    shares: tuple[float, float] | None
     logits: Tensor | None
     going: Tensor | None
     size: Size
@@ -196,6 +200,16 @@ class CoarseToFine(MixedSequence):
                 )
         for module in self.frozen_modules():
             module.requires_grad_(False)
+
+    @property
+    def varying(self) -> str:
+        """See :class:`Method`."""
+        if self.exit_router is None or not self.exit_router.price:
+            return ''
+        return (
+            'images that are sure of their class leave early; at a price of 0 '
+            'none does'
+        )
 
     def _make_router(self, routing: str | dict, dims: int) -> nn.Module | None:
         cost = [side**-2 for side in SIDES]
@@ -320,17 +334,26 @@ class CoarseToFine(MixedSequence):
         )
         normed, score = self._coarse_blocks(tokens, grid)
         valid = self.valid_cells(mask, 0, grid)
-        chosen = self._choose(patches.unflatten(1, grid), score, valid)
+        shares = None
+        if self.constant_shapes and not self.training:
+            num = math.prod(grid)
+            share = math.ceil(num * self.alpha - 1e-9) / num
+            shares = share, 1 - share
+        chosen = self._choose(
+            patches.unflatten(1, grid), score, valid, size, shares
+        )
         logits = going = goes = None
         if self.num_classes is not None:
             logits = self.classify(normed) * self.coarse_scale
             goes = torch.ones_like(logits[:, 0], dtype=torch.bool)
-            if not self.training:
+            if not self.training and self.exit_router.price:
                 goes = self.exit_router.goes(logits)
                 going = goes.nonzero().squeeze(1)
                 going = None if len(going) == len(x) else going
         cost = self._cost(x, size, chosen, goes, valid)
-        return Look(tokens, normed, score, chosen, logits, going, size, cost)
+        return Look(
+            *(tokens, normed, score, chosen, shares, logits, going, size, cost)
+        )
 
     def _coarse_blocks(
         self, tokens: Tensor, grid: Size
@@ -372,7 +395,12 @@ class CoarseToFine(MixedSequence):
         return self.run(update, tokens)
 
     def _choose(
-        self, patches: Tensor, score: Tensor | None, valid: Tensor
+        self,
+        patches: Tensor,
+        score: Tensor | None,
+        valid: Tensor,
+        size: Size,
+        shares: tuple[float, float] | None,
     ) -> Tensor:
         """Split the best of each image's regions, exactly as many as asked.
 
@@ -380,11 +408,19 @@ class CoarseToFine(MixedSequence):
             patches (Tensor): Coarse, ``(B, Rh, Rw, C)``.
             score (Tensor | None): ``(B, Rh, Rw)``.
             valid (Tensor): Likewise; padding is not split, and no part.
+            size (tuple[int, int]): Of the map of fine tokens.
+            shares (tuple[float, float], optional): See :class:`Look`; with
+                them padding is a part, and split last.
         """
-        share = self.alpha + (1 - self.router.progress) * (1 - self.alpha)
-        counts = (valid.sum((1, 2)).double() * share - 1e-9).ceil()
         seen = patches if score is None else score[..., None]
         ranks = self.router.ranks(seen, valid)
+        if shares is not None:
+            logits = torch.stack([ranks, torch.zeros_like(ranks)], -1)
+            return choose_shares_of_map(logits, shares, size, SIDES[-1], valid)
+        share = self.alpha + (1 - self.router.progress) * (1 - self.alpha)
+        # A tensor, because exported numbers are rounded to float32.
+        share = torch.tensor(share, dtype=torch.float64)
+        counts = (valid.sum((1, 2)).double() * share - 1e-9).ceil()
         split = top(ranks.flatten(1), counts, valid.flatten(1))
         return (~split).long().view_as(valid)
 
@@ -470,6 +506,7 @@ class CoarseToFine(MixedSequence):
             look.chosen,
             grains,
             self.out_indices,
+            shares=look.shares,
         )
 
     def _maps(self, x: Tensor, look: Look) -> tuple[Tensor, ...]:
@@ -481,7 +518,7 @@ class CoarseToFine(MixedSequence):
     def _fine_logits(self, x: Tensor, look: Look) -> Tensor:
         (rows,), choice = self._mixed(x, look)
         rows, lengths = self.norm(rows), choice.lengths
-        if len(set(lengths)) == 1:  # (B * L, C) -> (B, L, C)
+        if all_alike(lengths):  # (B * L, C) -> (B, L, C)
             return self.classify(rows.unflatten(0, (len(x), -1)))
         images = [rows[None] for rows in rows.split(lengths)]
         return torch.cat([self.classify(tokens) for tokens in images])

@@ -23,6 +23,7 @@ official code.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 from functools import partial
 
@@ -179,15 +180,20 @@ class FastPath(TokenDecisions):
             if ratio is not None:
                 router = next(predictors)
                 merged = tokens if fast is None else merge(tokens, fast, kept)
+                num = math.prod(size)
+                num_slow = self.fixed_count(router, ratio, num, num)
+                counts = None if num_slow is None else (num, num_slow)
                 kept, num_scored = self.decide_tokens(
                     *(router, merged, everywhere, valid, size, ratio),
                     reactivate=True,
+                    counts=counts,
                 )
                 dynamic = dynamic + router.flops().at(num_scored.double())
                 if kept.requires_grad:
                     fast = tokens if fast is None else fast
                 else:
-                    tokens, fast, paths = merged, None, Paths(kept > 0)
+                    tokens, fast = merged, None
+                    paths = Paths(kept > 0, num_slow)
                 share = kept + (1 - kept) * self.fast_cost  # (B, N)
                 target = ratio + (1 - ratio) * self.fast_cost
                 maps.append(
@@ -280,6 +286,8 @@ class Paths:
 
     Args:
         kept (Tensor): On the slow one, ``(B, N)``, bool.
+        num_slow (int, optional): How many of every image are, where that is
+            known beforehand.
 
     Attributes:
         rows (list[Rows]): The slow rows, the fast ones.
@@ -287,8 +295,12 @@ class Paths:
             ``(B * N,)``.
     """
 
-    def __init__(self, kept: Tensor) -> None:
-        self.rows: list[Rows] = select(kept, ~kept)
+    def __init__(self, kept: Tensor, num_slow: int | None = None) -> None:
+        lengths = None
+        if num_slow is not None:
+            counts = num_slow, kept.shape[1] - num_slow
+            lengths = [[num] * len(kept) for num in counts]
+        self.rows: list[Rows] = select(kept, ~kept, lengths=lengths)
         slow, fast = (mask.flatten().cumsum(0) - 1 for mask in (kept, ~kept))
         num_slow = sum(self.rows[0].lengths)
         self.places = slow.where(kept.flatten(), fast + num_slow)

@@ -139,23 +139,37 @@ class Pruning(TokenDecisions):
             return super().run_blocks(stage, tokens, size, mask, keep)
         valid = self.valid_cells(mask, stage, size)  # (B, H, W)
         predictors = iter(self.score_predictor)
-        num_extra = tokens.shape[1] - size[0] * size[1]
+        num_tokens = tokens.shape[1]
+        num_extra = num_tokens - size[0] * size[1]
+        num_kept = num_tokens - num_extra  # where shapes are constant
         exact = torch.promote_types(tokens.dtype, torch.float32)
         kept = tokens.new_ones(tokens.shape[:2], dtype=exact)
         # In training all tokens are computed, at test the rows of those kept.
-        rows = None if self.training else select(kept > 0)[0]
+        rows = None
+        if not self.training:
+            (rows,) = select(kept > 0, lengths=[[num_tokens] * len(tokens)])
         packed = tokens.flatten(0, 1)  # (B, T, C) -> (B * T, C)
         outs, maps, dynamic, dense = [], [], 0, 0
         for number, block in enumerate(self.stages[stage]):
             ratio = self.keep_ratios.get(number)
             if ratio is not None:
                 router = next(predictors)
+                before, lengths, counts = num_kept, None, None
+                num_kept = self.fixed_count(
+                    router,
+                    ratio,
+                    num_tokens - num_extra,
+                    num_tokens - num_extra if self.reactivate else before,
+                )
+                if num_kept is not None:
+                    counts = before, num_kept
+                    lengths = [[num_extra + num_kept] * len(tokens)]
                 kept, num_scored = self._decide(
-                    router, tokens, kept, valid, size, ratio
+                    router, tokens, kept, valid, size, ratio, counts
                 )
                 dynamic = dynamic + router.flops().at(num_scored.double())
                 if not self.training:
-                    (rows,) = select(kept > 0)
+                    (rows,) = select(kept > 0, lengths=lengths)
                     packed = pack([tokens], [rows])
                 maps.append(
                     ComputeMap(
@@ -193,6 +207,7 @@ class Pruning(TokenDecisions):
         valid: Tensor | None,
         size: tuple[int, int],
         ratio: float,
+        counts: tuple[int, int] | None,
     ) -> tuple[Tensor, Tensor]:
         """Which of all tokens to keep, ``(B, E + N)``; how many it looked at.
 
@@ -201,7 +216,8 @@ class Pruning(TokenDecisions):
         num_extra = tokens.shape[1] - size[0] * size[1]
         patches, before = tokens[:, num_extra:], kept[:, num_extra:]  # (B, N)
         gate, num_scored = self.decide_tokens(
-            router, patches, before, valid, size, ratio, self.reactivate
+            *(router, patches, before, valid, size, ratio),
+            *(self.reactivate, counts),
         )
         return torch.cat([kept[:, :num_extra], gate], dim=1), num_scored
 

@@ -98,6 +98,7 @@ class TokenDecisions(Method):
         size: tuple[int, int],
         ratio: float,
         reactivate: bool,
+        counts: tuple[int, int] | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Which tokens to keep.
 
@@ -109,28 +110,59 @@ class TokenDecisions(Method):
             size (tuple[int, int]): ``(H, W)``.
             ratio (float): Part that is kept, where the router fixes it.
             reactivate (bool): Whether what was dropped may be kept again.
+            counts (tuple[int, int], optional): Of every image, how many were
+                kept so far, and how many are now, see :meth:`fixed_count`.
 
         Returns:
             tuple[Tensor, Tensor]: 1 for those kept, ``(B, N)``, with its
             gradient where one is wanted; at how many it looked at test,
             ``(B,)`` (in training, and where any may be kept, at all).
         """
-        inside = torch.ones_like(before)
+        kept, inside = before, torch.ones_like(before)
+        ones = inside
         if valid is not None:
             inside = valid.flatten(1).to(before)
             before = before * inside
         allowed = inside if reactivate else before
+        if counts is not None:  # padding counts, though it comes last
+            allowed = ones if reactivate else kept
         with torch.autocast(tokens.device.type, enabled=False):
             if self.learns:
                 looked_at = None if reactivate else allowed
-                gate, scores = predict(router, tokens, before, looked_at)
+                num = None if counts is None else counts[0]
+                gate, scores = predict(router, tokens, before, looked_at, num)
             else:
                 grid = tokens.unflatten(1, size)  # (B, H, W, C)
                 everywhere = inside.view(grid.shape[:3]) > 0
                 gate, scores = None, router.ranks(grid, everywhere).flatten(1)
         if gate is None:
             share = ratio + (1 - router.progress) * (1 - ratio)
-            counts = (inside.sum(1).double() * share).long()
-            gate = top(scores, counts, allowed > 0)
-        num_scored = torch.ones_like(inside) if reactivate else allowed
+            # A tensor, because exported numbers are rounded to float32.
+            share = torch.tensor(share, dtype=torch.float64)
+            most = (inside.sum(1).double() * share).long()
+            if counts is not None:
+                most = torch.full_like(most, counts[1])
+                least = torch.finfo(scores.dtype).min
+                scores = scores.nan_to_num(neginf=-torch.inf)
+                scores = scores.masked_fill(inside == 0, least)
+            gate = top(scores, most, allowed > 0)
+        num_scored = ones if reactivate else allowed
         return (gate * allowed).to(before.dtype), num_scored.sum(1)
+
+    def fixed_count(
+        self, router: Router, ratio: float, num: int, before: int
+    ) -> int | None:
+        """How many tokens of every image are kept, if shapes are constant.
+
+        Args:
+            router (Router): A predictor, or a control.
+            ratio (float): Part that is kept, unless the router has
+                :attr:`Router.fixed_shares`.
+            num (int): Tokens of an image, padding too.
+            before (int): Those of them that may be kept.
+        """
+        if self.training or not self.constant_shapes:
+            return None
+        if router.fixed_shares is not None:
+            ratio = router.fixed_shares[0]
+        return min(before, int(num * ratio))

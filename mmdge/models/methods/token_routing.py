@@ -167,6 +167,14 @@ class TokenRouting(Method):
 
     columns = 0
 
+    @property
+    def varying(self) -> str:
+        """See :class:`Method`."""
+        return (self.columns > 0) * (
+            'each image finds its own way through the grid, and cells that '
+            'none of its tokens enters are left out'
+        )
+
     def add_grid(
         self, routing: str | dict, price: float, gate_init: str
     ) -> None:

@@ -13,6 +13,8 @@ from itertools import accumulate, pairwise
 import torch
 from torch import Tensor
 
+from .quantiles import order
+
 
 def cell_counts(num: int, shares: Sequence[float]) -> list[int]:
     """How many of ``num`` cells get each candidate; they add up to ``num``.
@@ -68,8 +70,9 @@ def choose_shares(
             margin = margin.masked_fill(~valid, torch.inf)
         # Those that are given out come last.
         margin = margin.nan_to_num().masked_fill(choice > 0, -torch.inf)
-        order = margin.argsort(dim=1, descending=True, stable=True)
-        choice = choice.scatter(1, order[:, : counts[k]], k)
+        choice = choice.scatter(
+            1, order(margin, counts[k], descending=True), k
+        )
     return choice
 
 

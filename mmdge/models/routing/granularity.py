@@ -192,14 +192,15 @@ class Grains:
         Returns:
             tuple[Tensor, Tensor]: In the candidates' order, ``(B, ..., 1)``.
         """
-        ones = torch.ones_like(x[:1, :, :1])
-        whole = [
-            _sum(self.to_map(ones), side).flatten(1, 2)
-            for side in self.sides[self.sides[0] == 1 :]
-        ]
-        own = ones if self.sides[0] == 1 else ones[:, : self.num_extra]
-        both = own, torch.cat(whole or [ones[:, :0]], 1)
-        return tuple(sizes.log().expand(len(x), -1, -1) for sizes in both)
+        sizes = _tables(self.size, self.sides, x.device).sizes.to(x.dtype)
+        sizes = F.pad(sizes.log(), (self.num_extra, 0))  # (E + M,)
+        own = self.num_extra
+        if self.sides[0] == 1:
+            own += math.prod(self.size)
+        return tuple(
+            part[None, :, None].expand(len(x), -1, -1)
+            for part in sizes.tensor_split([own])
+        )
 
     def num_rows(self, shares: Sequence[float]) -> tuple[int, int]:
         """Rows of an image where fixed shares of the regions are chosen.
@@ -248,7 +249,10 @@ class Grains:
         lengths = None
         if shares is not None:
             lengths = [[num] * len(keep) for num in self.num_rows(shares)]
-        selected = select(keep[:, :own], keep[:, own:], lengths=lengths)
+        least = self.num_extra + math.prod(self.grids[-1])
+        selected = select(
+            keep[:, :own], keep[:, own:], lengths=lengths, least=least
+        )
         # Each token's candidate is the one of its region's granularity.
         level = choice[:, tables.token_region, None]  # (B, N, 1)
         cover = tables.cover.expand(len(choice), -1, -1).gather(2, level)
@@ -449,6 +453,7 @@ class _Tables(NamedTuple):
     region: Tensor  # (M,) region of a candidate
     token_region: Tensor  # (N,) region of a token
     cover: Tensor  # (N, K) the candidates that a token belongs to
+    sizes: Tensor  # (M,) tokens of a candidate
 
 
 # The blocks of a stage share a size, and so do many images; 32 sizes of PVT.
@@ -483,4 +488,5 @@ def _tables(
         torch.cat(region),
         unpool(numbers, region_side, size).flatten(),
         torch.stack(cover, -1),
+        torch.cat(cover).bincount(),
     )

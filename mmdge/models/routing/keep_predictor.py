@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..cost import LinearCost
+from ..layers.transformer import all_alike
 from .quantiles import places
 from .router import Router, add_gumbel_noise
 from .rows import pack, scatter, select
@@ -77,16 +78,20 @@ class KeepPredictor(Router):
             Tensor: Log-probabilities of keep and drop, ``(sum_b L_b, 2)``.
         """
         local, whole = self.in_conv(rows).chunk(2, dim=-1)
+        whole = torch.cat([whole, torch.ones_like(whole[:, :1])], 1)
+        whole = whole * kept[:, None]
+        if all_alike(lengths):
+            # (B * L, C) -> (B, L, C)
+            sums = whole.unflatten(0, (len(lengths), lengths[0])).sum(1)
+            mean = _mean(sums)[:, None].expand(-1, lengths[0], -1)
+            mean = mean.flatten(0, 1)
+            return self.out_conv(torch.cat([local, mean], dim=-1))
         counts = torch.tensor(lengths).to(rows.device, non_blocking=True)
         images = torch.arange(len(lengths), device=rows.device)
         image = images.repeat_interleave(counts, output_size=len(rows))
-        sums = whole.new_zeros(len(lengths), whole.shape[1] + 1).index_add(
-            0, image, torch.cat([whole, torch.ones_like(whole[:, :1])], 1)
-            * kept[:, None]
-        )  # fmt: skip
-        # An image that has lost all its tokens has no mean.
-        mean = sums[:, :-1] / sums[:, -1:].clamp(min=1e-6)
-        return self.out_conv(torch.cat([local, mean[image]], dim=-1))
+        sums = whole.new_zeros(len(lengths), whole.shape[1])
+        mean = _mean(sums.index_add(0, image, whole))[image]
+        return self.out_conv(torch.cat([local, mean], dim=-1))
 
     def flops(self) -> LinearCost:
         """See :class:`Router`; a cell is a token."""
@@ -95,6 +100,14 @@ class KeepPredictor(Router):
         return LinearCost(
             0, dims * dims + dims * half + half * quarter + quarter * 2
         )
+
+
+def _mean(sums: Tensor) -> Tensor:
+    """Of sums, the last of which is that of the weights, ``(B, C + 1)``.
+
+    An image that has lost all its tokens has no mean.
+    """
+    return sums[:, :-1] / sums[:, -1:].clamp(min=1e-6)
 
 
 def top(scores: Tensor, counts: Tensor, allowed: Tensor) -> Tensor:
@@ -108,11 +121,13 @@ def predict(
     patches: Tensor,
     before: Tensor,
     allowed: Tensor | None,
+    num_allowed: int | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gates ``(B, N)``, or scores where the amount is fixed.
 
     Of ``patches (B, N, C)``; at test only those ``allowed`` are scored, all
-    if that is None.
+    if that is None. Where ``num_allowed`` is how many every image has, the
+    amount is fixed.
     """
     batch_size, num = before.shape
     selected = None
@@ -120,17 +135,22 @@ def predict(
         rows, lengths = patches.flatten(0, 1), [num] * batch_size
         kept = before.flatten()
     else:  # what is out of question is not scored
-        (selected,) = select(allowed > 0)
+        lengths = None
+        if num_allowed is not None:
+            lengths = [[num_allowed] * batch_size]
+        (selected,) = select(allowed > 0, lengths=lengths)
         rows, lengths = pack([patches], [selected]), selected.lengths
         kept = before.flatten().index_select(0, selected.index)
     logits = router(rows.to(kept.dtype), lengths, kept)
     if router.training:
         logits = add_gumbel_noise(logits)
     if selected is not None:
-        lowest = logits.new_full((batch_size, num, 2), -torch.inf)
-        logits = scatter(lowest, selected, logits)
+        dropped = logits.new_tensor([-torch.inf, 0.0])
+        dropped = dropped.expand(batch_size, num, 2)
+        logits = scatter(dropped, selected, logits)
     logits = logits.view(batch_size, num, 2)
-    if not router.training and not router.adaptive:
+    fixed = num_allowed is not None or not router.adaptive
+    if not router.training and fixed:
         return None, logits[..., 0]
     decision = router.decide(logits)
     if decision is None:

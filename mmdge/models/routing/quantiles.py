@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from ..exporting import exporting
+
 # A rank of exactly 1 would sit on the threshold of a share of 0.
 BELOW_ONE = 1 - 1e-6
 
@@ -39,8 +41,8 @@ def rank_among_quantiles(scores: Tensor, quantiles: Tensor) -> Tensor:
         Tensor: In [0, 1), differentiable with respect to the scores.
     """
     last = len(quantiles) - 1
-    if torch.compiler.is_exporting():  # ONNX has no search
-        upper = (quantiles < scores[..., None]).sum(-1)
+    if exporting():  # ONNX has no search
+        upper = (scores.detach()[..., None] > quantiles).sum(-1)
     else:
         upper = torch.searchsorted(quantiles, scores.detach().contiguous())
     upper = upper.clamp(1, last)
@@ -73,6 +75,16 @@ def rank_within_image(scores: Tensor, valid: Tensor) -> Tensor:
 
 def places(scores: Tensor) -> Tensor:
     """Place of each of ``(B, N)`` in its row, 0 for the lowest, ``(B, N)``."""
-    order = scores.argsort(stable=True, dim=1)
+    found = order(scores, scores.shape[1])
     places = torch.arange(scores.shape[1], device=scores.device)
-    return torch.empty_like(order).scatter_(1, order, places.expand_as(order))
+    return torch.empty_like(found).scatter_(1, found, places.expand_as(found))
+
+
+def order(scores: Tensor, num: int, descending: bool = False) -> Tensor:
+    """Where the lowest, or highest, ``num`` of ``(B, N)`` stand, in order.
+
+    Of equals the first comes first.
+    """
+    if exporting():  # so it is with ONNX's
+        return scores.topk(num, dim=1, largest=descending).indices
+    return scores.argsort(dim=1, descending=descending, stable=True)[:, :num]

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from mmdge.utils import UserError
 
+from ..exporting import exporting
+
 
 class Rows(NamedTuple):
     """Which rows are computed.
@@ -33,7 +35,9 @@ class Rows(NamedTuple):
 
 
 def select(
-    *keeps: Tensor, lengths: Sequence[Sequence[int]] | None = None
+    *keeps: Tensor,
+    lengths: Sequence[Sequence[int]] | None = None,
+    least: int = 1,
 ) -> list[Rows]:
     """Turn masks into rows.
 
@@ -43,25 +47,40 @@ def select(
         lengths (Sequence[Sequence[int]], optional): How many are, of each
             source and image, where that is known beforehand. Then all shapes
             are constants, and nothing is waited for.
+        least (int): Rows that an image has at any rate, which an exported
+            graph of unknown lengths must know. Defaults to 1.
 
     Returns:
         list[Rows]: One for each source.
     """
     counts = torch.stack([keep.sum(1) for keep in keeps])  # (sources, B)
-    if lengths is None and torch.compiler.is_exporting():
-        return _select_of_one(keeps, counts)
+    if lengths is None and exporting():
+        return _select_of_one(keeps, counts, least)
     if lengths is None:
         lengths = counts.tolist()  # the one time a GPU is waited for
     # As `nonzero`, which would have to wait for the GPU to count.
     indices = [
-        torch.repeat_interleave(keep.flatten().int(), output_size=sum(num))
+        _places(keep.flatten(), sum(num))
+        if exporting()
+        else torch.repeat_interleave(
+            keep.flatten().int(), output_size=sum(num)
+        )
         for keep, num in zip(keeps, lengths, strict=True)
     ]
     return [Rows(*row) for row in zip(indices, lengths, counts, strict=True)]
 
 
-def _select_of_one(keeps: Sequence[Tensor], counts: Tensor) -> list[Rows]:
-    """The same in an exported graph, which may not know a length."""
+def _places(keep: Tensor, num: int) -> Tensor:
+    """Where ``keep (M,)`` is true, ``(num,)``, by what ONNX has."""
+    rank = keep.cumsum(0) * keep  # from 1; 0 for what is left out
+    numbers = torch.arange(len(keep), device=keep.device)
+    return numbers.new_zeros(num + 1).scatter(0, rank, numbers)[1:]
+
+
+def _select_of_one(
+    keeps: Sequence[Tensor], counts: Tensor, least: int
+) -> list[Rows]:
+    """Rows of one image in an exported graph, which can't know how many."""
     if len(keeps[0]) > 1:
         raise UserError(
             'a routed backbone whose images get different numbers of rows can '
@@ -70,6 +89,9 @@ def _select_of_one(keeps: Sequence[Tensor], counts: Tensor) -> list[Rows]:
             'export it with a batch of 1'
         )
     indices = [keep.flatten().nonzero().squeeze(1) for keep in keeps]
+    total = sum(index.shape[0] for index in indices)
+    for num in range(min(least, 2)):  # of which kernels would ask
+        torch._check(total != num)
     return [
         Rows(index, [index.shape[0]], count)
         for index, count in zip(indices, counts, strict=True)
