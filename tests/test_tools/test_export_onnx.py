@@ -26,6 +26,7 @@ def checkpoint(tmp_path, shapes):
         host = cfg.default_scope
         options = dict(o.split('=') for o in data_options(host, shapes))
         cfg.merge_from_dict(options)
+        cfg.default_hooks.granularity.num_images = 0
         cfg.test_dataloader.batch_size = 3  # of five images: the last has two
         cfg.dump(tmp_path / 'config.py')
         model = build(name, routing)
@@ -69,7 +70,7 @@ def test_the_page(checkpoint, tool, shapes, tmp_path, monkeypatch):
 
 def test_adaptive_as_pytorch_tests_it(checkpoint, tool, tmp_path):
     """To the last digit, FLOPs included."""
-    cfg, weights = checkpoint('fpn')
+    cfg, weights = checkpoint('fpn', 'learned')
     said = tool(EXPORT, cfg, weights, '--form', 'adaptive')
     assert 'adaptive, 128 x 128 pixels, batch 1' in said
     found = {}
@@ -108,6 +109,15 @@ def test_what_no_export_does(options, message, checkpoint, tool):
     cfg, weights = checkpoint('classifier')
     assert message in error_in(tool(EXPORT, cfg, weights, *options, expect=2))
     assert not weights.with_suffix('.onnx').exists()
+
+
+@pytest.mark.parametrize('form', ['constant', 'adaptive'])
+def test_a_routing_without_constant_shapes(form, checkpoint, tool):
+    cfg, weights = checkpoint('cf_vit', 'attention')
+    early = ('--cfg-options', 'model.backbone.price=0.4')
+    command = EXPORT, cfg, weights, '--num-images', 2, '--form', form
+    said = error_in(tool(*command, *early, expect=2))
+    assert re.search('CFViT cannot .*: images that are sure', said)
 
 
 def test_weights_that_do_not_fit(checkpoint, tool):
