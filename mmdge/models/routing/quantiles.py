@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from ..exporting import exporting
+
 # A rank of exactly 1 would sit on the threshold of a share of 0.
 BELOW_ONE = 1 - 1e-6
 
@@ -39,8 +41,8 @@ def rank_among_quantiles(scores: Tensor, quantiles: Tensor) -> Tensor:
         Tensor: In [0, 1), differentiable with respect to the scores.
     """
     last = len(quantiles) - 1
-    if torch.compiler.is_exporting():  # ONNX has no search
-        upper = (quantiles < scores[..., None]).sum(-1)
+    if exporting():  # ONNX has no search
+        upper = (scores.detach()[..., None] > quantiles).sum(-1)
     else:
         upper = torch.searchsorted(quantiles, scores.detach().contiguous())
     upper = upper.clamp(1, last)
@@ -83,6 +85,6 @@ def order(scores: Tensor, num: int, descending: bool = False) -> Tensor:
 
     Of equals the first comes first.
     """
-    if torch.compiler.is_exporting():  # so it is with ONNX's
+    if exporting():  # so it is with ONNX's
         return scores.topk(num, dim=1, largest=descending).indices
     return scores.argsort(dim=1, descending=descending, stable=True)[:, :num]
