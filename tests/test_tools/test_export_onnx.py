@@ -111,6 +111,15 @@ def test_what_no_export_does(options, message, checkpoint, tool):
     assert not weights.with_suffix('.onnx').exists()
 
 
+@pytest.mark.parametrize('form', ['constant', 'adaptive'])
+def test_a_routing_without_constant_shapes(form, checkpoint, tool):
+    cfg, weights = checkpoint('cf_vit', 'attention')
+    early = ('--cfg-options', 'model.backbone.price=0.4')
+    command = EXPORT, cfg, weights, '--num-images', 2, '--form', form
+    said = error_in(tool(*command, *early, expect=2))
+    assert re.search('CFViT cannot .*: images that are sure', said)
+
+
 def test_weights_that_do_not_fit(checkpoint, tool):
     """The backbone's alone, and others than those that were exported."""
     cfg, weights = checkpoint('classifier', 'finest')
