@@ -48,15 +48,18 @@ def test_the_page(checkpoint, tool, shapes, tmp_path, monkeypatch):
     page = (ROOT / 'docs/deployment.md').read_text()
     cfg, weights = checkpoint('retinanet')
     file = tmp_path / 'model.onnx'
-    said = ''
-    for line in re.findall(r'^python (tools/.*)$', page, re.MULTILINE):
-        known = {'$CONFIG': cfg, '$CHECKPOINT': weights, 'model.onnx': file}
-        said += tool(*(known.get(word, word) for word in line.split()))
-    assert 'constant, 128 x 128 pixels, batch 2' in said
-    table = compared(said)
+    known = {'$CONFIG': cfg, '$CHECKPOINT': weights, 'model.onnx': file}
+    known |= {'DENSE.onnx': file, 'ROUTED.onnx': file}
+    exported, tested, timed = (
+        tool(*(known.get(word, word) for word in line.split()))
+        for line in re.findall(r'^python (tools/.*)$', page, re.MULTILINE)
+    )
+    assert 'constant, 128 x 128 pixels, batch 2' in exported
+    table = compared(tested)
     assert len(table) == 7 and all(mine == right for mine, right in table)
-    ratio = float(re.search(r'ratio (\S+)', said)[1])
+    ratio = float(re.search(r'ratio (\S+)', exported)[1])
     assert 0.2 < ratio < 0.9
+    assert f'│ {ratio:.3f} │ 1.000 │' in re.sub(' +', ' ', timed)
 
     (program,) = re.findall(r'```python\n(.*?)```', page, re.DOTALL)
     image = next((shapes / 'val').glob('*.jpg'))
