@@ -196,7 +196,9 @@ class Granularity(Method):
             self.sparse_training,
             is_last,
         )
-        return tokens, decided._replace(rows=rows)
+        # Not by _replace, which a compiler can't follow after a graph break.
+        decided = Decided(decided.decision, decided.choice, rows)
+        return tokens, decided
 
 
 class Decided(NamedTuple):
