@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
-from mmdge.deployment import OnnxSession
+from mmdge.deployment import FLOPS, OnnxSession
 from mmdge.utils import UserError, launch, timing
 from mmdge.utils.arguments import positive
 from mmdge.utils.tables import print_table
@@ -30,6 +32,14 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def flops_of(
+    session: OnnxSession, outs: list[Tensor]
+) -> Sequence[float] | None:
+    """Multiply-adds of the backbone per image, dynamic and dense."""
+    found = dict(zip(session.names, outs, strict=True)).get(FLOPS)
+    return session.told.flops if found is None else found.mean(0).tolist()
+
+
 def main() -> None:
     args = parse_args()
     sessions = {path: OnnxSession(path, args.threads) for path in args.files}
@@ -40,17 +50,17 @@ def main() -> None:
             f'{sorted(shapes, key=str)}'
         )
     ((batch, size),) = shapes
-    # As an adaptive router sees them, noise is as good anywhere.
     images = torch.randn(batch, 3, *size)
     runs = {p: lambda s=s: s(images) for p, s in sessions.items()}
-    for run in runs.values():
-        run()  # memory is planned in the first
+    # Memory is planned in the first run. Where the image decides, noise may
+    # get another amount than the images that the file was measured on.
+    flops = {p: flops_of(s, runs[p]()) for p, s in sessions.items()}
     cpu = torch.device('cpu')
     times = timing.interleave(runs, range(args.repeats), cpu)
     rows, first = [], args.files[0]
     for path, session in sessions.items():
         lower, median, upper = timing.Quartiles.of(times[path])
-        spent = session.told.flops
+        spent = flops[path]
         rows.append(
             (
                 path,
