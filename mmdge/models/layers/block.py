@@ -76,6 +76,11 @@ class Prepared(NamedTuple):
     context: Any
 
 
+def all_alike(lengths: list[int]) -> bool:
+    """Whether all images have equally many; one may have unknown many."""
+    return all(length == lengths[0] for length in lengths[1:])
+
+
 class DropPath(nn.Module):
     """Stochastic depth per sample (Huang et al., ECCV 2016), on packed rows.
 
@@ -111,7 +116,7 @@ class DropPath(nn.Module):
         """Scale packed rows ``(sum_b L_b, C)``, of each sample ``L_b``."""
         if factor is None:
             return x
-        if len(set(lengths)) == 1:
+        if all_alike(lengths):
             # (B * L, C) -> (B, L * C)
             return (x.view(len(factor), -1) * factor[:, None]).view_as(x)
         # Without waiting for a GPU, which `device=x.device` would.

@@ -19,7 +19,16 @@ from torch import Tensor, nn
 from mmdge.utils import UserError
 
 from ..cost import LinearCost
-from .block import Block, MapLayer, OnMap, Prepared, Size, add, on_full_map
+from .block import (
+    Block,
+    MapLayer,
+    OnMap,
+    Prepared,
+    Size,
+    add,
+    all_alike,
+    on_full_map,
+)
 from .embeddings import pad_to_patch
 
 try:
@@ -92,11 +101,6 @@ def packed_attention(
         if len(qkv[0])
     ]
     return torch.cat(outs)
-
-
-def all_alike(lengths: list[int]) -> bool:
-    """Whether all images have equally many; one may have unknown many."""
-    return all(length == lengths[0] for length in lengths[1:])
 
 
 def can_use_varlen(q: Tensor) -> bool:

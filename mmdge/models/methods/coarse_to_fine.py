@@ -32,7 +32,8 @@ from mmdge.utils import UserError, is_number
 
 from ..cost import ComputeMap, Cost
 from ..layers import TransformerBlock, add
-from ..layers.transformer import MLP, all_alike, packed_attention
+from ..layers.block import all_alike
+from ..layers.transformer import MLP, packed_attention
 from ..routing import AttentionRouter, ConfidenceRouter, Grains, build_router
 from ..routing.fixed_shares import choose_shares_of_map
 from ..routing.granularity import Size, patch_grid, unpool

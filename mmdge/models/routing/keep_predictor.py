@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..cost import LinearCost
-from ..layers.transformer import all_alike
+from ..layers.block import all_alike
 from .quantiles import places
 from .router import Router, add_gumbel_noise
 from .rows import pack, scatter, select
